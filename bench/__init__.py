@@ -1,0 +1,1 @@
+"""rankbench: a benchmark suite for people who study why trained networks generalize."""

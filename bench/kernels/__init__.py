@@ -1,0 +1,1 @@
+"""Fast, exact evaluations, each beside the slow obvious version it is tested against."""

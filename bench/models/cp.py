@@ -1,0 +1,171 @@
+"""Tensors of low CP rank, alone and stacked."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import require
+from bench.kernels.cp import cp_components
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.kernels.khatri_rao import cp_full_tensor
+
+
+@dataclass
+class CPConfig:
+    """Schema of `configs/model/cp.yaml`.
+
+    Parameters
+    ----------
+    rank : int
+        Number of components R, an upper bound of the CP rank.
+    init_mean, init_std : float
+        Factor entries start as independent draws from N(init_mean, init_std^2).
+    """
+
+    rank: int
+    init_mean: float = 1.0
+    init_std: float = 1e-3
+
+    def __post_init__(self) -> None:
+        require(self.rank >= 1, f"model.rank={self.rank}", "an integer of at least 1")
+        for name in ("init_mean", "init_std"):
+            value = getattr(self, name)
+            require(math.isfinite(value), f"model.{name}={value}", "a finite number")
+        require(self.init_std >= 0, f"model.init_std={self.init_std}", "a number of at least 0")
+
+    def build(self, order: int, mode_dim: int, generator: torch.Generator) -> "CPFactorization":
+        """Return a freshly started factorization."""
+        return CPFactorization(
+            order,
+            mode_dim,
+            self.rank,
+            init_mean=self.init_mean,
+            init_std=self.init_std,
+            generator=generator,
+        )
+
+
+class CPFactorization(nn.Module):
+    """A sum of R rank-one tensors, sum_r w_r^1 (x) ... (x) w_r^N [TF, equation 3].
+
+    As a network: a locally connected 1 x 1 convolution of one-hot inputs, a global product pooling
+    and a sum.
+
+    Parameters
+    ----------
+    order : int
+        Number of modes (inputs) N.
+    mode_dim : int
+        Dimension of each mode: how many values an input takes, at least 2.
+    rank : int
+        Number of components R.
+    init_mean, init_std : float
+        Factor entries start as independent draws from N(init_mean, init_std^2).
+    generator : torch.Generator, optional
+        Source of the start values.
+
+    Attributes
+    ----------
+    factors : Parameter
+        Shape (order, mode_dim, rank), float32.
+    """
+
+    def __init__(
+        self,
+        order: int,
+        mode_dim: int,
+        rank: int,
+        *,
+        init_mean: float = 1.0,
+        init_std: float = 1e-3,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        require(order >= 1, f"order={order}", "an integer of at least 1")
+        require(mode_dim >= 2, f"mode_dim={mode_dim}", "an integer of at least 2")
+        require(rank >= 1, f"rank={rank}", "an integer of at least 1")
+        start = torch.randn(order, mode_dim, rank, generator=generator)
+        self.factors = nn.Parameter(init_mean + init_std * start)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the entries at `indices`, shape (batch, order), int64, as a (batch,) tensor."""
+        levels = self.factors.shape[1]
+        inputs = IndicatorBatch(indicator_matrix(indices, levels), levels)
+        return cp_components(self.factors.permute(2, 1, 0), inputs)[0].sum(0)
+
+    def full_tensor(self) -> Tensor:
+        """Return the tensor of shape (mode_dim,) * order; for small orders only."""
+        return cp_full_tensor(self.factors)
+
+
+class CPBlock(nn.Module):
+    """Components of several CP predictors that are evaluated together.
+
+    A block is as large as keeps its intermediate values in a processor's cache; predictors do not
+    influence each other.
+
+    Parameters
+    ----------
+    members : Tensor
+        Shape (predictors,), int64: the predictors' places in the whole stack.
+    factors : sequence of Tensor
+        For each predictor a tensor of shape (rank, mode_dim, order).
+
+    Attributes
+    ----------
+    factors : Parameter
+        Shape (components, mode_dim, order).
+    """
+
+    members: Tensor
+    ranks: Tensor
+    owner: Tensor
+
+    def __init__(self, members: Tensor, factors: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.cat(list(factors)))
+        ranks = torch.tensor([len(one) for one in factors], device=members.device)
+        self.register_buffer("members", members)
+        self.register_buffer("ranks", ranks)
+        self.register_buffer("owner", torch.repeat_interleave(ranks))
+
+    def forward(self, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
+        """Evaluate every predictor at a batch.
+
+        Returns
+        -------
+        predictions : Tensor
+            Shape (predictors, batch).
+        underflows : Tensor
+            Shape (predictors,), int64: see `bench.kernels.cp.cp_components`.
+        """
+        values, underflows = cp_components(self.factors, inputs)
+        shape = (len(self.members), len(inputs))
+        predictions = values.new_zeros(shape).index_add(0, self.owner, values)
+        counts = underflows.new_zeros(shape[0]).index_add(0, self.owner, underflows)
+        return predictions, counts
+
+    def predictor_factors(self) -> list[Tensor]:
+        """Return each predictor's factors, shape (rank, mode_dim, order)."""
+        return list(self.factors.detach().split(self.ranks.tolist()))
+
+    def select(self, kept: Tensor) -> "CPBlock":
+        """Return a block of the predictors where the mask `kept` is true, factors copied."""
+        factors = self.predictor_factors()
+        return CPBlock(self.members[kept], [factors[i] for i in kept.nonzero().flatten().tolist()])
+
+
+def blocks_of(ranks: Sequence[int], components: int) -> list[list[int]]:
+    """Divide predictors into runs of at most `components` components, one predictor at least."""
+    blocks: list[list[int]] = []
+    size = 0
+    for place, rank in enumerate(ranks):
+        if not blocks or size + rank > components:
+            blocks.append([])
+            size = 0
+        blocks[-1].append(place)
+        size += rank
+    return blocks

@@ -1,0 +1,61 @@
+"""One run: configuration, data, model, Trainer, record. A stack of cells is run like one cell."""
+
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as lightning
+
+from bench.callbacks import Checkpoints, Progress, Recorder
+from bench.config import Cell, typed
+from bench.learners.base import Learner, LearnerConfig, TrainerConfig
+from bench.tracking.tracker import Place, Tracker
+
+CHECKPOINT_FILE = "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where and how runs are computed and kept; nothing that changes their numbers."""
+
+    place: Place
+    trainer: TrainerConfig
+    root: str | None = None
+
+
+def stack_folder(place: Place, cells: Sequence[Cell]) -> Path:
+    """Return the folder of the checkpoints of cells that train together."""
+    keys = "".join(sorted(cell.run_key for cell in cells))
+    return place.folder / ".stacks" / hashlib.sha256(keys.encode()).hexdigest()[:16]
+
+
+def run(
+    cells: Sequence[Cell],
+    settings: Settings,
+    on_progress: Callable[[Learner], None] = lambda learner: None,
+) -> Learner:
+    """Train cells together, from their checkpoint if there is one, and record each of them."""
+    config: LearnerConfig = typed(cells[0].config["learner"], "learner")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA products
+    lightning.seed_everything(cells[0].config["seed"], verbose=False)
+    checkpoints = Checkpoints(
+        stack_folder(settings.place, cells) / CHECKPOINT_FILE, settings.trainer.checkpoint_every_s
+    )
+    with Tracker(cells, settings.place) as tracker:
+        learner, data = config.build(cells, settings.trainer, settings.root)
+        trainer = lightning.Trainer(
+            max_epochs=-1,  # the learner says when it is done
+            accelerator=settings.trainer.accelerator,
+            devices=1,
+            deterministic=True,
+            callbacks=[Recorder(tracker), Progress(on_progress), checkpoints],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(learner, datamodule=data, ckpt_path=checkpoints.existing(), weights_only=True)
+    checkpoints.discard()
+    return learner

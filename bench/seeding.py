@@ -1,0 +1,29 @@
+"""Random draws that depend on a seed and on their own name, and on nothing else."""
+
+import hashlib
+
+import torch
+
+
+def derive_seed(seed: int, *name: object) -> int:
+    """Return a 63-bit seed for the draw called `name`.
+
+    Adding, removing or reordering other draws never changes this one.
+
+    Parameters
+    ----------
+    seed : int
+        The experiment's seed; 0 is a seed like any other.
+    *name : object
+        The parts of the draw's name, such as ``"random_images", "train"``.
+    """
+    text = "/".join([str(int(seed)), *map(str, name)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, *name: object) -> torch.Generator:
+    """Return a CPU generator for the draw called `name` under `seed`.
+
+    Draws are made on the CPU on every machine, so that an accelerator does not change them.
+    """
+    return torch.Generator().manual_seed(derive_seed(seed, *name))

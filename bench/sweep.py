@@ -1,0 +1,201 @@
+"""A benchmark: expand the grid, drop what is recorded, stack what can train together, run."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+
+from bench.callbacks import CELLS_FILE
+from bench.config import (
+    SCIENTIFIC_GROUPS,
+    Cell,
+    choices,
+    compose,
+    get_value,
+    plain,
+    scientific,
+    typed,
+    with_values,
+)
+from bench.errors import UserError, require
+from bench.learners.base import Learner, LearnerConfig, TrainerConfig
+from bench.run import Settings, run
+from bench.tracking import records
+from bench.tracking.tracker import Place
+
+
+@dataclass
+class SweepConfig:
+    """Schema of `configs/sweep/`.
+
+    Parameters
+    ----------
+    max_memory : float
+        Gigabytes (1e9 bytes) that one stack of predictors may take.
+    """
+
+    max_memory: float = 3.0
+
+    def __post_init__(self) -> None:
+        ok = 0 < self.max_memory < math.inf
+        require(ok, f"sweep.max_memory={self.max_memory}", "a number of gigabytes above 0")
+
+
+@dataclass
+class Sweep:
+    """A grid of cells, checked and ready to run.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where and how they are run.
+    cells : list of Cell
+        The grid, without repetitions.
+    config : dict
+        The `sweep` group of the configuration.
+    """
+
+    settings: Settings
+    cells: list[Cell]
+    config: dict[str, Any]
+
+    @property
+    def max_memory(self) -> float:
+        """Bytes that one stack may take."""
+        return typed(self.config, "sweep").max_memory * 1e9
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the benchmark's runs."""
+        return self.settings.place.folder
+
+    def pending(self) -> list[Cell]:
+        """Return the cells that have no final record."""
+        done = records.finished_keys_among(self.folder, (cell.run_key for cell in self.cells))
+        return [cell for cell in self.cells if cell.run_key not in done]
+
+    def stacks(self) -> list[list[Cell]]:
+        """Divide the pending cells into stacks; those with a checkpoint first, as they were."""
+        pending = {cell.run_key: cell for cell in self.pending()}
+        known = {cell.run_key: cell for cell in self.cells}
+        stacks = []
+        for path in sorted(self.folder.glob(f".stacks/*/{CELLS_FILE}")):
+            keys = json.loads(path.read_bytes())
+            if all(key in known for key in keys) and any(key in pending for key in keys):
+                stacks.append([known[key] for key in keys])
+                for key in keys:
+                    pending.pop(key, None)
+
+        def stack_key(cell: Cell) -> str:
+            return typed(cell.config["learner"], "learner").stack_key(cell)
+
+        for _, group in groupby(sorted(pending.values(), key=stack_key), stack_key):
+            stacks += self._within_memory(list(group))
+        return stacks
+
+    def _within_memory(self, cells: list[Cell]) -> Iterator[list[Cell]]:
+        """Divide cells that can train together into stacks that fit into the memory."""
+        learner: LearnerConfig = typed(cells[0].config["learner"], "learner")
+        for cell in cells:
+            needed = learner.memory([cell])
+            if needed > self.max_memory:
+                raise UserError(
+                    f"sweep.max_memory={self.max_memory / 1e9:g} GB",
+                    f"at least {needed / 1e9:.3f} GB, what one predictor needs",
+                    "raise sweep.max_memory, or lower data.batch_size or model.rank",
+                )
+        stack: list[Cell] = []
+        for cell in cells:
+            if stack and learner.memory([*stack, cell]) > self.max_memory:
+                yield stack
+                stack = []
+            stack.append(cell)
+        yield stack
+
+
+def parse_overrides(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides in Hydra's syntax."""
+    try:
+        return OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        message = str(error).splitlines()[0]
+        raise UserError(" ".join(overrides), f"Hydra's override syntax, key=value ({message})") from error
+
+
+def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
+    """Expand a benchmark's grid and check every cell, before any training.
+
+    An override with several values, as in ``data=mnist,fashion_mnist``, is one more axis of the
+    grid; an override of an axis' key sets the axis to that value.
+    """
+    known = [name for name in choices("benchmark") if name != "single"]
+    require(benchmark in known, f"the benchmark {benchmark}", ", ".join(known))
+    parsed = parse_overrides(overrides)
+    fixed = [o for o in parsed if not o.is_sweep_override()]
+    swept = [o for o in parsed if o.is_sweep_override()]
+    groups = [o for o in swept if o.key_or_group in SCIENTIFIC_GROUPS]
+    own_axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if o not in groups}
+    cells: dict[str, Cell] = {}
+    config: dict[str, Any] = {}
+    for names in product(*(o.sweep_string_iterator() for o in groups)):
+        chosen = [f"{o.key_or_group}={name}" for o, name in zip(groups, names, strict=True)]
+        lines = [str(o.input_line) for o in fixed]
+        config = plain(compose([f"benchmark={benchmark}", *lines, *chosen]))
+        axes = {**config["benchmark"]["axes"], **own_axes}
+        axes |= {o.key_or_group: [get_value(config, o.key_or_group)] for o in fixed if o.key_or_group in axes}
+        for values in grid(axes):
+            cell = Cell.of(scientific(with_values(config, values)))
+            cells[cell.run_key] = cell
+    sweep = Sweep(settings_of(config), list(cells.values()), config["sweep"])
+    check(sweep.cells, sweep.settings)
+    return sweep
+
+
+def grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the points of a grid given by the values of its axes."""
+    for key, values in axes.items():
+        is_list = isinstance(values, list) and len(values) > 0
+        require(is_list, f"the axis {key}={values}", "a list of values, such as [1,2]")
+    for point in product(*axes.values()):
+        yield dict(zip(axes, point, strict=True))
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """Return what a configuration says about where and how to run."""
+    tracking = typed(config["tracking"], "tracking")
+    trainer: TrainerConfig = typed(config["trainer"], "trainer")
+    place = Place(Path(config["runs_dir"]), config["benchmark"]["name"], tracking, tracking.mode)
+    return Settings(place, trainer, config["data"].get("root"))
+
+
+def check(cells: Sequence[Cell], settings: Settings) -> None:
+    """Raise `UserError` for what can be known to fail before any training."""
+    learner: LearnerConfig = typed(cells[0].config["learner"], "learner")
+    learner.check(cells, settings.root)
+    records.require_writable(settings.place.folder)
+
+
+def launch(
+    sweep: Sweep, on_progress: Callable[[int, Learner], None] = lambda size, learner: None
+) -> list[str]:
+    """Run all pending stacks; return the errors of those that failed, a line each.
+
+    A failed stack is recorded with its traceback and does not keep the others from running.
+    """
+    errors = []
+    for stack in sweep.stacks():
+        try:
+            run(stack, sweep.settings, lambda learner, size=len(stack): on_progress(size, learner))
+        except UserError:
+            raise
+        except Exception as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            errors.append(f"{len(stack)} runs failed: {message}")
+    return errors

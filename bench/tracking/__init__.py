@@ -1,0 +1,1 @@
+"""Writing runs, as record files and W&B runs, and reading them back."""

@@ -1,0 +1,184 @@
+"""Record files: one JSON file a run, written last and atomically, so that it exists only whole."""
+
+import json
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.errors import UserError
+from bench.status import Status
+
+RECORD_FILE = "record.json"
+FORMAT = 1
+PACKAGES = ("rankbench", "torch", "pytorch-lightning", "torchvision", "wandb", "hydra-core", "numpy")
+FIELDS: dict[str, type | tuple[type, ...]] = {
+    "format": int,
+    "benchmark": str,
+    "run_key": str,
+    "status": str,
+    "attempt": int,
+    "seed": int,
+    "config": dict,
+    "metrics": dict,
+    "curve": list,
+    "wall_time_s": (int, float),
+    "stacked_with": int,
+    "created": str,
+    "versions": dict,
+    "git": dict,
+    "host": dict,
+    "wandb": dict,
+}
+
+
+class DamagedRecord(ValueError):
+    """A record file that is not what `write_record` writes."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that, whatever happens, it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def finite_or_none(value: Any) -> Any:
+    """Replace floats that JSON has no word for by None, in nested dicts and lists."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: finite_or_none(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_none(item) for item in value]
+    return value
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Write a run's record into its folder."""
+    text = json.dumps(finite_or_none(record), allow_nan=False, indent=1)
+    write_atomically(folder / RECORD_FILE, text.encode())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a record file.
+
+    Raises
+    ------
+    DamagedRecord
+        If the file cannot be read, is not JSON, or lacks a field; the message is one line.
+    """
+    try:
+        record = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedRecord(f"{path}: not a readable JSON file ({type(error).__name__})") from error
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise DamagedRecord(f"{path}: not a record of format {FORMAT}")
+    for name, kind in FIELDS.items():
+        if not isinstance(record.get(name), kind):
+            raise DamagedRecord(f"{path}: the field {name!r} is missing or of the wrong type")
+    if record["status"] not in list(Status) or record["run_key"] != path.parent.name:
+        raise DamagedRecord(f"{path}: unknown status, or a record of another folder")
+    return record
+
+
+def record_paths(runs_dir: Path, benchmark: str = "*") -> Iterator[Path]:
+    """Yield the paths of all record files of a benchmark, sorted."""
+    yield from sorted(runs_dir.glob(f"{benchmark}/*/{RECORD_FILE}"))
+
+
+def finished_keys_among(folder: Path, keys: Iterable[str]) -> set[str]:
+    """Return those of `keys` whose runs in a benchmark's folder need not be done again.
+
+    A damaged record counts as none: the run is done again; `rankbench runs` names the damage.
+    """
+    finished = set()
+    for key in keys:
+        path = folder / key / RECORD_FILE
+        if path.is_file():
+            with suppress(DamagedRecord):
+                if Status(read_record(path)["status"]).final:
+                    finished.add(key)
+    return finished
+
+
+def require_writable(folder: Path) -> None:
+    """Raise `UserError` unless files can be written into `folder`, which is made if missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable.{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        allowed = f"a folder that can be written ({error.strerror})"
+        raise UserError(f"runs_dir={folder}", allowed, "set runs_dir") from error
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape the numbers."""
+    result = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            result[package] = "not installed"
+    return result
+
+
+@cache
+def git_state() -> dict[str, Any]:
+    """Return the commit of the running source and whether it was changed; nulls outside git."""
+    source = Path(__file__).parents[2]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != source:
+            return {"commit": None, "dirty": None}
+        changed = git("status", "--porcelain", "--", "bench", "data_prep", "configs")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changed)}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": None}
+
+
+@cache
+def host() -> dict[str, Any]:
+    """Return what the run's speed and rounding depend on: processor, memory, accelerator."""
+    return {
+        "system": platform.system(),
+        "processor": _processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,1 @@
+"""Getting, verifying, quantizing, randomizing and generating data."""

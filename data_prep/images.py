@@ -1,0 +1,136 @@
+"""Labelled images as discrete inputs: what the data sets have in common."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.errors import require
+from data_prep.controls import control
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training or the test part of a data set.
+
+    Parameters
+    ----------
+    name : str
+        ``"train"`` or ``"test"``.
+    inputs : Tensor
+        Shape (samples, pixels), uint8, values from 0 to levels - 1.
+    labels : Tensor
+        Shape (samples,), int64.
+    levels : int
+        How many values each pixel takes.
+    """
+
+    name: str
+    inputs: Tensor
+    labels: Tensor
+    levels: int
+
+
+class RawImages(NamedTuple):
+    """Images of integer pixels from 0 to `ImageData.BRIGHTEST`, shape (samples, height, width)."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass
+class ImageData:
+    """Schema of the image data sets in `configs/data/`.
+
+    Parameters
+    ----------
+    name : str
+        The data set's name in tables and records.
+    levels : int
+        How many values a pixel is quantized to.
+    fraction : float
+        The share of labels or pixels that a randomized control replaces.
+    target_class : int
+        The class that a one-versus-all problem tells from the others.
+    batch_size : int
+        Training samples a step.
+    order_seed : int
+        Seed of the batch order, shared by runs of different `seed` so that they can train together.
+    root : str or None
+        The folder that holds the files; see `data_root`.
+    """
+
+    name: str
+    levels: int = 2
+    fraction: float = 1.0
+    target_class: int = 0
+    batch_size: int = 5000
+    order_seed: int = 0
+    root: str | None = None
+
+    CLASSES: ClassVar[int] = 10
+    BRIGHTEST: ClassVar[int] = 255
+    SIDE: ClassVar[int] = 28
+    COUNTS: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
+
+    def __post_init__(self) -> None:
+        most = self.BRIGHTEST + 1
+        require(
+            2 <= self.levels <= most,
+            f"data.levels={self.levels}",
+            f"an integer from 2 to {most}, the gray values of {self.name}",
+        )
+        require(
+            math.isfinite(self.fraction) and 0 <= self.fraction <= 1,
+            f"data.fraction={self.fraction}",
+            "a share from 0 to 1",
+        )
+        require(
+            0 <= self.target_class < self.CLASSES,
+            f"data.target_class={self.target_class}",
+            f"the classes 0 to {self.CLASSES - 1} of {self.name}",
+        )
+        require(
+            1 <= self.batch_size <= self.COUNTS["train"],
+            f"data.batch_size={self.batch_size}",
+            f"1 to {self.COUNTS['train']}, the training samples of {self.name}",
+        )
+
+    def read(self, root: str | None, split: str) -> RawImages:
+        """Read one part of the data set from verified files."""
+        raise TypeError(f"{type(self).__name__} must define read")
+
+    def files(self, root: str | None) -> list[tuple[Path, str]]:
+        """Return the files in use with their SHA-256, verified; none for data in a dependency."""
+        return []
+
+    def split(self, root: str | None, name: str) -> Split:
+        """Return the original data, quantized and flattened."""
+        raw = self.read(root, name)
+        return Split(name, quantize(raw.images, self.BRIGHTEST, self.levels), raw.labels, self.levels)
+
+    def randomized(self, original: Split, variant: str, seed: int) -> Split:
+        """Return the variant of `original` under `seed`; see `data_prep.controls`."""
+        inputs, labels = control(variant).randomize(original, self.fraction, seed)
+        return replace(original, inputs=inputs, labels=labels)
+
+
+def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
+    """Quantize gray values x / brightest in [0, 1] by round(x * (levels - 1)) [TF, section 5].
+
+    Parameters
+    ----------
+    images : Tensor
+        Shape (samples, ...), integers from 0 to `brightest`.
+
+    Returns
+    -------
+    Tensor
+        Shape (samples, pixels), uint8, values from 0 to levels - 1; halves go to the even level.
+    """
+    # In this order every half is met exactly in floating point.
+    scaled = torch.arange(brightest + 1, dtype=torch.float64) * (levels - 1) / brightest
+    return scaled.round().to(torch.uint8)[images.long()].flatten(1)

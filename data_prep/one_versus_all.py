@@ -1,0 +1,118 @@
+"""The one-versus-all problems of a stack of predictors that read the same images."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from bench.kernels.indicators import indicator_matrix
+from bench.seeding import generator
+from data_prep.controls import control
+from data_prep.images import ImageData, Split
+
+POSITIVE_TARGET = 2.0  # the target of the class, 0 being that of all others [TF, appendix]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One predictor's task.
+
+    Parameters
+    ----------
+    data : ImageData
+        The data set with its quantization and target class.
+    variant : str
+        ``"original"`` or the name of a control.
+    seed : int
+        The seed of the control's draws.
+    """
+
+    data: ImageData
+    variant: str
+    seed: int
+
+    def images_key(self) -> tuple[object, ...]:
+        """Return what two problems must share to read the same images in the same batches."""
+        own_images = control(self.variant).CHANGES_IMAGES
+        draw = (self.variant, self.seed, self.data.fraction) if own_images else ()
+        return (self.data.name, self.data.levels, self.data.batch_size, self.data.order_seed, *draw)
+
+
+class OneVersusAllStack(LightningDataModule):
+    """Images shared by a stack of one-versus-all problems, and the targets of each.
+
+    Everything is in memory as tensors. An item of the training loader is the order of the batches
+    of one interval: a list with, for each of its epochs, the index tensors of the epoch's batches.
+    The order of an epoch depends on `data.order_seed` and the epoch alone; the position is part of
+    Lightning's checkpoints.
+
+    Parameters
+    ----------
+    problems : sequence of Problem
+        Problems with equal `images_key`.
+    root : str or None
+        The data folder.
+    epochs, interval : int
+        Number of epochs in all, and in one item of the training loader.
+    """
+
+    def __init__(
+        self, problems: Sequence[Problem], root: str | None, epochs: int, interval: int
+    ) -> None:
+        super().__init__()
+        self.problems = list(problems)
+        self.data = problems[0].data
+        self.root = root
+        self.epochs = epochs
+        self.interval = interval
+        self.epoch = 0
+
+    @cached_property
+    def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """For train and test: indicators (samples, columns) int8 and targets as `_targets`."""
+        return {name: self._part(self.data.split(self.root, name)) for name in ("train", "test")}
+
+    def _part(self, original: Split) -> tuple[Tensor, Tensor]:
+        draws: dict[tuple[object, ...], Split] = {}
+        targets = []
+        for problem in self.problems:
+            key = (problem.variant, problem.seed, problem.data.fraction)
+            if key not in draws:
+                draws[key] = problem.data.randomized(original, problem.variant, problem.seed)
+            targets.append(draws[key].labels == problem.data.target_class)
+        inputs = next(iter(draws.values())).inputs
+        return indicator_matrix(inputs, self.data.levels), torch.stack(targets)
+
+    def batches(self, epoch: int) -> Sequence[Tensor]:
+        """Return the index tensors of an epoch's batches, int64."""
+        samples = self.data.COUNTS["train"]
+        draw = generator(self.data.order_seed, "batch order", epoch)
+        return torch.randperm(samples, generator=draw).split(self.data.batch_size)
+
+    def train_dataloader(self) -> DataLoader:
+        """Return a loader that gives one interval's batches each time it is iterated."""
+        return DataLoader(_NextInterval(self), batch_size=None)
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the position in the data for a checkpoint."""
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on from a checkpoint's position."""
+        self.epoch = state_dict["epoch"]
+
+
+class _NextInterval(IterableDataset):
+    def __init__(self, stack: OneVersusAllStack) -> None:
+        self.stack = stack
+
+    def __iter__(self) -> Iterator[list[Sequence[Tensor]]]:
+        start = self.stack.epoch
+        # To whole multiples of the interval, so that a resumed run measures at the same epochs.
+        end = min((start // self.stack.interval + 1) * self.stack.interval, self.stack.epochs)
+        self.stack.epoch = end
+        yield [self.stack.batches(epoch) for epoch in range(start, end)]

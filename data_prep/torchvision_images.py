@@ -1,0 +1,103 @@
+"""MNIST and Fashion-MNIST in torchvision's folder layout, verified before use."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from torchvision import datasets
+from torchvision.datasets.mnist import read_image_file, read_label_file
+
+from bench.errors import UserError
+from data_prep.images import ImageData, RawImages
+
+STEMS = {"train": "train", "test": "t10k"}
+
+
+def data_root(root: str | None) -> Path:
+    """Return the data folder: `root`, else ``RANKBENCH_DATA``, else ``./data``."""
+    return Path(root or os.environ.get("RANKBENCH_DATA") or "data").expanduser()
+
+
+@dataclass
+class TorchvisionImages(ImageData):
+    """A data set of four IDX files that torchvision can download."""
+
+    DATASET: ClassVar[type[datasets.MNIST]]
+    SHA256: ClassVar[dict[str, str]]
+
+    def files(self, root: str | None) -> list[tuple[Path, str]]:
+        """Return the four files with their SHA-256; download those that are missing.
+
+        Raises
+        ------
+        UserError
+            If a file is missing and cannot be downloaded, or is not the published one. Such a file
+            is neither used nor overwritten.
+        """
+        folder = data_root(root) / self.DATASET.__name__ / "raw"
+        if not all((folder / name).is_file() for name in self.SHA256):
+            self._download(folder)
+        return [(folder / name, self._verify(folder / name)) for name in self.SHA256]
+
+    def _download(self, folder: Path) -> None:
+        for name in self.SHA256:
+            if (folder / name).is_file():
+                self._verify(folder / name)  # torchvision would overwrite a damaged file
+        try:
+            self.DATASET(str(folder.parents[1]), download=True)
+        except Exception as error:
+            missing = [name for name in self.SHA256 if not (folder / name).is_file()]
+            raise UserError(
+                f"data.root={folder.parents[1]} without {self.DATASET.__name__}/raw/{missing[0]}",
+                "a folder in torchvision's layout, or a network to download from",
+                "set data.root or RANKBENCH_DATA to the folder that holds the files",
+            ) from error
+
+    def _verify(self, path: Path) -> str:
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise UserError(f"the file {path}", f"a readable file ({error.strerror})") from error
+        if found != self.SHA256[path.name]:
+            raise UserError(
+                f"the file {path} with {path.stat().st_size} bytes and SHA-256 {found}",
+                f"SHA-256 {self.SHA256[path.name]}",
+                "move it away and let it be downloaded again, or copy the right file there",
+            )
+        return found
+
+    def read(self, root: str | None, split: str) -> RawImages:
+        """Read one part from verified files."""
+        images, labels = (
+            path for path, _ in self.files(root) if path.name.startswith(STEMS[split])
+        )
+        return RawImages(read_image_file(str(images)), read_label_file(str(labels)))
+
+
+@dataclass
+class MNIST(TorchvisionImages):
+    """MNIST: handwritten digits."""
+
+    DATASET: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+    SHA256: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+    }
+
+
+@dataclass
+class FashionMNIST(TorchvisionImages):
+    """Fashion-MNIST: clothes."""
+
+    DATASET: ClassVar[type[datasets.MNIST]] = datasets.FashionMNIST
+    SHA256: ClassVar[dict[str, str]] = {
+        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+    }
