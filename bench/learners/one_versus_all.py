@@ -257,11 +257,15 @@ class OneVersusAll(Learner):
         self.blocks = nn.ModuleList(block for block in self.blocks if len(block.members))
 
     def _end(self, block: CPBlock, statuses: Sequence[Status]) -> None:
+        """Give a block's predictors their outcomes; `constant_error` is the label's variance."""
         factors = block.predictor_factors()
         for place, one, status in zip(block.members.tolist(), factors, statuses, strict=True):
             metrics = dict(self.curves[place][-1])
             if status is Status.DIVERGED:
                 metrics["last_finite_loss"] = float(self.last_finite_losses[place])
+            share = self.parts["train"][1][place].float().mean()
+            metrics["constant_error"] = float(share * (1 - share))
+            metrics["parameters"] = one.numel()
             weights = {"factors": one.permute(2, 1, 0).contiguous().cpu()}
             self.outcomes[place] = Outcome(status, metrics, weights)
 
