@@ -83,7 +83,7 @@ class Checkpoints(Callback):
         keys = [cell.run_key for cell in pl_module.cells]
         write_atomically(self.path.with_name(CELLS_FILE), json.dumps(keys).encode())
         temporary = self.path.with_suffix(".tmp")
-        trainer.save_checkpoint(temporary)
+        trainer.save_checkpoint(temporary, weights_only=False)  # optimizer and position too
         temporary.replace(self.path)
         self.last = time.monotonic()
 

@@ -1,19 +1,25 @@
 """A benchmark: expand the grid, drop what is recorded, stack what can train together, run."""
 
+import hashlib
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 
 from bench.callbacks import CELLS_FILE
 from bench.config import (
+    CONFIG_DIR,
     SCIENTIFIC_GROUPS,
     Cell,
     choices,
@@ -26,6 +32,7 @@ from bench.config import (
 )
 from bench.errors import UserError, require
 from bench.learners.base import Learner, LearnerConfig, TrainerConfig
+from bench.report.frame import PLANS
 from bench.run import Settings, run
 from bench.tracking import records
 from bench.tracking.tracker import Place
@@ -78,8 +85,32 @@ class Sweep:
 
     def pending(self) -> list[Cell]:
         """Return the cells that have no final record."""
-        done = records.finished_keys_among(self.folder, (cell.run_key for cell in self.cells))
+        done = recorded(self.cells, self.settings)
         return [cell for cell in self.cells if cell.run_key not in done]
+
+    def write_plan(self) -> None:
+        """Keep the list of cells, so that a table can count those that are missing."""
+        plan = {cell.run_key: cell.config for cell in self.cells}
+        name = hashlib.sha256("".join(sorted(plan)).encode()).hexdigest()[:16]
+        path = self.folder / PLANS / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        records.write_atomically(path, json.dumps(plan).encode())
+
+    def launch(
+        self, stack: list[Cell], on_progress: Callable[[list[Cell], Learner], None]
+    ) -> str | None:
+        """Run one stack; return its error, one line, if it failed.
+
+        A failed stack is recorded with its traceback and does not keep others from running.
+        """
+        try:
+            run(stack, self.settings, lambda learner: on_progress(stack, learner))
+        except UserError:
+            raise
+        except Exception as error:
+            message = " ".join(str(error).split()) or type(error).__name__
+            return f"{len(stack)} runs failed and will be retried: {message}"
+        return None
 
     def stacks(self) -> list[list[Cell]]:
         """Divide the pending cells into stacks; those with a checkpoint first, as they were."""
@@ -182,20 +213,34 @@ def check(cells: Sequence[Cell], settings: Settings) -> None:
     records.require_writable(settings.place.folder)
 
 
-def launch(
-    sweep: Sweep, on_progress: Callable[[int, Learner], None] = lambda size, learner: None
-) -> list[str]:
-    """Run all pending stacks; return the errors of those that failed, a line each.
+def combinations(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """Return the override lists of the single runs that a Hydra multirun makes of `overrides`."""
+    parsed = parse_overrides(overrides)
+    swept = [o for o in parsed if o.is_sweep_override()]
+    if swept and not multirun:
+        given = str(swept[0].input_line)
+        raise UserError(f"{given} with several values", "one value", "add -m for a multirun")
+    fixed = [str(o.input_line) for o in parsed if not o.is_sweep_override()]
+    names = [[f"{o.get_key_element()}={v}" for v in o.sweep_string_iterator()] for o in swept]
+    return [[*fixed, *chosen] for chosen in product(*names)]
 
-    A failed stack is recorded with its traceback and does not keep the others from running.
-    """
-    errors = []
-    for stack in sweep.stacks():
-        try:
-            run(stack, sweep.settings, lambda learner, size=len(stack): on_progress(size, learner))
-        except UserError:
-            raise
-        except Exception as error:
-            message = " ".join(str(error).split()) or type(error).__name__
-            errors.append(f"{len(stack)} runs failed: {message}")
-    return errors
+
+def hydra_multirun(overrides: Sequence[str], task: Callable[[list[str]], int]) -> int:
+    """Run every combination through Hydra's sweeper and launcher; return the worst exit code."""
+    codes = [0]
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
+    def job(config: DictConfig) -> None:
+        codes.append(task(list(HydraConfig.get().overrides.task)))
+
+    argv, sys.argv = sys.argv, ["rankbench", "-m", *overrides]
+    try:
+        job()
+    finally:
+        sys.argv = argv
+    return max(codes)
+
+
+def recorded(cells: Sequence[Cell], settings: Settings) -> set[str]:
+    """Return the keys of the cells that have a final record."""
+    return records.finished_keys_among(settings.place.folder, (cell.run_key for cell in cells))

@@ -103,7 +103,7 @@ class ImageData:
         """Read one part of the data set from verified files."""
         raise TypeError(f"{type(self).__name__} must define read")
 
-    def files(self, root: str | None) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the files in use with their SHA-256, verified; none for data in a dependency."""
         return []
 

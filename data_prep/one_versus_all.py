@@ -1,7 +1,7 @@
 """The one-versus-all problems of a stack of predictors that read the same images."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -14,6 +14,7 @@ from bench.seeding import generator
 from data_prep.controls import control
 from data_prep.images import ImageData, Split
 
+EVERYTHING = slice(None)
 POSITIVE_TARGET = 2.0  # the target of the class, 0 being that of all others [TF, appendix]
 
 
@@ -40,6 +41,39 @@ class Problem:
         own_images = control(self.variant).CHANGES_IMAGES
         draw = (self.variant, self.seed, self.data.fraction) if own_images else ()
         return (self.data.name, self.data.levels, self.data.batch_size, self.data.order_seed, *draw)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or test samples of a stack.
+
+    Parameters
+    ----------
+    indicators : Tensor
+        Shape (samples, columns), int8: see `bench.kernels.indicators.indicator_matrix`.
+    labels : Tensor
+        Shape (draws, samples), uint8: every different labelling that occurs in the stack.
+    draws : Tensor
+        Shape (problems,), int64: the labelling of each problem.
+    classes : Tensor
+        Shape (problems, 1), uint8: the target class of each problem.
+    """
+
+    indicators: Tensor
+    labels: Tensor
+    draws: Tensor
+    classes: Tensor
+
+    def __len__(self) -> int:
+        return len(self.indicators)
+
+    def to(self, device: torch.device) -> "Part":
+        """Return the same samples on a device."""
+        return Part(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+    def targets(self, problems: Tensor, samples: Tensor | slice = EVERYTHING) -> Tensor:
+        """Return which samples belong to the problems' classes, shape (problems, samples), bool."""
+        return self.labels[:, samples][self.draws[problems]] == self.classes[problems]
 
 
 class OneVersusAllStack(LightningDataModule):
@@ -72,20 +106,24 @@ class OneVersusAllStack(LightningDataModule):
         self.epoch = 0
 
     @cached_property
-    def parts(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """For train and test: indicators (samples, columns) int8 and targets as `_targets`."""
+    def parts(self) -> dict[str, Part]:
+        """The training and the test samples."""
         return {name: self._part(self.data.split(self.root, name)) for name in ("train", "test")}
 
-    def _part(self, original: Split) -> tuple[Tensor, Tensor]:
+    def _part(self, original: Split) -> Part:
         draws: dict[tuple[object, ...], Split] = {}
-        targets = []
-        for problem in self.problems:
-            key = (problem.variant, problem.seed, problem.data.fraction)
+        keys = [(p.variant, p.seed, p.data.fraction) for p in self.problems]
+        for key, problem in zip(keys, self.problems, strict=True):
             if key not in draws:
                 draws[key] = problem.data.randomized(original, problem.variant, problem.seed)
-            targets.append(draws[key].labels == problem.data.target_class)
-        inputs = next(iter(draws.values())).inputs
-        return indicator_matrix(inputs, self.data.levels), torch.stack(targets)
+        places = {key: place for place, key in enumerate(draws)}
+        classes = [problem.data.target_class for problem in self.problems]
+        return Part(
+            indicator_matrix(next(iter(draws.values())).inputs, self.data.levels),
+            torch.stack([split.labels for split in draws.values()]).to(torch.uint8),
+            torch.tensor([places[key] for key in keys]),
+            torch.tensor(classes, dtype=torch.uint8)[:, None],
+        )
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
         """Return the index tensors of an epoch's batches, int64."""

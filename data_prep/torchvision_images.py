@@ -1,6 +1,8 @@
 """MNIST and Fashion-MNIST in torchvision's folder layout, verified before use."""
 
+import contextlib
 import hashlib
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +29,8 @@ class TorchvisionImages(ImageData):
     DATASET: ClassVar[type[datasets.MNIST]]
     SHA256: ClassVar[dict[str, str]]
 
-    def files(self, root: str | None) -> list[tuple[Path, str]]:
-        """Return the four files with their SHA-256; download those that are missing.
+    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+        """Return the four files with their SHA-256; download those that are missing if allowed.
 
         Raises
         ------
@@ -37,23 +39,27 @@ class TorchvisionImages(ImageData):
             is neither used nor overwritten.
         """
         folder = data_root(root) / self.DATASET.__name__ / "raw"
-        if not all((folder / name).is_file() for name in self.SHA256):
-            self._download(folder)
+        missing = [name for name in self.SHA256 if not (folder / name).is_file()]
+        if missing:
+            self._download(folder, missing[0], allowed=download)
         return [(folder / name, self._verify(folder / name)) for name in self.SHA256]
 
-    def _download(self, folder: Path) -> None:
+    def _download(self, folder: Path, missing: str, *, allowed: bool) -> None:
+        problem = UserError(
+            f"data.root={folder.parents[1]} without {self.DATASET.__name__}/raw/{missing}",
+            "a folder in torchvision's layout, or a network to download it from",
+            "set data.root or RANKBENCH_DATA to the folder that holds the files",
+        )
+        if not allowed:
+            raise problem
         for name in self.SHA256:
             if (folder / name).is_file():
                 self._verify(folder / name)  # torchvision would overwrite a damaged file
         try:
-            self.DATASET(str(folder.parents[1]), download=True)
+            with contextlib.redirect_stdout(io.StringIO()):
+                self.DATASET(str(folder.parents[1]), download=True)
         except Exception as error:
-            missing = [name for name in self.SHA256 if not (folder / name).is_file()]
-            raise UserError(
-                f"data.root={folder.parents[1]} without {self.DATASET.__name__}/raw/{missing[0]}",
-                "a folder in torchvision's layout, or a network to download from",
-                "set data.root or RANKBENCH_DATA to the folder that holds the files",
-            ) from error
+            raise problem from error
 
     def _verify(self, path: Path) -> str:
         try:

@@ -70,10 +70,8 @@ def _power_of_two(exponent: Tensor) -> Tensor:
 
 def join_digits(digits: Tensor, unit: Tensor) -> Tensor:
     """Return the float32 matrix whose digit sums are `digits`, of shape (3, rows, columns)."""
-    joined = digits[-1].float()
-    for digit in digits[:-1].flip(0):
-        joined.mul_(256).add_(digit)
-    return joined.mul_(unit)
+    low, middle, high = digits.unbind()
+    return high.float().mul_(256).add_(middle).mul_(256).add_(low).mul_(unit)
 
 
 def split_bfloat16(values: Tensor) -> list[Tensor]:

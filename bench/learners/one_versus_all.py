@@ -17,7 +17,7 @@ from bench.seeding import generator
 from bench.status import Status
 from data_prep.controls import control
 from data_prep.images import ImageData
-from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Problem
+from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, Problem
 
 BLOCK_COMPONENTS = 256  # 256 components x 5,000 samples x 4 bytes stay in a processor's cache
 EVALUATION_BATCH = 5000
@@ -134,7 +134,7 @@ class OneVersusAll(Learner):
         self.register_buffer("epoch", torch.tensor(0))
         self.register_buffer("losses", torch.full((len(cells),), torch.nan))
         self.register_buffer("last_finite_losses", self.losses.clone())
-        self.parts: dict[str, tuple[Tensor, Tensor]] = {}
+        self.parts: dict[str, Part] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one Adam for all blocks."""
@@ -143,10 +143,7 @@ class OneVersusAll(Learner):
 
     def on_fit_start(self) -> None:
         """Bring the data to the device."""
-        self.parts = {
-            name: (inputs.to(self.device), targets.to(self.device))
-            for name, (inputs, targets) in self.data.parts.items()
-        }
+        self.parts = {name: part.to(self.device) for name, part in self.data.parts.items()}
 
     def training_step(self, batch: list[Sequence[Tensor]], batch_idx: int) -> None:
         """Train for one interval, then measure."""
@@ -191,11 +188,12 @@ class OneVersusAll(Learner):
         list of Tensor
             For each block its predictors' mean squared losses before the step.
         """
-        inputs, targets = self._batch("train", indices.to(self.device))
+        part, indices = self.parts["train"], indices.to(self.device)
+        inputs = IndicatorBatch(part.indicators.index_select(0, indices), self.levels)
         losses = []
         for block in self.blocks:
             predictions, _ = block(inputs)
-            wanted = targets[block.members].to(predictions.dtype).mul_(POSITIVE_TARGET)
+            wanted = POSITIVE_TARGET * part.targets(block.members, indices).to(predictions.dtype)
             loss = (predictions - wanted).square().mean(1)
             loss.sum().backward()
             losses.append(loss.detach())
@@ -203,28 +201,24 @@ class OneVersusAll(Learner):
         optimizer.zero_grad()
         return losses
 
-    def _batch(self, part: str, indices: Tensor) -> tuple[IndicatorBatch, Tensor]:
-        inputs, targets = self.parts[part]
-        chosen = IndicatorBatch(inputs.index_select(0, indices), self.levels)
-        return chosen, targets.index_select(1, indices)
-
     @torch.no_grad()
-    def errors(self, block: CPBlock, part: str) -> tuple[Tensor, Tensor]:
+    def errors(self, block: CPBlock, name: str) -> tuple[Tensor, Tensor]:
         """Return each predictor's mean error on a part of the data, and its share of underflow.
 
         The error is the squared error divided by 4, that is, in units of labels 0 and 1; on test
         data each sample counts at most 1 [TF, appendix].
         """
-        count = self.parts[part][1].shape[1]
+        part = self.parts[name]
         total = torch.zeros(len(block.members), device=self.device)
         underflows = torch.zeros_like(total)
-        for indices in torch.arange(count, device=self.device).split(EVALUATION_BATCH):
-            inputs, targets = self._batch(part, indices)
-            predictions, counts = block(inputs)
-            error = (predictions - POSITIVE_TARGET * targets[block.members]).square() / ERROR_UNIT
-            total += (error.clamp(max=1) if part == "test" else error).sum(1)
+        for start in range(0, len(part), EVALUATION_BATCH):
+            chosen = slice(start, start + EVALUATION_BATCH)
+            predictions, counts = block(IndicatorBatch(part.indicators[chosen], self.levels))
+            wanted = POSITIVE_TARGET * part.targets(block.members, chosen)
+            error = (predictions - wanted).square() / ERROR_UNIT
+            total += (error.clamp(max=1) if name == "test" else error).sum(1)
             underflows += counts
-        return total / count, underflows / (count * block.ranks)
+        return total / len(part), underflows / (len(part) * block.ranks)
 
     def _measure(self, block: CPBlock) -> None:
         """Add a point to the curves of a block's predictors."""
@@ -258,13 +252,15 @@ class OneVersusAll(Learner):
 
     def _end(self, block: CPBlock, statuses: Sequence[Status]) -> None:
         """Give a block's predictors their outcomes; `constant_error` is the label's variance."""
+        shares = self.parts["train"].targets(block.members).float().mean(1).tolist()
         factors = block.predictor_factors()
-        for place, one, status in zip(block.members.tolist(), factors, statuses, strict=True):
+        for place, one, status, share in zip(
+            block.members.tolist(), factors, statuses, shares, strict=True
+        ):
             metrics = dict(self.curves[place][-1])
             if status is Status.DIVERGED:
                 metrics["last_finite_loss"] = float(self.last_finite_losses[place])
-            share = self.parts["train"][1][place].float().mean()
-            metrics["constant_error"] = float(share * (1 - share))
+            metrics["constant_error"] = share * (1 - share)
             metrics["parameters"] = one.numel()
             weights = {"factors": one.permute(2, 1, 0).contiguous().cpu()}
             self.outcomes[place] = Outcome(status, metrics, weights)

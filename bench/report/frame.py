@@ -1,0 +1,113 @@
+"""Recorded runs as one tidy table."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import UserError
+from bench.status import Status
+from bench.tracking.records import DamagedRecord, read_record, record_paths
+
+MISSING = "missing"  # a planned run that has no record
+PLANS = ".plans"
+
+
+def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
+    """Load all recorded and all planned runs of a benchmark.
+
+    Parameters
+    ----------
+    runs_dir : path
+        The folder of all runs.
+    benchmark : str
+        A benchmark's name, or ``"*"`` for all.
+
+    Returns
+    -------
+    DataFrame
+        One row a run, indexed by `run_key` (str), with the columns `benchmark`, `status` (str: see
+        `bench.status.Status`, or ``"missing"`` for a planned run without a record), `attempt`,
+        `seed` (int), `wall_time_s` (float, of the whole stack), `stacked_with` (int), `created`
+        (str, UTC), `wandb_path` (str), a column for each configuration value, named by its dotted
+        key such as ``model.rank``, and a float column for each metric, such as ``train_error``.
+        ``frame.attrs["damaged"]`` lists what could not be read, a line a file.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    damaged = []
+    for path in sorted(Path(runs_dir).glob(f"{benchmark}/{PLANS}/*.json")):
+        try:
+            for key, config in json.loads(path.read_bytes()).items():
+                name = path.parts[-3]
+                rows[key] = {"benchmark": name, "status": MISSING, **flatten(config)}
+        except (OSError, ValueError, AttributeError):
+            damaged.append(f"{path}: not a readable plan")
+    for path in record_paths(Path(runs_dir), benchmark):
+        try:
+            record = read_record(path)
+        except DamagedRecord as error:
+            damaged.append(str(error))
+            continue
+        rows[record["run_key"]] = row_of(record)
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run_key")
+    frame.attrs["damaged"] = damaged
+    return frame
+
+
+def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as one row of `load_runs`."""
+    names = ("benchmark", "status", "attempt", "wall_time_s", "stacked_with", "created")
+    return {
+        **{name: record[name] for name in names},
+        "wandb_path": record["wandb"].get("path"),
+        **flatten(record["config"]),
+        **{name: float("nan") if v is None else v for name, v in record["metrics"].items()},
+    }
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration with dotted keys; lists become text."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value) if isinstance(value, list) else value
+    return flat
+
+
+def require_runs(frame: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+    """Raise `UserError` if nothing is recorded."""
+    if frame.empty or (frame.status == MISSING).all():
+        mend = f"run `rankbench bench {benchmark}` first, or set runs_dir"
+        raise UserError(f"the benchmark {benchmark} without recorded runs", "recorded runs", mend)
+    return frame
+
+
+def usable(frame: pd.DataFrame) -> pd.Series:
+    """Return which runs have ended with numbers that count."""
+    return frame.status.isin([Status.CONVERGED, Status.MAX_STEPS])
+
+
+def settings(frame: pd.DataFrame, known: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Divide runs into those that differ in the `known` columns alone.
+
+    Yields
+    ------
+    title : str
+        What is particular to these runs; empty if all runs share one setting.
+    part : DataFrame
+        The runs.
+    """
+    config = [name for name in frame if "." in str(name) or name in ("variant", "seed")]
+    varying = [
+        name for name in config if name not in known and frame[name].nunique(dropna=False) > 1
+    ]
+    if not varying:
+        yield "", frame
+        return
+    for values, part in frame.groupby(varying, dropna=False, sort=True):
+        pairs = zip(varying, values, strict=True)
+        yield ", ".join(f"{name}={value}" for name, value in pairs if value == value), part

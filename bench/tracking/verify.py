@@ -1,0 +1,52 @@
+"""Holding each record against the W&B file of the same run."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from bench.tracking.records import DamagedRecord, finite_or_none, read_record, record_paths
+from bench.tracking.wandb_runs import read_wandb_file
+
+
+def verify_records(runs_dir: Path) -> list[str]:
+    """Compare every record with its W&B file; return what does not agree, a line each."""
+    with ThreadPoolExecutor(4) as pool:
+        found = pool.map(verify_record, record_paths(runs_dir))
+    return [problem for problems in found for problem in problems]
+
+
+def verify_record(path: Path) -> list[str]:
+    """Compare one record with its W&B file in configuration, metrics, status and curve."""
+    try:
+        record = read_record(path)
+    except DamagedRecord:
+        return []  # named by `load_runs` already
+    if record["wandb"]["mode"] == "disabled":
+        return []
+    files = list((path.parent / record["wandb"]["path"]).glob("*.wandb"))
+    if len(files) != 1:
+        return [f"{path}: the W&B run {record['wandb']['path']} has {len(files)} .wandb files"]
+    stored = read_wandb_file(files[0])
+    return [f"{path}: {name} differs from {files[0].name}" for name in _differences(record, stored)]
+
+
+def _differences(record: dict[str, Any], stored: dict[str, Any]) -> list[str]:
+    config = {name: value for name, value in stored["config"].items() if name != "_wandb"}
+    expected = {**record["config"], "run_key": record["run_key"], "attempt": record["attempt"]}
+    summary = finite_or_none({name: _number(stored["summary"].get(name)) for name in record["metrics"]})
+    names = ["epoch", *(record["curve"][0] if record["curve"] else [])]
+    curve = [{name: _number(row.get(name)) for name in dict.fromkeys(names)} for row in stored["history"]]
+    pairs = {
+        "the configuration": (expected, config),
+        "the metrics": (record["metrics"], summary),
+        "the status": (record["status"], stored["summary"].get("status")),
+        "the curve": (record["curve"], finite_or_none(curve) if record["curve"] else []),
+        "the run id": (record["wandb"]["run_id"], stored.get("run_id")),
+        "the group": (record["benchmark"], stored.get("group")),
+    }
+    return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
+
+
+def _number(value: Any) -> Any:
+    """Read the words that W&B's files have for floats that JSON has none for."""
+    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value

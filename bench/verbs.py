@@ -1,0 +1,226 @@
+"""What each verb of the command line does."""
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bench import sweep as sweeps
+from bench.config import Cell, choices, compose, plain, scientific, typed
+from bench.errors import UserError, require
+from bench.learners.base import Learner
+from bench.report import figures, tables
+from bench.report.compare import as_text, compare as compare_runs, where
+from bench.report.frame import load_runs, require_runs
+from bench.report.spec import ReportSpec
+from bench.run import Settings
+from bench.run import run as run_cells
+from bench.tracking.verify import verify_records
+from bench.tracking.wandb_runs import reachable_mode
+from data_prep.images import ImageData
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """Run a benchmark's pending cells, then print its table and name its figure."""
+    sweep = sweeps.prepare(arguments.name, arguments.overrides)
+    sweep.settings = _with_reachable_tracking(sweep.settings)
+    stacks = sweep.stacks()
+    pending = sum(len(stack) for stack in stacks)
+    _say(f"{arguments.name}: {len(sweep.cells)} cells, {pending} to run in {len(stacks)} stacks")
+    sweep.write_plan()
+    errors = _launch(sweep, stacks)
+    for error in errors:
+        _say(f"rankbench: {error}")
+    place = sweep.settings.place
+    _print_table(arguments.name, place.runs_dir)
+    path = _draw(arguments.name, place.runs_dir)
+    print(f"\nfigure: {path}\nruns:   {place.folder}")
+    return 1 if errors else 0
+
+
+def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[cells]} cells"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("loss {task.fields[loss]:.3g}"),
+    ]
+    total = sum(len(stack) for stack in stacks)
+    with Progress(*columns, console=Console(stderr=True), disable=not total) as display:
+        nan = float("nan")
+        task = display.add_task(sweep.settings.place.benchmark, total=total, cells=f"0/{total}", loss=nan)
+        done = 0
+
+        def on_progress(stack: list[Cell], learner: Learner) -> None:
+            share, loss = learner.progress()
+            ended = done + sum(outcome is not None for outcome in learner.outcomes)
+            completed = done + share * len(stack)
+            display.update(task, completed=completed, cells=f"{ended}/{total}", loss=loss)
+
+        errors = []
+        for stack in stacks:
+            error = sweep.launch(stack, on_progress)
+            errors += [error] if error else []
+            done += len(stack)
+        return errors
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run one configuration, or a Hydra multirun of several."""
+    combinations = sweeps.combinations(arguments.overrides, multirun=arguments.multirun)
+    for overrides in combinations:
+        _single(overrides)
+    if not arguments.multirun:
+        return _run_one(arguments.overrides)
+    return sweeps.hydra_multirun(arguments.overrides, _run_one)
+
+
+def _single(overrides: list[str]) -> tuple[Cell, Settings]:
+    """Compose and check one configuration."""
+    config = plain(compose(overrides))
+    cell, settings = Cell.of(scientific(config)), sweeps.settings_of(config)
+    sweeps.check([cell], settings)
+    return cell, settings
+
+
+def _run_one(overrides: list[str]) -> int:
+    cell, settings = _single(overrides)
+    settings = _with_reachable_tracking(settings)
+    folder = settings.place.folder / cell.run_key
+    if cell.run_key in sweeps.recorded([cell], settings):
+        print(f"already recorded: {folder}")
+        return 0
+    learner = run_cells([cell], settings)
+    (outcome,) = learner.outcomes
+    if outcome is None:
+        return 1
+    numbers = "  ".join(f"{name} {value:.6g}" for name, value in outcome.metrics.items())
+    print(f"{outcome.status}  {numbers}\nrun: {folder}")
+    return 0
+
+
+def _with_reachable_tracking(settings: Settings) -> Settings:
+    mode, reason = reachable_mode(settings.place.tracking.mode)
+    if reason:
+        _say(f"tracking.mode=online is not possible: {reason}; runs are kept offline")
+    return replace(settings, place=replace(settings.place, mode=mode))
+
+
+def table(arguments: argparse.Namespace) -> int:
+    """Print a benchmark's table."""
+    _print_table(arguments.name, _runs_dir(arguments), arguments.format)
+    return 0
+
+
+def figure(arguments: argparse.Namespace) -> int:
+    """Draw a benchmark's figure."""
+    print(_draw(arguments.name, _runs_dir(arguments)))
+    return 0
+
+
+def _runs_dir(arguments: argparse.Namespace) -> Path:
+    return Path(plain(compose(arguments.overrides))["runs_dir"])
+
+
+def _loaded(name: str, runs_dir: Path) -> tuple[pd.DataFrame, ReportSpec]:
+    require(name in choices("benchmark"), f"the benchmark {name}", ", ".join(choices("benchmark")))
+    spec = ReportSpec.of(name)
+    frame = load_runs(runs_dir, name)
+    for line in frame.attrs["damaged"]:
+        _say(f"left out: {line}")
+    return require_runs(frame, name), spec
+
+
+def _print_table(name: str, runs_dir: Path, form: str = "markdown") -> None:
+    frame, spec = _loaded(name, runs_dir)
+    print(getattr(tables, form)(tables.sections(frame, spec), spec), end="")
+
+
+def _draw(name: str, runs_dir: Path) -> Path:
+    frame, spec = _loaded(name, runs_dir)
+    return figures.save(figures.draw(tables.sections(frame, spec), spec), runs_dir / name)
+
+
+def compare(arguments: argparse.Namespace) -> int:
+    """Print paired comparisons."""
+    frame, spec = _loaded(arguments.name, _runs_dir(arguments))
+    chosen = where(frame, arguments.where)
+    result = compare_runs(chosen, spec, arguments.by, arguments.metric, arguments.reference)
+    _print_frame(as_text(result), f"{arguments.metric} by {arguments.by}")
+    print(
+        f"Pairs over {' and '.join(spec.label(name) for name in spec.over)}. Difference: mean with"
+        " t interval. Ratio: mean of the second over mean of the first-named, bootstrap interval."
+        " p: paired t test, Benjamini-Hochberg corrected."
+    )
+    return 1 if (result.refused != "").all() else 0
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    """List the recorded runs; with --verify, hold each record against its W&B file."""
+    runs_dir = _runs_dir(arguments)
+    frame = load_runs(runs_dir)
+    for line in frame.attrs["damaged"]:
+        _say(f"damaged: {line}")
+    if frame.empty:
+        raise UserError(f"runs_dir={runs_dir} without records", "a folder with recorded runs")
+    keys = [name for name in ("benchmark", "data.name", "variant") if name in frame]
+    counts = frame.groupby([*keys, "status"]).size().unstack(fill_value=0).reset_index()
+    _print_frame(counts.astype(str), f"{len(frame)} runs in {runs_dir}")
+    problems = verify_records(runs_dir) if arguments.verify else []
+    for problem in problems:
+        print(problem)
+    if arguments.verify:
+        print(f"{len(frame)} runs verified, {len(problems)} problems")
+    return 1 if problems or frame.attrs["damaged"] else 0
+
+
+def data(arguments: argparse.Namespace) -> int:
+    """Describe data sets; those asked for by name are downloaded if they are missing."""
+    names = [name for name in arguments.names if "=" not in name]
+    overrides = [name for name in arguments.names if "=" in name]
+    for name in names:
+        require(name in choices("data"), f"the data set {name}", ", ".join(choices("data")))
+    rows = [_describe(name, overrides, download=bool(names)) for name in names or choices("data")]
+    _print_frame(pd.DataFrame(rows), "data sets")
+    return 0
+
+
+def _describe(name: str, overrides: list[str], *, download: bool) -> dict[str, str]:
+    node = plain(compose([f"data={name}", *overrides]))["data"]
+    images: ImageData = typed(node, "data")
+    row = {
+        "name": name,
+        "train + test": " + ".join(f"{count:,}" for count in images.COUNTS.values()),
+        "size": f"{images.SIDE} x {images.SIDE}, {images.CLASSES} classes",
+    }
+    try:
+        files = images.files(node["root"], download=download)
+    except UserError as error:
+        if download:
+            raise
+        return row | {"state": str(error), "root": "", "SHA-256": ""}
+    checksums = "\n".join(f"{path.name} {digest[:16]}…" for path, digest in files)
+    root = str(files[0][0].parents[2]) if files else "inside scikit-learn"
+    return row | {"state": "verified", "root": root, "SHA-256": checksums or "–"}
+
+
+def _print_frame(frame: pd.DataFrame, title: str) -> None:
+    view = Table(title=title, title_justify="left", show_lines=False)
+    for column in frame:
+        view.add_column(str(column), overflow="fold")
+    for row in frame.to_numpy().tolist():
+        view.add_row(*map(str, row))
+    Console(width=None if sys.stdout.isatty() else 200).print(view)
+
+
+def _say(text: Any) -> None:
+    print(text, file=sys.stderr)

@@ -1,0 +1,350 @@
+"""Recovering a tensor of low rank from some of its entries, or from linear measurements of it."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.errors import require
+from bench.kernels.khatri_rao import khatri_rao
+from bench.kernels.tproduct import t_gram, t_svd, t_transpose
+from bench.seeding import generator
+
+FAMILIES = ("matrix", "cp", "hierarchical", "tubal")
+LOSSES = ("square", "l1", "huber")
+REDUCTIONS = ("mean", "sum")
+
+
+@dataclass
+class LossConfig:
+    """How the residuals at the measurements become one loss.
+
+    Parameters
+    ----------
+    kind : str
+        ``square``: r^2. ``l1``: abs(r). ``huber``: r^2 / 2 up to the threshold, then linear.
+    huber_threshold : float
+        Above 0.
+    reduction : str
+        ``mean`` or ``sum`` over the measurements.
+    """
+
+    kind: str = "square"
+    huber_threshold: float = 1.0
+    reduction: str = "mean"
+
+    def __post_init__(self) -> None:
+        require(self.kind in LOSSES, f"loss.kind={self.kind}", ", ".join(LOSSES))
+        threshold = self.huber_threshold
+        require(threshold > 0, f"loss.huber_threshold={threshold}", "a number above 0")
+        allowed = " or ".join(REDUCTIONS)
+        require(self.reduction in REDUCTIONS, f"loss.reduction={self.reduction}", allowed)
+
+    def __call__(self, residuals: Tensor) -> Tensor:
+        """Reduce residuals of shape (..., measurements) to losses of shape (...)."""
+        if self.kind == "square":
+            losses = residuals.square()
+        elif self.kind == "l1":
+            losses = residuals.abs()
+        else:
+            zero = torch.zeros_like(residuals)
+            losses = functional.huber_loss(
+                residuals, zero, reduction="none", delta=self.huber_threshold
+            )
+        return losses.mean(-1) if self.reduction == "mean" else losses.sum(-1)
+
+
+@dataclass
+class TargetConfig:
+    """The tensor to recover.
+
+    Parameters
+    ----------
+    family : str
+        Which rank is given: of a ``matrix``, the ``cp`` rank, the ``hierarchical`` rank at every
+        node of the tree that pools neighbouring modes in pairs, or the ``tubal`` rank.
+    mode_dims : list of int
+        The shape. Tubal tensors have shape (n, n, k).
+    rank : int
+        At least 1, and at most what the shape allows.
+    norm : float, optional
+        Frobenius norm; by default that of the draw: Gaussian factors, and for tubal tensors
+        ``T * T^T`` with orthonormal T [TUB, experiments].
+    """
+
+    family: str
+    mode_dims: list[int]
+    rank: int
+    norm: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.family in FAMILIES, f"target.family={self.family}", ", ".join(FAMILIES))
+        positive = all(mode_dim >= 1 for mode_dim in self.mode_dims)
+        require(positive, f"target.mode_dims={self.mode_dims}", "integers of at least 1")
+        self._check_order()
+        largest = self.largest_rank()
+        require(
+            1 <= self.rank <= largest,
+            f"target.rank={self.rank} for a {self.family} target of shape {self.mode_dims}",
+            f"an integer from 1 to {largest}",
+        )
+        known = self.norm is None or self.norm > 0
+        require(known, f"target.norm={self.norm}", "a number above 0, or null")
+
+    def _check_order(self) -> None:
+        dims, given = self.mode_dims, f"target.mode_dims={self.mode_dims}"
+        if self.family == "matrix":
+            require(len(dims) == 2, f"{given} for a matrix", "two dimensions")
+        elif self.family == "tubal":
+            square = len(dims) == 3 and dims[0] == dims[1]
+            require(
+                square, f"{given} for a tubal problem", "three dimensions n, n, k: square slices"
+            )
+        else:
+            require(len(dims) >= 2, f"{given} for a {self.family} target", "two dimensions or more")
+
+    def largest_rank(self) -> int:
+        """Return the largest rank that the family and the shape allow for."""
+        if self.family == "cp":
+            return math.prod(self.mode_dims) // max(self.mode_dims)
+        if self.family == "tubal":
+            return self.mode_dims[0]
+        return min(self.mode_dims)
+
+    def draw(self, draw: torch.Generator) -> Tensor:
+        """Return a target, float64."""
+        if self.family == "tubal":
+            tensor = _tubal_tensor(self.mode_dims, self.rank, draw)
+        elif self.family == "hierarchical":
+            tensor = _hierarchical_tensor(self.mode_dims, self.rank, draw)
+        else:
+            tensor = _cp_tensor(self.mode_dims, self.rank, draw)
+        return tensor if self.norm is None else tensor * (self.norm / tensor.norm())
+
+
+@dataclass
+class MeasurementConfig:
+    """What of the target is seen.
+
+    Parameters
+    ----------
+    count : int
+        Number of measurements.
+    kind : str
+        ``entries``: entries drawn without replacement (completion). ``gaussian``: inner products
+        with tensors whose entries are drawn from N(0, 1 / number of entries), so that a
+        measurement is as large as an entry (sensing [TF]). ``symmetric_gaussian``: inner products
+        with ``G + G^T`` under the t-product, G of standard normal entries, for tubal problems
+        [TUB].
+    noise_std : float
+        Standard deviation of Gaussian noise on each measurement.
+    """
+
+    count: int
+    kind: str = "entries"
+    noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.count >= 1, f"measurements.count={self.count}", "an integer of at least 1")
+        require(self.kind in OPERATORS, f"measurements.kind={self.kind}", ", ".join(OPERATORS))
+        enough = self.noise_std >= 0
+        require(enough, f"measurements.noise_std={self.noise_std}", "a number of at least 0")
+
+
+class ObservedEntries(nn.Module):
+    """Reads entries of a tensor.
+
+    Parameters
+    ----------
+    places : Tensor
+        Shape (measurements,), int64: places in the flattened tensor; or (..., measurements), with
+        the leading dimensions of the tensors that will be read.
+    order : int
+        The tensor's number of modes.
+    """
+
+    places: Tensor
+
+    def __init__(self, places: Tensor, order: int) -> None:
+        super().__init__()
+        self.order = order
+        self.register_buffer("places", places)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Read tensors of shape (..., *mode_dims): shape (..., measurements)."""
+        entries = tensor.flatten(-self.order)
+        if self.places.ndim == 1:
+            return entries.index_select(-1, self.places)
+        return entries.gather(-1, self.places)
+
+
+class InnerProducts(nn.Module):
+    """Takes the inner products of a tensor with given ones.
+
+    Parameters
+    ----------
+    operators : Tensor
+        Shape (measurements, entries): the flattened tensors; or (..., measurements, entries).
+    order : int
+        The number of modes of the tensors that will be measured.
+    """
+
+    operators: Tensor
+
+    def __init__(self, operators: Tensor, order: int) -> None:
+        super().__init__()
+        self.order = order
+        self.register_buffer("operators", operators)
+
+    def forward(self, tensor: Tensor) -> Tensor:
+        """Measure tensors of shape (..., *mode_dims): shape (..., measurements)."""
+        entries = tensor.flatten(-self.order)
+        if self.operators.ndim == 2:
+            return entries @ self.operators.mT
+        return (self.operators @ entries.unsqueeze(-1)).squeeze(-1)
+
+    def back_project(self, values: Tensor) -> Tensor:
+        """Return ``sum_j values_j A_j``, flattened, from values of shape (..., measurements)."""
+        return (values.unsqueeze(-2) @ self.operators).squeeze(-2)
+
+
+class RecoveryProblem(nn.Module):
+    """A target, measurements of it and the loss of an end tensor at them.
+
+    A module without parameters, so that it moves between devices and precisions, and so that
+    replicates of it stack (`bench.models.replicates`).
+
+    Parameters
+    ----------
+    target : Tensor
+        Shape mode_dims; NaN at entries that have no right value.
+    operator : nn.Module
+        `ObservedEntries` or `InnerProducts`.
+    loss : LossConfig
+        The loss of the residuals.
+    noise : Tensor, optional
+        Shape (measurements,), added to the measured values.
+    """
+
+    target: Tensor
+    values: Tensor
+
+    def __init__(
+        self, target: Tensor, operator: nn.Module, loss: LossConfig, noise: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.order = target.ndim
+        self.loss = loss
+        self.operator = operator
+        values = operator(target)
+        self.register_buffer("target", target)
+        self.register_buffer("values", values if noise is None else values + noise)
+
+    def forward(self, end_tensor: Tensor) -> Tensor:
+        """Return the loss of end tensors of shape (..., *mode_dims): shape (...)."""
+        return self.loss(self.operator(end_tensor) - self.values)
+
+    def train_error(self, end_tensor: Tensor) -> Tensor:
+        """Return the norm of the residuals over that of the measured values: shape (...)."""
+        residuals = self.operator(end_tensor) - self.values
+        return residuals.norm(dim=-1) / self.values.norm(dim=-1)
+
+    def reconstruction_error(self, end_tensor: Tensor) -> Tensor:
+        """Return ``||W - W*|| / ||W*||``, shape (...), the published test error."""
+        target = self.target.flatten(-self.order)
+        difference = end_tensor.flatten(-self.order) - target
+        return difference.norm(dim=-1) / target.norm(dim=-1)
+
+
+def make_problem(
+    target: TargetConfig,
+    measurements: MeasurementConfig,
+    loss: LossConfig,
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> RecoveryProblem:
+    """Draw a problem; target, measurements and noise each depend on the seed alone.
+
+    Raises
+    ------
+    UserError
+        For more observed entries than the target has, and for measurements that do not suit it.
+    """
+    entries = math.prod(target.mode_dims)
+    require(
+        measurements.kind != "entries" or measurements.count <= entries,
+        f"measurements.count={measurements.count} of shape {target.mode_dims}",
+        f"an integer from 1 to {entries}, the number of entries",
+    )
+    require(
+        measurements.kind != "symmetric_gaussian" or target.family == "tubal",
+        f"measurements.kind=symmetric_gaussian for a {target.family} target",
+        "target.family=tubal",
+        "take measurements.kind=gaussian",
+    )
+    tensor = target.draw(generator(seed, "target", target.family))
+    draw = generator(seed, "measurements", measurements.kind)
+    operator = OPERATORS[measurements.kind](target.mode_dims, measurements.count, draw)
+    normal = torch.randn(
+        measurements.count, generator=generator(seed, "noise"), dtype=torch.float64
+    )
+    return RecoveryProblem(tensor, operator, loss, normal * measurements.noise_std).to(dtype)
+
+
+def norms_or_rank_problem(loss: LossConfig, dtype: torch.dtype = torch.float32) -> RecoveryProblem:
+    """Return the 2 x 2 completion problem in which norms diverge and rank falls [NORM].
+
+    Observed: 1 off the diagonal and 0 in the lower right corner. The upper left entry is not
+    observed and has no right value: NaN in the target.
+    """
+    target = torch.tensor([[math.nan, 1.0], [1.0, 0.0]], dtype=torch.float64)
+    return RecoveryProblem(target, ObservedEntries(torch.tensor([1, 2, 3]), 2), loss).to(dtype)
+
+
+def _cp_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:
+    factors = [_normal(draw, mode_dim, rank) for mode_dim in mode_dims]
+    return khatri_rao(factors).sum(-1).reshape(mode_dims)
+
+
+def _hierarchical_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:
+    """Pool neighbouring modes in pairs, level by level, up to one tensor [HTF]."""
+    nodes = [_normal(draw, mode_dim, rank) for mode_dim in mode_dims]
+    while len(nodes) > 1:
+        width = 1 if len(nodes) <= 2 else rank
+        pairs = [nodes[i : i + 2] for i in range(0, len(nodes), 2)]
+        nodes = [khatri_rao(pair) @ _normal(draw, rank, width) for pair in pairs]
+    return nodes[0].reshape(mode_dims)
+
+
+def _tubal_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:
+    size, _, tube_length = mode_dims
+    return t_gram(t_svd(_normal(draw, size, rank, tube_length)).left)
+
+
+def _observed_entries(mode_dims: list[int], count: int, draw: torch.Generator) -> ObservedEntries:
+    places = torch.randperm(math.prod(mode_dims), generator=draw)[:count].sort().values
+    return ObservedEntries(places, len(mode_dims))
+
+
+def _gaussian(mode_dims: list[int], count: int, draw: torch.Generator) -> InnerProducts:
+    operators = _normal(draw, count, *mode_dims).flatten(1)
+    return InnerProducts(operators / operators.shape[1] ** 0.5, len(mode_dims))
+
+
+def _symmetric_gaussian(mode_dims: list[int], count: int, draw: torch.Generator) -> InnerProducts:
+    normal = _normal(draw, count, *mode_dims)
+    return InnerProducts((normal + t_transpose(normal)).flatten(1), len(mode_dims))
+
+
+def _normal(draw: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=draw, dtype=torch.float64)
+
+
+OPERATORS: dict[str, Callable[[list[int], int, torch.Generator], nn.Module]] = {
+    "entries": _observed_entries,
+    "gaussian": _gaussian,
+    "symmetric_gaussian": _symmetric_gaussian,
+}
