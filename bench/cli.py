@@ -28,7 +28,11 @@ def build_parser() -> Parser:
     def verb(name: str, summary: str, example: str) -> Parser:
         formatter = argparse.RawDescriptionHelpFormatter
         return verbs.add_parser(
-            name, help=summary, description=summary, epilog=f"example: {example}", formatter_class=formatter
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example: {example}",
+            formatter_class=formatter,
         )
 
     def overrides(sub: Parser) -> None:
@@ -58,7 +62,9 @@ def build_parser() -> Parser:
     )
     overrides(sub)
     sub = verb(
-        "figure", "Draw a benchmark's figure from its recorded runs.", "rankbench figure tensor_rank"
+        "figure",
+        "Draw a benchmark's figure from its recorded runs.",
+        "rankbench figure tensor_rank",
     )
     sub.add_argument("name", help="the benchmark")
     overrides(sub)
@@ -70,7 +76,9 @@ def build_parser() -> Parser:
     sub.add_argument("name", help="the benchmark")
     sub.add_argument("--by", required=True, metavar="FACTOR", help="a configuration column")
     sub.add_argument("--metric", required=True, help="a metric, such as train_error")
-    sub.add_argument("--where", nargs="*", default=[], metavar="column=value", help="only such runs")
+    sub.add_argument(
+        "--where", nargs="+", default=[], metavar="column=value", help="only such runs"
+    )
     sub.add_argument("--reference", metavar="VALUE", help="the factor's value to compare with")
     overrides(sub)
     sub = verb("runs", "List the recorded runs with their status.", "rankbench runs --verify")

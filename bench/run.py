@@ -43,7 +43,7 @@ def run(
     checkpoints = Checkpoints(
         stack_folder(settings.place, cells) / CHECKPOINT_FILE, settings.trainer.checkpoint_every_s
     )
-    with Tracker(cells, settings.place) as tracker:
+    with Tracker(cells, settings.place, config.step) as tracker:
         learner, data = config.build(cells, settings.trainer, settings.root)
         trainer = lightning.Trainer(
             max_epochs=-1,  # the learner says when it is done

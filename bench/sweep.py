@@ -157,7 +157,9 @@ def parse_overrides(overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         message = str(error).splitlines()[0]
-        raise UserError(" ".join(overrides), f"Hydra's override syntax, key=value ({message})") from error
+        raise UserError(
+            " ".join(overrides), f"Hydra's override syntax, key=value ({message})"
+        ) from error
 
 
 def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
@@ -168,7 +170,7 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
     """
     known = [name for name in choices("benchmark") if name != "single"]
     require(benchmark in known, f"the benchmark {benchmark}", ", ".join(known))
-    parsed = parse_overrides(overrides)
+    parsed = parse_overrides(_with_preset(benchmark, overrides))
     fixed = [o for o in parsed if not o.is_sweep_override()]
     swept = [o for o in parsed if o.is_sweep_override()]
     groups = [o for o in swept if o.key_or_group in SCIENTIFIC_GROUPS]
@@ -180,13 +182,33 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
         lines = [str(o.input_line) for o in fixed]
         config = plain(compose([f"benchmark={benchmark}", *lines, *chosen]))
         axes = {**config["benchmark"]["axes"], **own_axes}
-        axes |= {o.key_or_group: [get_value(config, o.key_or_group)] for o in fixed if o.key_or_group in axes}
+        axes |= {
+            o.key_or_group: [get_value(config, o.key_or_group)]
+            for o in fixed
+            if o.key_or_group in axes
+        }
         for values in grid(axes):
             cell = Cell.of(scientific(with_values(config, values)))
             cells[cell.run_key] = cell
     sweep = Sweep(settings_of(config), list(cells.values()), config["sweep"])
     check(sweep.cells, sweep.settings)
     return sweep
+
+
+def _with_preset(benchmark: str, overrides: Sequence[str]) -> list[str]:
+    """Read ``preset=quick`` as the choice among the presets of this benchmark."""
+    group = f"preset/{benchmark}"
+    result = []
+    for override in overrides:
+        name = override.removeprefix("preset=")
+        if name == override:
+            result.append(override)
+            continue
+        presets = choices(group)
+        require(bool(presets), override, "no preset: this benchmark has none")
+        require(name in presets, override, ", ".join(presets))
+        result.append(f"{group}={name}")
+    return result
 
 
 def grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

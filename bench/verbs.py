@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from hydra.utils import get_method
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -57,7 +58,9 @@ def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
     total = sum(len(stack) for stack in stacks)
     with Progress(*columns, console=Console(stderr=True), disable=not total) as display:
         nan = float("nan")
-        task = display.add_task(sweep.settings.place.benchmark, total=total, cells=f"0/{total}", loss=nan)
+        task = display.add_task(
+            sweep.settings.place.benchmark, total=total, cells=f"0/{total}", loss=nan
+        )
         done = 0
 
         def on_progress(stack: list[Cell], learner: Learner) -> None:
@@ -147,13 +150,17 @@ def _print_table(name: str, runs_dir: Path, form: str = "markdown") -> None:
 
 def _draw(name: str, runs_dir: Path) -> Path:
     frame, spec = _loaded(name, runs_dir)
-    return figures.save(figures.draw(tables.sections(frame, spec), spec), runs_dir / name)
+    drawn = get_method(spec.draw)(tables.sections(frame, spec), spec, frame, runs_dir)
+    return figures.save(drawn, runs_dir / name)
 
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print paired comparisons."""
+    # `--where` takes all words that follow it, so an override may be among them.
+    conditions = [word for word in arguments.where if not word.startswith("runs_dir=")]
+    arguments.overrides += [word for word in arguments.where if word not in conditions]
     frame, spec = _loaded(arguments.name, _runs_dir(arguments))
-    chosen = where(frame, arguments.where)
+    chosen = where(frame, conditions)
     result = compare_runs(chosen, spec, arguments.by, arguments.metric, arguments.reference)
     _print_frame(as_text(result), f"{arguments.metric} by {arguments.by}")
     print(

@@ -110,7 +110,9 @@ class ImageData:
     def split(self, root: str | None, name: str) -> Split:
         """Return the original data, quantized and flattened."""
         raw = self.read(root, name)
-        return Split(name, quantize(raw.images, self.BRIGHTEST, self.levels), raw.labels, self.levels)
+        return Split(
+            name, quantize(raw.images, self.BRIGHTEST, self.levels), raw.labels, self.levels
+        )
 
     def randomized(self, original: Split, variant: str, seed: int) -> Split:
         """Return the variant of `original` under `seed`; see `data_prep.controls`."""

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
@@ -15,34 +15,47 @@ from bench.status import Status
 
 @dataclass
 class TrainerConfig:
-    """Schema of `configs/trainer/`.
+    """What the schemas in `configs/trainer/` have in common.
 
     Parameters
     ----------
-    max_epochs : int
-        Passes over the training data at most.
     accelerator : str
         Lightning's accelerator: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
-    log_every_n_epochs : int
-        Epochs between two measurements of train and test error.
     checkpoint_every_s : float
         Seconds between two checkpoints.
     """
 
-    max_epochs: int = 1000
     accelerator: str = "auto"
-    log_every_n_epochs: int = 20
     checkpoint_every_s: float = 60.0
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "log_every_n_epochs"):
-            value = getattr(self, name)
-            require(value >= 1, f"trainer.{name}={value}", "an integer of at least 1")
         allowed = ("auto", "cpu", "gpu", "cuda", "mps")
         given = self.accelerator
         require(given in allowed, f"trainer.accelerator={given}", ", ".join(allowed))
         seconds = self.checkpoint_every_s
         require(seconds >= 0, f"trainer.checkpoint_every_s={seconds}", "at least 0 seconds")
+
+
+@dataclass
+class EpochsConfig(TrainerConfig):
+    """Schema of `configs/trainer/epochs.yaml`.
+
+    Parameters
+    ----------
+    max_epochs : int
+        Passes over the training data at most.
+    log_every_n_epochs : int
+        Epochs between two measurements of train and test error.
+    """
+
+    max_epochs: int = 1000
+    log_every_n_epochs: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("max_epochs", "log_every_n_epochs"):
+            value = getattr(self, name)
+            require(value >= 1, f"trainer.{name}={value}", "an integer of at least 1")
 
 
 @dataclass
@@ -75,7 +88,7 @@ class Learner(LightningModule):
     cells : sequence of Cell
         What is trained.
     curves : list of list of dict
-        For each cell its measurements so far; each holds ``"epoch"`` and metrics by name.
+        For each cell its measurements so far: the step and metrics by name.
     outcomes : list of Outcome or None
         For each cell its outcome, once it has ended.
     """
@@ -113,7 +126,15 @@ class Learner(LightningModule):
 
 
 class LearnerConfig(Protocol):
-    """What a learner's schema in `configs/learner/` offers beside its fields."""
+    """What a learner's schema in `configs/learner/` offers beside its fields.
+
+    Attributes
+    ----------
+    step : str
+        What the horizontal axis of its curves counts, such as ``"epoch"``.
+    """
+
+    step: ClassVar[str]
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` for what can be known to fail before any training."""
@@ -128,7 +149,7 @@ class LearnerConfig(Protocol):
         ...
 
     def build(
-        self, cells: Sequence[Cell], trainer: TrainerConfig, root: str | None
+        self, cells: Sequence[Cell], trainer: Any, root: str | None
     ) -> tuple[Learner, LightningDataModule]:
         """Return a learner of the cells and its data."""
         ...

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.config import Cell, typed
 from bench.errors import require
 from bench.kernels.indicators import IndicatorBatch
-from bench.learners.base import Learner, Outcome, TrainerConfig
+from bench.learners.base import EpochsConfig, Learner, Outcome
 from bench.models.cp import CPBlock, CPConfig, blocks_of
 from bench.seeding import generator
 from bench.status import Status
@@ -19,8 +19,9 @@ from data_prep.controls import control
 from data_prep.images import ImageData
 from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, Problem
 
-BLOCK_COMPONENTS = 256  # 256 components x 5,000 samples x 4 bytes stay in a processor's cache
+BLOCK_VALUES = 256 * 5000  # so many float32 values and their digits stay in a processor's cache
 EVALUATION_BATCH = 5000
+ONE_THREAD_WORK = 10**7  # multiply-adds a step below which threads wait for each other
 # The squared error is in units of the targets' distance, so that it reads as for labels 0 and 1.
 ERROR_UNIT = POSITIVE_TARGET**2
 
@@ -39,6 +40,8 @@ class OneVersusAllConfig:
 
     learning_rate: float = 5e-4
     converged_below: float = 1e-8
+
+    step: ClassVar[str] = "epoch"
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "converged_below"):
@@ -68,11 +71,12 @@ class OneVersusAllConfig:
         # Parameter, gradient, Adam's two moments, and the copy that a frozen predictor leaves.
         parameters = 5 * 4 * sum(ranks) * data.levels * data.SIDE**2
         # Values, their gradient and digits in int32 and int8, for the largest block.
-        work = 40 * max(BLOCK_COMPONENTS, *ranks) * max(data.batch_size, EVALUATION_BATCH)
+        block = max(BLOCK_VALUES // data.batch_size, *ranks)
+        work = 40 * block * max(data.batch_size, min(EVALUATION_BATCH, max(data.COUNTS.values())))
         return images + len(cells) * samples + parameters + work
 
     def build(
-        self, cells: Sequence[Cell], trainer: TrainerConfig, root: str | None
+        self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
     ) -> tuple["OneVersusAll", OneVersusAllStack]:
         """Return a learner of the cells and the images that they share."""
         problems = [problem_of(cell) for cell in cells]
@@ -127,7 +131,8 @@ class OneVersusAll(Learner):
         self.levels = data.data.levels
         self.max_epochs = max_epochs
         factors = [initial_factors(cell) for cell in cells]
-        runs = blocks_of([len(one) for one in factors], BLOCK_COMPONENTS)
+        components = BLOCK_VALUES // data.data.batch_size
+        runs = blocks_of([len(one) for one in factors], components)
         self.blocks = nn.ModuleList(
             CPBlock(torch.tensor(run), [factors[i] for i in run]) for run in runs
         )
@@ -142,8 +147,16 @@ class OneVersusAll(Learner):
         return torch.optim.Adam(self.blocks.parameters(), lr=rate, fused=True)
 
     def on_fit_start(self) -> None:
-        """Bring the data to the device."""
+        """Bring the data to the device; do small problems on one thread."""
+        components = sum(len(block.factors) for block in self.blocks)
+        self.threads = torch.get_num_threads()
+        if components * self.data.data.batch_size * self.data.data.SIDE**2 < ONE_THREAD_WORK:
+            torch.set_num_threads(1)
         self.parts = {name: part.to(self.device) for name, part in self.data.parts.items()}
+
+    def on_fit_end(self) -> None:
+        """Leave the threads as they were."""
+        torch.set_num_threads(self.threads)
 
     def training_step(self, batch: list[Sequence[Tensor]], batch_idx: int) -> None:
         """Train for one interval, then measure."""

@@ -169,7 +169,9 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 def as_text(result: pd.DataFrame) -> pd.DataFrame:
     """Return a comparison as text for a table."""
     shown = ["comparison", "pairs", "difference", "ratio", "effect_size", "p", "refused"]
-    text = result[[name for name in result if name not in shown and not name.endswith(("low", "high"))]]
+    text = result[
+        [name for name in result if name not in shown and not name.endswith(("low", "high"))]
+    ]
     text = text.astype(str).assign(comparison=result.comparison, pairs=result.pairs.astype(str))
     for name in ("difference", "ratio"):
         columns = (result.get(f"{name}{end}") for end in ("", "_low", "_high"))

@@ -18,8 +18,20 @@ ORDER = {"original": 0, "random_images": 1, "random_labels": 2}
 DASHES = ["-", "--", ":"]
 
 
-def draw(parts: list[Section], spec: ReportSpec) -> Figure:
-    """Draw each section as a panel: metrics against `spec.x`, a colour a value of `spec.hue`."""
+def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path) -> Figure:
+    """Draw each section as a panel: metrics against `spec.x`, a colour a value of `spec.hue`.
+
+    Parameters
+    ----------
+    parts : list of Section
+        The benchmark's summarized runs.
+    spec : ReportSpec
+        What to draw.
+    frame : DataFrame
+        The runs themselves, as `bench.report.load_runs` returns them; not needed here.
+    runs_dir : Path
+        The folder of all runs, for figures that draw curves; not needed here.
+    """
     figure, axes = plt.subplots(
         1, len(parts), figsize=(5.2 * len(parts), 4.3), squeeze=False, layout="constrained"
     )

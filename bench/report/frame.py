@@ -1,7 +1,7 @@
 """Recorded runs as one tidy table."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.status import Status
-from bench.tracking.records import DamagedRecord, read_record, record_paths
+from bench.tracking.records import RECORD_FILE, DamagedRecord, read_record, record_paths
 
 MISSING = "missing"  # a planned run that has no record
 PLANS = ".plans"
@@ -54,6 +54,27 @@ def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFra
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run_key")
     frame.attrs["damaged"] = damaged
     return frame
+
+
+def load_curves(runs_dir: str | Path, benchmark: str, keys: Iterable[str]) -> pd.DataFrame:
+    """Load the curves of recorded runs.
+
+    Parameters
+    ----------
+    runs_dir, benchmark
+        As for `load_runs`.
+    keys : iterable of str
+        The runs' keys.
+
+    Returns
+    -------
+    DataFrame
+        One row a measurement: `run_key`, the step (such as `epoch`) and the metrics.
+    """
+    folder = Path(runs_dir) / benchmark
+    records = {key: read_record(folder / key / RECORD_FILE) for key in keys}
+    rows = [{"run_key": key, **p} for key, record in records.items() for p in record["curve"]]
+    return pd.DataFrame(rows)
 
 
 def row_of(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,6 +42,8 @@ class ReportSpec:
         Configuration values that the published ones hold for.
     published_setting : str
         What else the reader must know of the published values.
+    draw : str
+        The dotted name of the function that draws the figure; see `bench.report.figures.draw`.
     """
 
     title: str
@@ -56,6 +58,7 @@ class ReportSpec:
     published: str = ""
     published_for: dict[str, Any] = field(default_factory=dict)
     published_setting: str = ""
+    draw: str = "bench.report.figures.draw"
 
     @classmethod
     def of(cls, benchmark: str) -> "ReportSpec":

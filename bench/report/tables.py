@@ -66,17 +66,13 @@ def _section(title: str, runs: pd.DataFrame, spec: ReportSpec) -> Section:
 def _caption(runs: pd.DataFrame, spec: ReportSpec) -> str:
     """Say what is averaged, how many runs there are, and in which setting."""
     averaged = [f"{runs[key].nunique()} {spec.label(key)} values" for key in spec.over]
-    epochs = _span(runs, "trainer.max_epochs")
     count = int(usable(runs).sum())
+    budgets = [name for name in runs if str(name).startswith("trainer.max_")]
+    budget = " and ".join(f"{runs[name].max():,.0f} {name.rpartition('_')[2]}" for name in budgets)
     return (
         f"Mean ± standard deviation over {' and '.join(averaged)}; {count} of {len(runs)} runs"
-        f" done; at most {epochs} epochs, numbers of the last one."
+        f" done; at most {budget}, numbers of the last measurement."
     )
-
-
-def _span(runs: pd.DataFrame, column: str) -> str:
-    low, high = runs[column].min(), runs[column].max()
-    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
 def cells_as_text(section: Section, spec: ReportSpec, plus_minus: str) -> pd.DataFrame:

@@ -19,7 +19,15 @@ from bench.status import Status
 
 RECORD_FILE = "record.json"
 FORMAT = 1
-PACKAGES = ("rankbench", "torch", "pytorch-lightning", "torchvision", "wandb", "hydra-core", "numpy")
+PACKAGES = (
+    "rankbench",
+    "torch",
+    "pytorch-lightning",
+    "torchvision",
+    "wandb",
+    "hydra-core",
+    "numpy",
+)
 FIELDS: dict[str, type | tuple[type, ...]] = {
     "format": int,
     "benchmark": str,
@@ -169,7 +177,9 @@ def host() -> dict[str, Any]:
     return {
         "system": platform.system(),
         "processor": _processor_name(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -51,12 +51,15 @@ class Place:
 class Tracker:
     """Records the cells that train together; each has its own W&B run, folder and record.
 
+    Curves are against `step`, the name of an entry of each of their points.
+
     Cells whose record is already final are left as they are. Used as a context manager: cells that
     have not ended when it closes are recorded as stopped, or as failed with the traceback.
     """
 
-    def __init__(self, cells: Sequence[Cell], place: Place) -> None:
+    def __init__(self, cells: Sequence[Cell], place: Place, step: str = "epoch") -> None:
         self.place = place
+        self.step = step
         self.cells = list(cells)
         done = records.finished_keys_among(place.folder, [cell.run_key for cell in cells])
         self.open = [cell.run_key not in done for cell in cells]
@@ -85,15 +88,16 @@ class Tracker:
             benchmark=self.place.benchmark,
             job_type=f"{cell.config['data']['name']}/{cell.config['variant']}",
             name=cell.run_key,
+            step=self.step,
             values={**cell.config, **extra},
         )
 
     def log(self, i: int, point: Mapping[str, float]) -> None:
-        """Add a point to a cell's curve; ``point["epoch"]`` is its place."""
+        """Add a point to a cell's curve; its entry `step` is its place."""
         self.curves[i].append(dict(point))
         run = self.runs[i]
         if run is not None:
-            run.log(dict(point), step=int(point["epoch"]))
+            run.log(dict(point), step=int(point[self.step]))
 
     def finish(
         self,

@@ -33,9 +33,11 @@ def verify_record(path: Path) -> list[str]:
 def _differences(record: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     config = {name: value for name, value in stored["config"].items() if name != "_wandb"}
     expected = {**record["config"], "run_key": record["run_key"], "attempt": record["attempt"]}
-    summary = finite_or_none({name: _number(stored["summary"].get(name)) for name in record["metrics"]})
-    names = ["epoch", *(record["curve"][0] if record["curve"] else [])]
-    curve = [{name: _number(row.get(name)) for name in dict.fromkeys(names)} for row in stored["history"]]
+    summary = finite_or_none(
+        {name: _number(stored["summary"].get(name)) for name in record["metrics"]}
+    )
+    names = list(record["curve"][0]) if record["curve"] else []
+    curve = [{name: _number(row.get(name)) for name in names} for row in stored["history"]]
     pairs = {
         "the configuration": (expected, config),
         "the metrics": (record["metrics"], summary),

@@ -76,6 +76,7 @@ def open_run(
     benchmark: str,
     job_type: str,
     name: str,
+    step: str,
     values: Mapping[str, Any],
 ) -> wandb.Run:
     """Open one W&B run beside others that are open in this process.
@@ -90,6 +91,8 @@ def open_run(
         As `reachable_mode` returned it.
     benchmark, job_type, name : str
         The run's group, job type and display name.
+    step : str
+        The metric that the others are drawn against.
     values : mapping
         The run's configuration.
     """
@@ -115,8 +118,8 @@ def open_run(
             x_transaction_log_flush_interval=FLUSH_SECONDS,
         ),
     )
-    run.define_metric("epoch", hidden=True)
-    run.define_metric("*", step_metric="epoch")
+    run.define_metric(step, hidden=True)
+    run.define_metric("*", step_metric=step)
     return run
 
 

@@ -1,0 +1,105 @@
+"""The algebra of third-order tensors under the t-product [TUB, preliminaries].
+
+A tensor of shape (n, m, k) is an n x m matrix whose entries are tubes of length k, and tubes
+multiply by circular convolution. The discrete Fourier transform along the tubes turns the product
+into k matrix products; for real tensors k // 2 + 1 of them determine the rest.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class TSVD(NamedTuple):
+    """The factors of ``tensor = left * f_diagonal(tubes) * t_transpose(right)``.
+
+    Attributes
+    ----------
+    left : Tensor
+        Shape (..., n, p, k) with p = min(n, m); orthonormal columns under the t-product.
+    tubes : Tensor
+        Shape (..., p, k): the singular tubes, their norms falling.
+    right : Tensor
+        Shape (..., m, p, k); orthonormal columns under the t-product.
+    """
+
+    left: Tensor
+    tubes: Tensor
+    right: Tensor
+
+
+def t_product(first: Tensor, second: Tensor) -> Tensor:
+    """Multiply tensors of shapes (..., n, p, k) and (..., p, m, k) into one of (..., n, m, k)."""
+    return from_fourier(to_fourier(first) @ to_fourier(second), first.shape[-1])
+
+
+def t_gram(tensor: Tensor) -> Tensor:
+    """Return ``tensor * t_transpose(tensor)``, shape (..., n, n, k), with half the transforms."""
+    slices = to_fourier(tensor)
+    return from_fourier(slices @ slices.mH, tensor.shape[-1])
+
+
+def t_transpose(tensor: Tensor) -> Tensor:
+    """Transpose every frontal slice and reverse the order of slices 2 to k."""
+    transposed = tensor.transpose(-3, -2)
+    return torch.cat([transposed[..., :1], transposed[..., 1:].flip(-1)], dim=-1)
+
+
+def t_identity(size: int, tube_length: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Return the unit of the t-product, shape (size, size, tube_length)."""
+    return f_diagonal(torch.eye(1, tube_length, dtype=dtype).expand(size, -1))
+
+
+def f_diagonal(tubes: Tensor) -> Tensor:
+    """Put tubes of shape (..., p, k) on the diagonal of a tensor of shape (..., p, p, k)."""
+    return tubes.mT.diag_embed().movedim(-3, -1)
+
+
+def t_svd(tensor: Tensor) -> TSVD:
+    """Return the singular value decomposition under the t-product [TUB, preliminaries].
+
+    Parameters
+    ----------
+    tensor : Tensor
+        Shape (..., n, m, k), real.
+    """
+    slices, length = to_fourier(tensor), tensor.shape[-1]
+    left, values, right = torch.linalg.svd(slices, full_matrices=False)
+    # Slices of frequency 0 and k/2 are real, but complex routines may turn the phase of their
+    # singular vectors, and the inverse transform would drop the imaginary parts.
+    real = torch.tensor([0] if length % 2 else [0, length // 2], device=tensor.device)
+    real_left, _, real_right = torch.linalg.svd(slices[..., real, :, :].real, full_matrices=False)
+    left[..., real, :, :] = real_left.to(left.dtype)
+    right[..., real, :, :] = real_right.to(right.dtype)
+    tubes = torch.fft.irfft(values.to(slices.dtype).mT, n=length)
+    return TSVD(from_fourier(left, length), tubes, from_fourier(right.mH, length))
+
+
+def singular_tubes(tensor: Tensor) -> Tensor:
+    """Return the singular tubes of a tensor of shape (..., n, m, k), shape (..., min(n, m), k)."""
+    slices = to_fourier(tensor)
+    values = torch.linalg.svdvals(slices).to(slices.dtype)
+    return torch.fft.irfft(values.mT, n=tensor.shape[-1])
+
+
+def tubal_rank(tensor: Tensor, tolerance: float = 1e-6) -> Tensor:
+    """Count the singular tubes whose norm exceeds `tolerance` times the largest one's.
+
+    Returns
+    -------
+    Tensor
+        Shape (...), int64.
+    """
+    norms = torch.linalg.vector_norm(singular_tubes(tensor), dim=-1)
+    return (norms > tolerance * norms[..., :1]).sum(-1)
+
+
+def to_fourier(tensor: Tensor) -> Tensor:
+    """Return the first k // 2 + 1 Fourier slices of a real (..., n, m, k): (..., slices, n, m)."""
+    return torch.fft.rfft(tensor, dim=-1).movedim(-1, -3)
+
+
+def from_fourier(slices: Tensor, tube_length: int) -> Tensor:
+    """Undo `to_fourier` for tubes of length `tube_length`."""
+    return torch.fft.irfft(slices.movedim(-3, -1), n=tube_length, dim=-1)

@@ -1,0 +1,128 @@
+"""Ranks of an end tensor, and how far it is from rank one."""
+
+from string import ascii_lowercase
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from bench.errors import require
+from bench.kernels.khatri_rao import khatri_rao
+from bench.seeding import generator
+
+
+def effective_rank(singular_values: Tensor) -> Tensor:
+    """Return the exponential of the entropy of the normalized singular values.
+
+    A number from 1 to the rank, continuous in the matrix (Roy & Vetterli, *The effective rank*,
+    2007); [NORM, effective rank].
+
+    Parameters
+    ----------
+    singular_values : Tensor
+        Shape (..., k), not negative.
+
+    Returns
+    -------
+    Tensor
+        Shape (...); NaN where all singular values are zero.
+    """
+    weights = singular_values / singular_values.sum(-1, keepdim=True)
+    return torch.special.entr(weights).sum(-1).exp()
+
+
+def numerical_rank(singular_values: Tensor, tolerance: float = 1e-2) -> Tensor:
+    """Count the values above `tolerance` times the largest: shape (..., k) to (...), int64.
+
+    For component norms, local-component norms and norms of singular tubes, too.
+    """
+    threshold = tolerance * singular_values.amax(-1, keepdim=True)
+    return (singular_values > threshold).sum(-1)
+
+
+def component_norms(factors: Tensor) -> Tensor:
+    """Return the Frobenius norms of a CP factorization's components.
+
+    Parameters
+    ----------
+    factors : Tensor
+        Shape (..., order, mode_dim, rank).
+
+    Returns
+    -------
+    Tensor
+        Shape (..., rank): products of the vectors' Euclidean norms [TF].
+    """
+    return torch.linalg.vector_norm(factors, dim=-2).prod(-2)
+
+
+def rank_one_distance(
+    tensor: Tensor, starts: int = 8, max_sweeps: int = 200, seed: int = 0
+) -> Tensor:
+    """Return the Frobenius distance from a tensor to the nearest tensor of rank one.
+
+    For matrices it is exact, by the singular values. For higher orders the best of several runs of
+    the higher-order power method counts, one from the leading singular vectors of the unfoldings
+    and the others from Gaussian vectors (De Lathauwer, De Moor & Vandewalle, *On the best rank-1
+    approximation of higher-order tensors*, 2000): an upper bound, as the problem is NP-hard.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        One tensor of order at least 2, without leading dimensions.
+    starts : int
+        Number of runs, at least 1.
+    max_sweeps : int
+        Bound on the passes over all modes; they end when no run's value grows any more.
+    seed : int
+        Seed of the Gaussian starts.
+
+    Returns
+    -------
+    Tensor
+        Scalar; divide by the tensor's norm for the relative distance.
+    """
+    require(tensor.ndim >= 2, f"a tensor of order {tensor.ndim}", "an order of at least 2")
+    require(starts >= 1, f"starts={starts}", "an integer of at least 1")
+    if tensor.ndim == 2:
+        return torch.linalg.vector_norm(torch.linalg.svdvals(tensor)[1:])
+    vectors = _power_method_starts(tensor, starts, seed)
+    values = tensor.new_zeros(starts)
+    for _ in range(max_sweeps):
+        before = values
+        for mode in range(tensor.ndim):
+            contracted = _contract_all_but(tensor, vectors, mode)
+            values = torch.linalg.vector_norm(contracted, dim=1)
+            vectors[mode] = normalize(contracted, dim=1)
+        if (values - before <= 4 * torch.finfo(tensor.dtype).eps * values).all():
+            break
+    best = int(values.argmax())
+    nearest = values[best] * _outer([vector[best] for vector in vectors])
+    return torch.linalg.vector_norm(tensor - nearest)
+
+
+def _power_method_starts(tensor: Tensor, starts: int, seed: int) -> list[Tensor]:
+    """Return, for each mode, unit vectors of shape (starts, mode_dim)."""
+    draw = generator(seed, "rank-one distance")
+    vectors = []
+    for mode, mode_dim in enumerate(tensor.shape):
+        unfolding = tensor.movedim(mode, 0).flatten(1)
+        leading = torch.linalg.eigh(unfolding @ unfolding.mT).eigenvectors[:, -1]
+        normal = torch.randn(starts - 1, mode_dim, generator=draw).to(tensor)
+        vectors.append(normalize(torch.cat([leading[None], normal]), dim=1))
+    return vectors
+
+
+def _contract_all_but(tensor: Tensor, vectors: list[Tensor], mode: int) -> Tensor:
+    """Contract every mode but one with that mode's vectors, run by run: (starts, mode_dim)."""
+    letters = ascii_lowercase[: tensor.ndim]
+    others = [n for n in range(tensor.ndim) if n != mode]
+    terms = ",".join("Z" + letters[n] for n in others)
+    return torch.einsum(
+        f"{letters},{terms}->Z{letters[mode]}", tensor, *[vectors[n] for n in others]
+    )
+
+
+def _outer(vectors: list[Tensor]) -> Tensor:
+    shape = [len(vector) for vector in vectors]
+    return khatri_rao([vector[:, None] for vector in vectors]).reshape(shape)

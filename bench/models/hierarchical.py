@@ -1,0 +1,410 @@
+"""Hierarchical tensor factorization: one weight matrix a node of a mode tree."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import require
+from bench.kernels.khatri_rao import khatri_rao
+from bench.measures.ranks import effective_rank
+from bench.models.mode_tree import PATTERNS, Arity, ModeTree, WindowRun, mode_tree
+from bench.models.product_pooling import evaluate_tree
+from bench.seeding import generator
+
+MAX_FULL_TENSOR = 2**20  # entries up to which the full tensor is formed for measures and entries
+
+
+@dataclass
+class HierarchicalConfig:
+    """Schema of `configs/model/hierarchical.yaml`.
+
+    Parameters
+    ----------
+    width : int
+        Number of local components of every inner node.
+    arity : int
+        How many nodes a window of the mode tree pools.
+    pattern : str
+        Pattern of the mode tree, see `bench.models.mode_tree.mode_tree`.
+    init_mean, init_std : float
+        Weights start as independent draws from N(init_mean, init_std^2).
+    """
+
+    width: int
+    arity: int = 2
+    pattern: str = "adjacent"
+    init_mean: float = 0.0
+    init_std: float = 1e-2
+
+    def __post_init__(self) -> None:
+        require(self.width >= 1, f"model.width={self.width}", "an integer of at least 1")
+        require(self.arity >= 2, f"model.arity={self.arity}", "an integer of at least 2")
+        require(self.pattern in PATTERNS, f"model.pattern={self.pattern}", " or ".join(PATTERNS))
+        require(math.isfinite(self.init_mean), f"model.init_mean={self.init_mean}", "a number")
+        require(
+            math.isfinite(self.init_std) and self.init_std >= 0,
+            f"model.init_std={self.init_std}",
+            "a number of at least 0",
+        )
+
+    def build(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
+        """Return a freshly started factorization."""
+        return HierarchicalTensorFactorization(
+            mode_dims,
+            self.width,
+            self.arity,
+            self.pattern,
+            init_mean=self.init_mean,
+            init_std=self.init_std,
+            seed=seed,
+        )
+
+
+def checked_widths(widths: int | Sequence[int], depth: int) -> list[int]:
+    """Return the widths of the levels, one a pooling level of the tree."""
+    levels = [widths] * depth if isinstance(widths, int) else list(widths)
+    require(
+        len(levels) == depth,
+        f"widths={levels} ({len(levels)} of them) for a mode tree of {depth} levels",
+        f"one integer, or {depth} of them",
+    )
+    require(min(levels) >= 1, f"widths={levels}", "integers of at least 1")
+    return levels
+
+
+class HierarchicalTensorFactorization(nn.Module):
+    """A tensor built up a mode tree, products of children's tensors mixed at each node.
+
+    As a network on one-hot inputs: locally connected 1 x 1 convolutions, product pooling over the
+    windows of the tree, level by level, and a linear output [HTF, section 3 and equation 4].
+
+    All parameters may have leading replicate dimensions (`bench.models.replicates`); every result
+    then has them too.
+
+    Parameters
+    ----------
+    mode_dims : sequence of int
+        Dimensions d_n of the modes, at least 2 modes.
+    widths : int or sequence of int
+        Number of local components of the inner nodes, from the first level above the leaves to the
+        root; one integer stands for all levels.
+    arity : int or sequence of int
+        How many nodes a window pools, see `bench.models.mode_tree.mode_tree`.
+    pattern : str
+        ``adjacent``, ``grid`` or ``half``.
+    tree : ModeTree, optional
+        The mode tree itself, in place of `arity` and `pattern`.
+    init_mean, init_std : float
+        Weights start as independent draws from N(init_mean, init_std^2).
+    seed : int
+        Seed of the start.
+
+    Attributes
+    ----------
+    leaf_weights : Parameter
+        Shape (..., order, max(mode_dims), widths[0]), in the tree's leaf order. Rows beyond a
+        mode's dimension are zero and stay zero.
+    inner_weights : ParameterList
+        For each level between leaves and root, shape (..., nodes, width, width of the parent).
+    root_weights : Parameter
+        Shape (..., widths[-1]).
+
+    Raises
+    ------
+    UserError
+        For dimensions, widths or a tree that do not fit together.
+    """
+
+    def __init__(
+        self,
+        mode_dims: Sequence[int],
+        widths: int | Sequence[int],
+        arity: Arity = 2,
+        pattern: str = "adjacent",
+        *,
+        tree: ModeTree | None = None,
+        init_mean: float = 0.0,
+        init_std: float = 1e-2,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.mode_dims = tuple(mode_dims)
+        require(
+            len(self.mode_dims) >= 2 and min(self.mode_dims) >= 1,
+            f"mode_dims={list(self.mode_dims)}",
+            "at least 2 modes, of dimension at least 1",
+        )
+        self.tree = tree or mode_tree(len(self.mode_dims), arity, pattern)
+        require(
+            self.tree.order == len(self.mode_dims),
+            f"a mode tree over {self.tree.order} modes for {len(self.mode_dims)} mode dimensions",
+            "a tree that covers the modes, each once",
+        )
+        self.widths = checked_widths(widths, self.tree.depth)
+        self._draw(init_mean, init_std, generator(seed, "hierarchical factorization"))
+
+    def _draw(self, mean: float, std: float, draw: torch.Generator) -> None:
+        def normal(*shape: int) -> Tensor:
+            return mean + std * torch.randn(shape, generator=draw)
+
+        order, widths = self.tree.order, self.widths
+        leaves = normal(order, max(self.mode_dims), widths[0])
+        self.leaf_weights = nn.Parameter(leaves * self._leaf_rows.unsqueeze(-1))
+        nodes = [sum(run.windows for run in runs) for runs in self.tree.runs]
+        self.inner_weights = nn.ParameterList(
+            normal(*shape) for shape in zip(nodes[:-1], widths[:-1], widths[1:], strict=True)
+        )
+        self.root_weights = nn.Parameter(normal(widths[-1]))
+
+    @property
+    def _tree_dims(self) -> list[int]:
+        """The modes' dimensions in tree order."""
+        return [self.mode_dims[mode] for mode in self.tree.leaf_order]
+
+    @property
+    def _leaf_rows(self) -> Tensor:
+        """Which rows of the leaf weights belong to a mode: (order, max_mode_dim), bool."""
+        return torch.arange(max(self.mode_dims)) < torch.tensor(self._tree_dims).unsqueeze(-1)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of free weights of one replicate."""
+        inner = sum(math.prod(weights.shape[-3:]) for weights in self.inner_weights)
+        return sum(self.mode_dims) * self.widths[0] + inner + self.widths[-1]
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the entries at `indices`.
+
+        Evaluates the full tensor, or the network at each of them, whichever takes fewer operations.
+
+        Parameters
+        ----------
+        indices : Tensor
+            Shape (batch, order), int64.
+
+        Returns
+        -------
+        Tensor
+            Shape (..., batch).
+        """
+        entries = math.prod(self.mode_dims)
+        if entries <= MAX_FULL_TENSOR and self._full_tensor_cost() <= self._network_cost(indices):
+            strides = [math.prod(self.mode_dims[n + 1 :]) for n in range(len(self.mode_dims))]
+            flat = (indices * torch.tensor(strides, device=indices.device)).sum(-1)
+            return self.full_tensor().flatten(-len(strides)).index_select(-1, flat)
+        return self.evaluate(nn.functional.one_hot(indices, max(self.mode_dims)))
+
+    def _network_cost(self, indices: Tensor) -> int:
+        """Multiplications of one evaluation through the network."""
+        leaves, levels = self.leaf_weights, self.inner_weights
+        return len(indices) * sum(math.prod(each.shape[-3:]) for each in (leaves, *levels))
+
+    def _full_tensor_cost(self) -> int:
+        """Multiplications of one evaluation of the full tensor."""
+        cost = math.prod(self.mode_dims) * self.widths[-1]
+        for nodes, weights in zip(self.tree.nodes[1:], self.inner_weights, strict=False):
+            entries = sum(math.prod(self.mode_dims[mode] for mode in node) for node in nodes)
+            cost += entries * math.prod(weights.shape[-2:])
+        return cost
+
+    def evaluate(self, features: Tensor) -> Tensor:
+        """Apply the network to any features, stably at any order.
+
+        Parameters
+        ----------
+        features : Tensor
+            Shape (batch, order, max(mode_dims)); one-hot vectors give the tensor's entries.
+
+        Returns
+        -------
+        Tensor
+            Shape (..., batch).
+        """
+        leaves = features[:, self.tree.leaf_order].movedim(0, 1).to(self.leaf_weights.dtype)
+        levels = [self.leaf_weights, *self.inner_weights]
+        return evaluate_tree(leaves, levels, self.root_weights[..., None], self.tree).squeeze(-1)
+
+    def full_tensor(self) -> Tensor:
+        """Return the end tensor, shape (..., *mode_dims), by halves.
+
+        The root's children are multiplied in two groups, by one matrix product [HTF, equation 3].
+        """
+        rows = zip(self.leaf_weights.unbind(-3), self._tree_dims, strict=True)
+        nodes = [weights[..., :dim, :] for weights, dim in rows]
+        for runs, weights in zip(self.tree.runs, self.inner_weights, strict=False):
+            nodes = _node_tensors(nodes, runs, weights)
+        sizes = [node.shape[-2] for node in nodes]
+        split = min(
+            range(1, len(nodes)), key=lambda at: math.prod(sizes[:at]) + math.prod(sizes[at:])
+        )
+        first = khatri_rao(nodes[:split]) * self.root_weights.unsqueeze(-2)
+        tensor = first @ khatri_rao(nodes[split:]).mT
+        leading = tensor.ndim - 2
+        natural = sorted(range(self.tree.order), key=self.tree.leaf_order.__getitem__)
+        order = [*range(leading), *(leading + place for place in natural)]
+        return tensor.reshape(*tensor.shape[:-2], *self._tree_dims).permute(order)
+
+    def local_component_norms(self) -> list[Tensor]:
+        """Return the norms of the local components, level by level from the leaves' parents up.
+
+        That of component r at node nu is the product of the norms of the children's r-th columns
+        and of the node's own r-th row [HTF, definition 3].
+
+        Returns
+        -------
+        list of Tensor
+            For each level shape (..., nodes, width), in tree order; the root's last.
+        """
+        levels = [self.leaf_weights, *self.inner_weights, self.root_weights[..., None, :, None]]
+        norms = []
+        for children, own, runs in zip(levels, levels[1:], self.tree.runs, strict=False):
+            columns = torch.linalg.vector_norm(children, dim=-2)
+            pooled = [windows.prod(-2) for windows in _windows(columns, runs, 1)]
+            norms.append(torch.cat(pooled, -2) * torch.linalg.vector_norm(own, dim=-1))
+        return norms
+
+    def matricization_singular_values(self) -> dict[tuple[int, ...], Tensor]:
+        """Return the singular values of the end tensor's matricization at every node but the root.
+
+        Their number above zero is the hierarchical tensor rank [HTF, definition 2]. Tensors of at
+        most 2**20 entries are matricized and decomposed as they are. Of larger ones only Gram
+        matrices are formed, in float64; there values below 1e-8 of the largest are rounding.
+
+        Returns
+        -------
+        dict of tuple of int to Tensor
+            For the modes of each node, rising, singular values, falling, shape (..., k).
+        """
+        small = math.prod(self.mode_dims) <= MAX_FULL_TENSOR
+        return self._values_by_decomposition() if small else self._values_by_grams()
+
+    def effective_ranks(self) -> dict[tuple[int, ...], Tensor]:
+        """Return the effective rank of each matricization, shape (...) for the modes of a node."""
+        values = self.matricization_singular_values()
+        return {modes: effective_rank(each) for modes, each in values.items()}
+
+    @torch.no_grad()
+    def _values_by_decomposition(self) -> dict[tuple[int, ...], Tensor]:
+        tensor = self.full_tensor()
+        leading = tensor.ndim - self.tree.order
+        values = {}
+        for node in (node for level in self.tree.nodes[:-1] for node in level):
+            modes = tuple(sorted(node))
+            rows = tensor.movedim([leading + mode for mode in modes], list(range(-len(modes), 0)))
+            matrix = rows.flatten(-len(modes)).flatten(leading, -2)
+            values[modes] = torch.linalg.svdvals(matrix)
+        return values
+
+    @torch.no_grad()
+    def _values_by_grams(self) -> dict[tuple[int, ...], Tensor]:
+        """Singular values of U V^T from the Gram matrices U^T U and V^T V, for every node."""
+        grams, log_norm = self._grams()
+        outside = self._root_outer()
+        values = {}
+        weights = [*self.inner_weights, None]
+        for level in reversed(range(self.tree.depth)):
+            above = weights[level]
+            if above is not None:
+                outside = above.double() @ outside @ above.double().mT
+            outside = _normalized(_siblings(grams[level], outside, self.tree.runs[level]))[0]
+            roots = _square_root(grams[level]).mT @ _square_root(outside)
+            singular = torch.nn.functional.normalize(torch.linalg.svdvals(roots), dim=-1)
+            singular = (singular * log_norm[..., None, None].exp()).to(self.root_weights.dtype)
+            nodes = [tuple(sorted(node)) for node in self.tree.nodes[level]]
+            values |= zip(nodes, singular.unbind(-2), strict=True)
+        return values
+
+    def _root_outer(self) -> Tensor:
+        root = self.root_weights.double()
+        return (root.unsqueeze(-1) * root.unsqueeze(-2)).unsqueeze(-3)
+
+    def _grams(self) -> tuple[list[Tensor], Tensor]:
+        """Return Gram matrices of the node tensors up to a factor, and log ||end tensor||.
+
+        The Gram matrix of a Khatri-Rao product is the Hadamard product of the factors' ones.
+        """
+        leaves = self.leaf_weights.double()
+        gram, log_scale = _normalized(leaves.mT @ leaves)
+        grams = [gram]
+        for runs, weights in zip(self.tree.runs, self.inner_weights, strict=False):
+            pooled = torch.cat([windows.prod(-3) for windows in _windows(gram, runs, 2)], -3)
+            gram, more = _normalized(weights.double().mT @ pooled @ weights.double())
+            log_scale = log_scale + more
+            grams.append(gram)
+        root = (gram.prod(-3, keepdim=True) * self._root_outer()).sum((-3, -2, -1))
+        return grams, (root.log() + log_scale) / 2
+
+    @torch.no_grad()
+    def frobenius_norm(self) -> Tensor:
+        """Return the end tensor's Frobenius norm, shape (...), from Gram matrices at any order."""
+        return self._grams()[1].exp().to(self.root_weights.dtype)
+
+    @torch.no_grad()
+    def normalize_to(self, norm: float) -> None:
+        """Multiply all weights by one number that gives the end tensor Frobenius norm `norm`."""
+        require(norm > 0, f"norm={norm}", "a number above 0")
+        _, log_norm = self._grams()
+        require(
+            bool(log_norm.isfinite().all()),
+            "normalizing a zero tensor",
+            "a tensor of a norm above 0",
+            "raise init_std",
+        )
+        degree = sum(map(len, self.tree.nodes))
+        factor = ((math.log(norm) - log_norm) / degree).exp()
+        for weights in self.parameters():
+            weights.mul_(factor.view(*factor.shape, *[1] * (weights.ndim - factor.ndim)))
+
+
+def _windows(values: Tensor, runs: Sequence[WindowRun], node_dims: int) -> list[Tensor]:
+    """Split nodes, one dimension before the last `node_dims`, into (windows, arity) run by run."""
+    nodes = values.ndim - 1 - node_dims
+    parts = values.split([run.windows * run.arity for run in runs], nodes)
+    return [
+        part.unflatten(nodes, (run.windows, run.arity))
+        for part, run in zip(parts, runs, strict=True)
+    ]
+
+
+def _node_tensors(nodes: list[Tensor], runs: Sequence[WindowRun], weights: Tensor) -> list[Tensor]:
+    """Pool the nodes' tensors, each (..., entries, width), and mix them; equal windows at once."""
+    children = iter(nodes)
+    windows = [
+        [next(children) for _ in range(run.arity)] for run in runs for _ in range(run.windows)
+    ]
+    pooled: list[Tensor] = []
+    for _, group in groupby(windows, lambda window: [node.shape[-2] for node in window]):
+        product = khatri_rao([torch.stack(place, -3) for place in zip(*group, strict=True)])
+        first, last = len(pooled), len(pooled) + product.shape[-3]
+        pooled += (product @ weights[..., first:last, :, :]).unbind(-3)
+    return pooled
+
+
+def _normalized(grams: Tensor) -> tuple[Tensor, Tensor]:
+    """Divide each Gram matrix by its largest entry; return also the sum of the logs of those."""
+    largest = grams.diagonal(dim1=-2, dim2=-1).amax(-1)
+    scale = largest.where(largest > 0, 1.0)
+    return grams / scale[..., None, None], scale.log().sum(-1)
+
+
+def _siblings(grams: Tensor, outside: Tensor, runs: Sequence[WindowRun]) -> Tensor:
+    """Multiply what is outside each window with the Gram matrices of a node's siblings."""
+    products = []
+    for windows in _windows(grams, runs, 2):
+        ones = torch.ones_like(windows[..., :1, :, :])
+        before = torch.cat([ones, windows[..., :-1, :, :]], -3).cumprod(-3)
+        after = torch.cat([ones, windows[..., 1:, :, :].flip(-3)], -3).cumprod(-3).flip(-3)
+        products.append(before * after)
+    parts = outside.split([run.windows for run in runs], -3)
+    both = zip(products, parts, strict=True)
+    return torch.cat([(each * part.unsqueeze(-3)).flatten(-4, -3) for each, part in both], -3)
+
+
+def _square_root(grams: Tensor) -> Tensor:
+    """Return L with L L^T the given positive semi-definite matrices."""
+    values, vectors = torch.linalg.eigh(grams)
+    return vectors * values.clamp(min=0).sqrt().unsqueeze(-2)

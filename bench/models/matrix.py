@@ -1,0 +1,162 @@
+"""Matrix factorization: a linear network without biases, its end matrix the product of weights."""
+
+from dataclasses import asdict, dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import require
+
+STARTS = ("gaussian", "balanced")
+
+
+@dataclass
+class MatrixConfig:
+    """Schema of `configs/model/matrix.yaml`; see `MatrixFactorization` for the meanings."""
+
+    depth: int = 3
+    width: int | None = None
+    start: str = "gaussian"
+    init_std: float = 1e-3
+    determinant_sign: int | None = None
+
+    def __post_init__(self) -> None:
+        require(self.depth >= 1, f"model.depth={self.depth}", "an integer of at least 1")
+        known = self.width is None or self.width >= 1
+        require(known, f"model.width={self.width}", "an integer of at least 1, or null")
+        require(self.start in STARTS, f"model.start={self.start}", " or ".join(STARTS))
+        require(self.init_std > 0, f"model.init_std={self.init_std}", "a number above 0")
+        sign = self.determinant_sign
+        require(sign in (-1, 1, None), f"model.determinant_sign={sign}", "-1, 1 or null")
+
+    def build(
+        self, rows: int, columns: int, generator: torch.Generator | None = None
+    ) -> "MatrixFactorization":
+        """Return a freshly started factorization."""
+        return MatrixFactorization(rows, columns, **asdict(self), generator=generator)
+
+
+class MatrixFactorization(nn.Module):
+    """The product ``W_L ... W_2 W_1`` of L matrices [NORM, matrix factorization].
+
+    Parameters
+    ----------
+    rows, columns : int
+        Shape of the end matrix.
+    depth : int
+        Number L of factors, at least 1.
+    width : int, optional
+        Inner dimension of the factors; by default the smaller of rows and columns, so that the
+        product is not bounded in rank.
+    start : str
+        ``gaussian``: every entry of every factor is drawn from N(0, init_std^2). ``balanced``: the
+        end matrix is drawn from N(0, init_std^2) and split so that
+        ``W_{l+1}^T W_{l+1} = W_l W_l^T`` for all l.
+    init_std : float
+        Standard deviation, above 0.
+    determinant_sign : int, optional
+        1 or -1: the sign of the end matrix's determinant at the start, enforced by negating a row.
+    generator : torch.Generator, optional
+        Source of the start values.
+
+    Attributes
+    ----------
+    factors : ParameterList
+        W_1 to W_L, shapes (width, columns), (width, width), ..., (rows, width), or the same with
+        leading replicate dimensions.
+
+    Raises
+    ------
+    UserError
+        For sizes, a start or a sign that are not possible together.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        columns: int,
+        depth: int = 3,
+        *,
+        width: int | None = None,
+        start: str = "gaussian",
+        init_std: float = 1e-3,
+        determinant_sign: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        MatrixConfig(depth, width, start, init_std, determinant_sign)  # checks each value
+        for name, size in (("rows", rows), ("columns", columns)):
+            require(size >= 1, f"{name}={size}", "an integer of at least 1")
+        smaller = min(rows, columns)
+        sizes = [columns, *[width or smaller] * (depth - 1), rows]
+        _check_together(sizes, start, determinant_sign)
+        shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
+        begin = _gaussian_factors if start == "gaussian" else _balanced_factors
+        factors = begin(shapes, init_std, generator)
+        if determinant_sign is not None and _determinant_sign(factors) != determinant_sign:
+            factors[-1][0].neg_()
+        self.factors = nn.ParameterList([factor.float() for factor in factors])
+
+    def full_tensor(self) -> Tensor:
+        """Return the end matrix, shape (..., rows, columns)."""
+        return reduce(_multiply_on, self.factors)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the entries at `indices`, shape (batch, 2), int64: shape (..., batch)."""
+        return self.full_tensor()[..., indices[:, 0], indices[:, 1]]
+
+    def singular_values(self) -> Tensor:
+        """Return the end matrix's singular values, falling: shape (..., min(rows, columns))."""
+        return torch.linalg.svdvals(self.full_tensor())
+
+
+def _check_together(sizes: list[int], start: str, determinant_sign: int | None) -> None:
+    columns, rows, narrowest = sizes[0], sizes[-1], min(sizes)
+    require(
+        start == "gaussian" or narrowest == min(rows, columns),
+        f"model.start=balanced with model.width={narrowest}",
+        f"a width of at least {min(rows, columns)}, the smaller side of the matrix",
+        "widen the factorization or take model.start=gaussian",
+    )
+    require(
+        determinant_sign is None or rows == columns == narrowest,
+        f"model.determinant_sign={determinant_sign} for a {rows} x {columns} matrix whose "
+        f"factors are {narrowest} wide",
+        "a square matrix with factors at least as wide",
+        "take model.determinant_sign=null",
+    )
+
+
+def _gaussian_factors(
+    shapes: list[tuple[int, int]], std: float, generator: torch.Generator | None
+) -> list[Tensor]:
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) * std for shape in shapes]
+
+
+def _balanced_factors(
+    shapes: list[tuple[int, int]], std: float, generator: torch.Generator | None
+) -> list[Tensor]:
+    """Split a Gaussian end matrix: ``U S V^T = (U S^(1/L)) S^(1/L) ... (S^(1/L) V^T)``.
+
+    Directions that the inner width has beyond the end matrix's rank start, and so stay, at zero.
+    """
+    rows, columns, depth = shapes[-1][0], shapes[0][1], len(shapes)
+    end = std * torch.randn(rows, columns, generator=generator, dtype=torch.float64)
+    if depth == 1:
+        return [end]
+    left, values, right = torch.linalg.svd(end, full_matrices=False)
+    root = values.pow(1 / depth).diag()
+    blocks = [root @ right, *[root] * (depth - 2), left @ root]
+    factors = [end.new_zeros(shape) for shape in shapes]
+    for factor, block in zip(factors, blocks, strict=True):
+        factor[: block.shape[0], : block.shape[1]] = block
+    return factors
+
+
+def _determinant_sign(factors: list[Tensor]) -> int:
+    return int(torch.linalg.slogdet(reduce(_multiply_on, factors)).sign)
+
+
+def _multiply_on(product: Tensor, factor: Tensor) -> Tensor:
+    return factor @ product

@@ -1,0 +1,249 @@
+"""Mode trees: which modes of a hierarchical tensor factorization are pooled together, and when."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, groupby
+
+from bench.errors import require
+
+PATTERNS = ("adjacent", "grid", "half")
+Window = tuple[int, ...]
+Arity = int | Sequence[int]
+
+
+@dataclass(frozen=True)
+class WindowRun:
+    """Neighbouring windows of one level that pool equally many nodes."""
+
+    windows: int
+    arity: int
+
+
+@dataclass(frozen=True)
+class ModeTree:
+    """A tree whose leaves are the modes and whose root holds them all [HTF, section 3].
+
+    Parameters
+    ----------
+    levels : tuple of tuples of tuples of int
+        ``levels[l]`` lists the windows of level l, from the leaves up: the numbers of the nodes of
+        level l (of the modes, for l = 0) that are pooled into one node of level l + 1. The last
+        level has one window.
+
+    Raises
+    ------
+    UserError
+        Unless every level's windows hold each node of the level once and the last is one window.
+    """
+
+    levels: tuple[tuple[Window, ...], ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.levels) > 0, "a mode tree without levels", "at least one level")
+        sizes = [self.order, *map(len, self.levels)]
+        for level, windows in enumerate(self.levels):
+            pooled = sorted(node for window in windows for node in window)
+            require(
+                pooled == list(range(sizes[level])) and all(windows),
+                f"a mode tree whose level {level} pools the nodes {_shorten(pooled)}",
+                f"windows that hold each of the nodes 0 to {sizes[level] - 1} once",
+            )
+        require(sizes[-1] == 1, f"a mode tree that ends in {sizes[-1]} windows", "one last window")
+
+    @cached_property
+    def order(self) -> int:
+        """Number of modes."""
+        return sum(map(len, self.levels[0]))
+
+    @property
+    def depth(self) -> int:
+        """Number of pooling levels."""
+        return len(self.levels)
+
+    @cached_property
+    def nodes(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
+        """The modes below each node, level by level from the leaves to the root, in tree order."""
+        modes = self.leaf_order
+        levels: list[tuple[Window, ...]] = [tuple((mode,) for mode in modes)]
+        for runs in self.runs:
+            children = iter(levels[-1])
+            arities = [run.arity for run in runs for _ in range(run.windows)]
+            pooled = (tuple(next(children) for _ in range(arity)) for arity in arities)
+            levels.append(tuple(tuple(mode for child in node for mode in child) for node in pooled))
+        return tuple(levels)
+
+    @cached_property
+    def _depth_first(self) -> tuple[tuple[int, ...], ...]:
+        """The nodes of each level, leaves first, in the order of a depth-first walk."""
+        orders: list[tuple[int, ...]] = [(0,)]
+        for windows in reversed(self.levels):
+            orders.append(tuple(child for node in orders[-1] for child in windows[node]))
+        return tuple(reversed(orders))
+
+    @property
+    def leaf_order(self) -> tuple[int, ...]:
+        """The modes in tree order: a depth-first walk, in which every window is contiguous."""
+        return self._depth_first[0]
+
+    @cached_property
+    def runs(self) -> tuple[tuple[WindowRun, ...], ...]:
+        """For each level its windows in tree order, those of equal arity run by run."""
+        levels = []
+        for windows, order in zip(self.levels, self._depth_first[1:], strict=True):
+            lengths = groupby(len(windows[node]) for node in order)
+            levels.append(tuple(WindowRun(len(list(run)), arity) for arity, run in lengths))
+        return tuple(levels)
+
+
+def _shorten(numbers: list[int], most: int = 12) -> str:
+    shown = ", ".join(map(str, numbers[:most]))
+    return f"[{shown}, ... {len(numbers)} in all]" if len(numbers) > most else f"[{shown}]"
+
+
+def mode_tree(
+    order: int,
+    arity: Arity = 2,
+    pattern: str = "adjacent",
+    grid_shape: tuple[int, int] | None = None,
+) -> ModeTree:
+    """Build the mode tree of a pattern.
+
+    Parameters
+    ----------
+    order : int
+        Number of modes, at least 2.
+    arity : int or sequence of int
+        How many nodes a window pools: at every level, or level by level from the leaves. For the
+        pattern ``grid`` a square number: 4 means 2 x 2 windows.
+    pattern : str
+        ``adjacent``: neighbours first; the nodes left over at a level form one smaller window.
+        ``half``: opposite parts first, node i with node i + n/2, so that neighbours meet last;
+        the nodes left over are those before the second part.
+        ``grid``: square windows of an image. An arity for all levels is kept as long as its
+        windows divide the grid, then one last window pools all that is left: 28 -> 14 -> 7 -> 1
+        for 2 x 2 windows. An arity a level may leave smaller windows at the far borders.
+    grid_shape : (int, int), optional
+        Height and width of the grid, whose modes are counted row by row; by default a square.
+
+    Returns
+    -------
+    ModeTree
+
+    Raises
+    ------
+    UserError
+        For an order, arity, pattern or grid that do not fit together.
+    """
+    require(order >= 2, f"a mode tree of {order} modes", "at least 2 modes")
+    require(pattern in PATTERNS, f"pattern={pattern}", " or ".join(PATTERNS))
+    given = [arity] if isinstance(arity, int) else list(arity)
+    for one in given:
+        require(one >= 2, f"arity={one}", "an integer of at least 2")
+    if pattern == "grid":
+        return _grid_tree(_checked_grid(order, grid_shape), arity)
+    windows_of = _adjacent_windows if pattern == "adjacent" else _half_windows
+    levels, nodes = [], order
+    while nodes > 1:
+        level = len(levels)
+        _require_level(level, arity, nodes)
+        levels.append(windows_of(nodes, arity if isinstance(arity, int) else arity[level]))
+        nodes = len(levels[-1])
+    _require_used(len(levels), arity)
+    return ModeTree(tuple(levels))
+
+
+def _require_level(level: int, arity: Arity, nodes: int) -> None:
+    require(
+        isinstance(arity, int) or level < len(arity),
+        f"arity={arity if isinstance(arity, int) else list(arity)}, a tree that leaves {nodes} "
+        "nodes unpooled",
+        "arities that end in one node",
+        f"append {nodes}",
+    )
+
+
+def _require_used(depth: int, arity: Arity) -> None:
+    require(
+        isinstance(arity, int) or len(arity) == depth,
+        f"arity={arity if isinstance(arity, int) else list(arity)} for a tree of {depth} levels",
+        f"{depth} arities",
+    )
+
+
+def _adjacent_windows(nodes: int, arity: int) -> tuple[Window, ...]:
+    return tuple(tuple(range(start, min(start + arity, nodes))) for start in range(0, nodes, arity))
+
+
+def _half_windows(nodes: int, arity: int) -> tuple[Window, ...]:
+    full, left_over = divmod(nodes, arity)
+    if full == 0:
+        return (tuple(range(nodes)),)
+    kept = [*range(full), *range(full + left_over, nodes)]
+    windows = [tuple(kept[start::full]) for start in range(full)]
+    if left_over:
+        windows.append(tuple(range(full, full + left_over)))
+    return tuple(windows)
+
+
+def _checked_grid(order: int, grid_shape: tuple[int, int] | None) -> tuple[int, int]:
+    side = math.isqrt(order)
+    height, width = grid_shape or (side, side)
+    require(
+        height * width == order,
+        f"a grid of {height} x {width} for {order} modes",
+        "a height and a width whose product is the number of modes",
+        "give grid_shape=(height, width)",
+    )
+    return height, width
+
+
+def _window_side(arity: int) -> int:
+    side = math.isqrt(arity)
+    require(
+        side * side == arity, f"arity={arity} with pattern=grid", "a square number such as 4 or 9"
+    )
+    return side
+
+
+def _grid_tree(shape: tuple[int, int], arity: Arity) -> ModeTree:
+    sides = _grid_sides(shape, arity)
+    levels = []
+    for height, width in sides:
+        rows, columns = range(0, shape[0], height), range(0, shape[1], width)
+        levels.append(
+            tuple(_block(shape, top, left, height, width) for top in rows for left in columns)
+        )
+        shape = len(rows), len(columns)
+    return ModeTree(tuple(levels))
+
+
+def _grid_sides(shape: tuple[int, int], arity: Arity) -> list[tuple[int, int]]:
+    """Return the height and width of the windows of each level."""
+    if isinstance(arity, int):
+        side, sides = _window_side(arity), []
+        while max(shape) > side and shape[0] % side == 0 and shape[1] % side == 0:
+            sides.append((side, side))
+            shape = shape[0] // side, shape[1] // side
+        return [*sides, shape] if max(shape) > 1 else sides
+    sides = [(side, side) for side in map(_window_side, arity)]
+    shapes = accumulate(
+        sides,
+        lambda now, window: (math.ceil(now[0] / window[0]), math.ceil(now[1] / window[1])),
+        initial=shape,
+    )
+    *before, end = shapes
+    require(
+        end == (1, 1) and (1, 1) not in before,
+        f"arity={list(arity)} for a grid of {shape[0]} x {shape[1]}, "
+        f"whose levels are {' -> '.join(f'{h} x {w}' for h, w in [*before, end])}",
+        "arities that end in one node, and only at the last level",
+    )
+    return sides
+
+
+def _block(shape: tuple[int, int], top: int, left: int, height: int, width: int) -> Window:
+    rows = range(top, min(top + height, shape[0]))
+    columns = range(left, min(left + width, shape[1]))
+    return tuple(row * shape[1] + column for row in rows for column in columns)

@@ -1,0 +1,114 @@
+"""Product pooling up a mode tree, without over- or underflow.
+
+A product over hundreds of inputs leaves the range of any float. As the network is linear in each
+node, every node's vector may be divided by a power of two if the output is multiplied by it again:
+powers of two are exact, so the values are those of the plain evaluation, and so are the gradients,
+which pass through the scaled vectors and never see the scale.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.models.mode_tree import ModeTree, WindowRun
+
+EXPONENT_LIMIT = 100  # keeps the power of two and its inverse in the range of float32
+
+
+def evaluate_tree(
+    features: Tensor, levels: Sequence[Tensor], root: Tensor, tree: ModeTree
+) -> Tensor:
+    """Mix and pool features level by level up a mode tree, then apply a linear output.
+
+    Parameters
+    ----------
+    features : Tensor
+        Shape (order, batch, features), in the tree's leaf order.
+    levels : sequence of Tensor
+        For each level, from the leaves up, weights of shape (..., nodes, inputs, outputs); a level
+        that shares its weights has one node.
+    root : Tensor
+        Shape (..., inputs, outputs).
+    tree : ModeTree
+        Which nodes are pooled.
+
+    Returns
+    -------
+    Tensor
+        Shape (..., batch, outputs).
+
+    Raises
+    ------
+    UserError
+        If every output is too small for the dtype: gradients would be zero without a word.
+    """
+    values, total = features, torch.zeros((), dtype=torch.int64, device=features.device)
+    for weights, nodes, runs in zip(levels, tree.nodes, tree.runs, strict=False):
+        weights, exponents = _rescale(weights, (-2, -1))
+        # A shared weight counts once for every node that uses it.
+        uses = len(nodes) // weights.shape[-3]
+        total = total + uses * exponents.sum((-3, -1))
+        values, exponents = _pool_level(values @ weights, runs)
+        total = total + exponents
+    root, exponents = _rescale(root, (-2, -1))
+    return _restore(values.squeeze(-3) @ root, (total + exponents.squeeze(-1)).unsqueeze(-1))
+
+
+def _rescale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Bring the largest magnitude over `dims` to [0.5, 1), and return the exponents, int64."""
+    largest = values.detach().abs().amax(dims, keepdim=True)
+    exponents = torch.frexp(largest).exponent.clamp_(-EXPONENT_LIMIT, EXPONENT_LIMIT)
+    return values * torch.exp2(-exponents.to(values.dtype)), exponents.long()
+
+
+def _pool_level(values: Tensor, runs: Sequence[WindowRun]) -> tuple[Tensor, Tensor]:
+    """Multiply the nodes of each window; shape (..., nodes, batch, width) to (..., windows, ...).
+
+    Returns also the exponents, summed over the nodes: shape (..., batch).
+    """
+    parts = values.split([run.windows * run.arity for run in runs], -3)
+    pooled, total = [], torch.zeros((), dtype=torch.int64, device=values.device)
+    for part, run in zip(parts, runs, strict=True):
+        product, exponents = _window_product(part.unflatten(-3, (run.windows, run.arity)))
+        pooled.append(product)
+        total = total + exponents
+    return pooled[0] if len(pooled) == 1 else torch.cat(pooled, -3), total
+
+
+def _window_product(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiply over dimension -3, four at a time, rescaling between; zeros need no special care."""
+    total = torch.zeros((), dtype=torch.int64, device=values.device)
+    while values.shape[-3] > 1:
+        values, exponents = _rescale(_halve(_halve(values)), (-1,))
+        total = total + exponents.sum((-4, -3, -1))
+    return values.squeeze(-3), total
+
+
+def _halve(values: Tensor) -> Tensor:
+    """Multiply the first half of dimension -3 with the second; an odd one is left over."""
+    half = values.shape[-3] // 2
+    if half == 0:
+        return values
+    product = values.narrow(-3, 0, half) * values.narrow(-3, half, half)
+    rest = values.narrow(-3, 2 * half, values.shape[-3] - 2 * half)
+    return torch.cat([product, rest], -3) if rest.shape[-3] else product
+
+
+def _restore(values: Tensor, exponents: Tensor) -> Tensor:
+    """Multiply by 2**exponents, in two steps as one may overflow where the product does not."""
+    limit = 2 * (math.frexp(torch.finfo(values.dtype).max)[1] - 2)
+    exponents = exponents.clamp(-limit, limit)
+    half = exponents // 2
+    restored = values * torch.exp2(half.to(values.dtype))
+    restored = restored * torch.exp2((exponents - half).to(values.dtype))
+    vanished = (restored == 0) & (values != 0)
+    if values.numel() and bool(vanished.all()):
+        raise UserError(
+            f"a network whose outputs are all below the smallest {values.dtype}",
+            "outputs that can be told from zero",
+            "start the weights larger",
+        )
+    return restored

@@ -1,0 +1,38 @@
+"""Many replicates of one module in one: seeds and initialization scales in a batch dimension."""
+
+import copy
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import nn
+from torch.func import stack_module_state
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def stack_replicates(modules: Sequence[M]) -> M:
+    """Return one module whose every parameter and buffer stacks those of `modules`.
+
+    For modules whose operations carry leading dimensions through: the result then computes all
+    replicates at once, each as it would be computed alone.
+
+    Parameters
+    ----------
+    modules : sequence of nn.Module
+        At least one; of the same class and with the same shapes.
+
+    Returns
+    -------
+    nn.Module
+        Of the same class; every parameter and buffer has one more dimension, the first, of size
+        ``len(modules)``.
+    """
+    parameters, buffers = stack_module_state(list(modules))
+    stacked = copy.deepcopy(modules[0])
+    for name, values in parameters.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(stacked.get_submodule(owner), attribute, nn.Parameter(values.detach()))
+    for name, values in buffers.items():
+        owner, _, attribute = name.rpartition(".")
+        setattr(stacked.get_submodule(owner), attribute, values)
+    return stacked

@@ -1,0 +1,84 @@
+"""Symmetric tubal factorization of third-order tensors."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import require
+from bench.kernels.tproduct import singular_tubes, t_gram
+
+
+@dataclass
+class TubalConfig:
+    """Schema of `configs/model/tubal.yaml`; see `TubalFactorization` for the meanings."""
+
+    overestimated_rank: int
+    init_std: float = 1e-7
+
+    def __post_init__(self) -> None:
+        rank = self.overestimated_rank
+        require(rank >= 1, f"model.overestimated_rank={rank}", "an integer of at least 1")
+        require(self.init_std > 0, f"model.init_std={self.init_std}", "a number above 0")
+
+    def build(
+        self, size: int, tube_length: int, generator: torch.Generator | None = None
+    ) -> "TubalFactorization":
+        """Return a freshly started factorization."""
+        return TubalFactorization(size, tube_length, **asdict(self), generator=generator)
+
+
+class TubalFactorization(nn.Module):
+    """The tensor ``U * U^T`` under the t-product [TUB, problem statement].
+
+    Parameters
+    ----------
+    size : int
+        The n of the end tensor's shape (n, n, k).
+    tube_length : int
+        Its k.
+    overestimated_rank : int
+        The R of U's shape (n, R, k); far above the rank sought, and above n too if one likes.
+    init_std : float
+        The alpha of the start: U's entries are drawn from N(0, alpha^2 / R).
+    generator : torch.Generator, optional
+        Source of the start values.
+
+    Attributes
+    ----------
+    factor : Parameter
+        U, shape (n, R, k), or the same with leading replicate dimensions.
+
+    Raises
+    ------
+    UserError
+        For a size below 1 or a standard deviation not above 0.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        tube_length: int,
+        overestimated_rank: int,
+        *,
+        init_std: float = 1e-7,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        TubalConfig(overestimated_rank, init_std)  # checks each value
+        for name, length in (("size", size), ("tube_length", tube_length)):
+            require(length >= 1, f"{name}={length}", "an integer of at least 1")
+        normal = torch.randn(size, overestimated_rank, tube_length, generator=generator)
+        self.factor = nn.Parameter(normal * (init_std / overestimated_rank**0.5))
+
+    def full_tensor(self) -> Tensor:
+        """Return the end tensor, shape (..., size, size, tube_length)."""
+        return t_gram(self.factor)
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return the entries at `indices`, shape (batch, 3), int64: shape (..., batch)."""
+        return self.full_tensor()[..., indices[:, 0], indices[:, 1], indices[:, 2]]
+
+    def singular_tube_norms(self) -> Tensor:
+        """Return the norms of the end tensor's singular tubes, falling: shape (..., size)."""
+        return torch.linalg.vector_norm(singular_tubes(self.full_tensor()), dim=-1)

@@ -1,0 +1,213 @@
+"""Convolutions and batch normalization whose input gradients are cheap to differentiate again.
+
+PyTorch's second derivative of a convolution finds the weights' part by a convolution whose kernel
+is a whole feature map, several times slower than an ordinary weight gradient, and its second
+derivative of batch normalization takes some twenty passes over the data. Here the first is an
+ordinary weight gradient and the second three passes.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+
+aten = torch.ops.aten
+
+
+class InputGradients(TorchFunctionMode):
+    """A mode in which networks build graphs made for penalties on their input gradients.
+
+    A graph built in it has two uses: ``torch.autograd.grad(..., create_graph=True)`` with respect
+    to the network's inputs, not its parameters, and then a backward pass to the parameters, not
+    the inputs. The values are those of the ordinary graph up to rounding. Operations
+    other than 2-d convolution and batch normalization in training, and all under autocast, stay
+    as they are.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Replace the two operations by their twins."""
+        kwargs = kwargs or {}
+        twin = _TWINS.get(func)
+        return (twin or func)(*args, **kwargs)
+
+
+def _conv2d(
+    inputs: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    options = stride, padding, dilation
+    if not all(isinstance(each, tuple) for each in options) or _autocast(inputs):
+        return torch.conv2d(inputs, weight, bias, *options, groups)
+    return _Convolution.apply(inputs, weight, bias, (*options, False, (0, 0), groups))  # pyright: ignore
+
+
+def _batch_norm(
+    inputs: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Tensor:
+    if not training or weight is None or _autocast(inputs):
+        return functional.batch_norm(
+            inputs, running_mean, running_var, weight, bias, training, momentum, eps
+        )
+    statistics = running_mean, running_var
+    return _BatchNorm.apply(inputs, weight, bias, statistics, momentum, eps)  # pyright: ignore
+
+
+def _autocast(inputs: Tensor) -> bool:
+    return torch.is_autocast_enabled(inputs.device.type)
+
+
+_TWINS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.conv2d: _conv2d,
+    functional.batch_norm: _batch_norm,
+}
+
+
+class _Convolution(Function):
+    """A convolution; `options` are those of ``aten::convolution`` from the stride on."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.options, ctx.of_leaf = options, inputs.is_leaf
+        return aten.convolution(inputs, weight, bias, *options)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        inputs, weight = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            change: Any = _ConvolutionBackward.apply(gradient, inputs, weight, ctx.options)
+            return change, None, None, None
+        needed = ctx.needs_input_grad
+        mask = [needed[0] and not ctx.of_leaf, needed[1], needed[2]]
+        gradients = aten.convolution_backward(
+            gradient, inputs, weight, [len(weight)], *ctx.options, mask
+        )
+        return *gradients, None
+
+
+class _ConvolutionBackward(Function):
+    """The input gradient of a convolution; of the inputs only the shape matters."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gradient: Tensor, inputs: Tensor, weight: Tensor, options: tuple[Any, ...]
+    ) -> Tensor:
+        ctx.save_for_backward(gradient, weight)
+        ctx.options = options
+        mask = [True, False, False]
+        return aten.convolution_backward(gradient, inputs, weight, None, *options, mask)[0]
+
+    @staticmethod
+    def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        gradient, weight = ctx.saved_tensors
+        for_gradient = aten.convolution(change, weight, None, *ctx.options)
+        _, for_weight, _ = aten.convolution_backward(
+            gradient, change, weight, None, *ctx.options, [False, True, False]
+        )
+        return for_gradient, None, for_weight, None
+
+
+class _BatchNorm(Function):
+    """Batch normalization by the batch's own statistics."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        running: tuple[Tensor | None, Tensor | None],
+        momentum: float,
+        eps: float,
+    ) -> Tensor:
+        outputs, mean, inverse_std = aten.native_batch_norm(
+            inputs, weight, bias, *running, True, momentum, eps
+        )
+        ctx.save_for_backward(inputs, weight, mean, inverse_std)
+        ctx.eps = eps
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        if torch.is_grad_enabled():
+            change: Any = _BatchNormBackward.apply(gradient, *ctx.saved_tensors, ctx.eps)
+            return change, None, None, None, None, None
+        inputs, weight, mean, inverse_std = ctx.saved_tensors
+        gradients = _normalize_backward(gradient, inputs, weight, mean, inverse_std, ctx.eps)
+        return *gradients, None, None, None
+
+
+class _BatchNormBackward(Function):
+    """The input gradient of batch normalization."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        gradient: Tensor,
+        inputs: Tensor,
+        weight: Tensor,
+        mean: Tensor,
+        inverse_std: Tensor,
+        eps: float,
+    ) -> Tensor:
+        result, products, sums = _normalize_backward(
+            gradient, inputs, weight, mean, inverse_std, eps
+        )
+        ctx.save_for_backward(gradient, inputs, weight, mean, inverse_std, products, sums)
+        ctx.eps = eps
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
+        gradient, inputs, weight, mean, inverse_std, products, sums = ctx.saved_tensors
+        for_gradient, change_products, change_sums = _normalize_backward(
+            change, inputs, weight, mean, inverse_std, ctx.eps
+        )
+        count = inputs.numel() // len(weight)
+        # Per channel, with x the normalized inputs: a = mean(change x), b = mean(gradient x).
+        a, b = change_products / count, products / count
+        change_mean, gradient_mean = change_sums / count, sums / count
+        dot = torch.linalg.vecdot(change.flatten(2), gradient.flatten(2)).sum(0) / count
+        covariance = dot - change_mean * gradient_mean - a * b
+        for_weight = count * inverse_std * covariance
+        scale = weight * inverse_std.square()
+        slope = scale * inverse_std * (2 * a * b - covariance)
+        offset = scale * (a * gradient_mean + b * change_mean) - slope * mean
+        shape = (1, -1, *[1] * (inputs.ndim - 2))
+        for_inputs = torch.addcmul(offset.view(shape), inputs, slope.view(shape))
+        for_inputs.addcmul_(gradient, (-scale * a).view(shape))
+        for_inputs.addcmul_(change, (-scale * b).view(shape))
+        return for_gradient, for_inputs, for_weight, None, None, None
+
+
+def _normalize_backward(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients with respect to inputs, weight and bias."""
+    return aten.native_batch_norm_backward(
+        gradient, inputs, weight, None, None, mean, inverse_std, True, eps, [True, True, True]
+    )

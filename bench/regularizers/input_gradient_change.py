@@ -1,0 +1,173 @@
+"""Countering locality: reward a network whose response to one patch depends on another."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import require
+from bench.regularizers.double_backward import InputGradients
+from bench.regularizers.patches import Patch, PatchSampler
+from bench.seeding import generator
+
+
+class InputGradientChange(nn.Module):
+    """How little the input gradient in a patch turns when another patch is replaced [HTF, sec. 6].
+
+    For each batch two disjoint patches A and B are drawn. With g the gradient of a sample's output
+    with respect to its pixels in A, and g' the same after the sample's patch B was replaced by the
+    next sample's, the penalty is the mean over the batch of ``|cos(g, g')|``: 1 for a network that
+    is separable between A and B, whatever its parameters.
+
+    Parameters
+    ----------
+    first_patch, second_patch : Patch or PatchSampler
+        A and B: fixed patches or ways to draw them. A is drawn first.
+    freeze_statistics : bool
+        Keep the running statistics of batch normalization from being updated by the images with
+        replaced patches. The penalty is the same. The published form updates them.
+    epsilon : float
+        A sample whose g or g' has at most this norm counts 0 and pulls at nothing. The published
+        form divides by zero there and is this one everywhere else.
+    seed : int
+        Seed of the patches; those of a batch depend on the number of batches before it.
+
+    Examples
+    --------
+    >>> regularizer = InputGradientChange(Patch(0, 0, 8, 8), Patch(0, 24, 8, 8))
+    >>> inputs.requires_grad_()
+    >>> with InputGradients():  # optional: the same values in less time
+    ...     outputs = network(inputs)
+    >>> penalty = regularizer(network, inputs, outputs, targets)
+    >>> (criterion(outputs, targets) + coefficient * penalty).backward()
+    """
+
+    def __init__(
+        self,
+        first_patch: PatchSampler,
+        second_patch: PatchSampler,
+        *,
+        freeze_statistics: bool = False,
+        epsilon: float = 1e-12,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require(epsilon >= 0, f"epsilon={epsilon}", "a number of at least 0")
+        self.first_patch = first_patch
+        self.second_patch = second_patch
+        self.freeze_statistics = freeze_statistics
+        self.epsilon = epsilon
+        self.seed = seed
+        self.batches = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        """Return what a checkpoint needs to go on with the same patches."""
+        return {"batches": self.batches}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Restore the state of a checkpoint."""
+        self.batches = state["batches"]
+
+    def forward(
+        self, network: nn.Module, inputs: Tensor, outputs: Tensor, targets: Tensor
+    ) -> Tensor:
+        """Return the penalty of a batch.
+
+        Parameters
+        ----------
+        network : nn.Module
+            Any network that can be differentiated twice.
+        inputs : Tensor
+            Shape (batch, channels, height, width), at least 2 samples.
+        outputs : Tensor
+            ``network(inputs)``, shape (batch,), (batch, 1) or (batch, classes). Its graph is used
+            if `inputs` required a gradient when it was computed; otherwise the network is
+            evaluated once more, without updating running statistics.
+        targets : Tensor
+            Shape (batch,), int64: the class whose output is differentiated; not used for a single
+            output.
+
+        Returns
+        -------
+        Tensor
+            Scalar in [0, 1], differentiable with respect to the network's parameters.
+
+        Raises
+        ------
+        UserError
+            For a batch of one, patches outside the image or overlapping patches.
+        """
+        require(
+            len(inputs) >= 2,
+            "a batch of one sample",
+            "at least 2 samples, as each takes a patch from the next",
+            "drop the last batch if it is that small",
+        )
+        first, second = self._draw_patches(*inputs.shape[-2:])
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            if not (inputs.requires_grad and outputs.requires_grad):
+                inputs = inputs.detach().requires_grad_()
+                outputs = _evaluate(network, inputs, freeze=True)
+            swapped = inputs.detach().clone()
+            second.of(swapped).copy_(second.of(swapped).roll(-1, 0))
+            swapped_outputs = _evaluate(network, swapped.requires_grad_(), self.freeze_statistics)
+            before = _gradient(outputs, inputs, targets)
+            after = _gradient(swapped_outputs, swapped, targets)
+            penalty = self._alignment(first.of(before), first.of(after)).mean()
+        return penalty if wanted else penalty.detach()
+
+    def _draw_patches(self, height: int, width: int) -> tuple[Patch, Patch]:
+        draw = generator(self.seed, "patches", self.batches)
+        self.batches += 1
+        first = self.first_patch.draw(height, width, None, draw)
+        second = self.second_patch.draw(height, width, first, draw)
+        for patch in (first, second):
+            require(
+                patch.bottom <= height and patch.right <= width,
+                f"{patch} in an image of {height} x {width}",
+                "a patch inside the image",
+            )
+        require(not first.overlaps(second), f"{first} and {second}, which overlap", "two apart")
+        return first, second
+
+    def _alignment(self, before: Tensor, after: Tensor) -> Tensor:
+        """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""
+        directions = []
+        for gradient in (before.flatten(1), after.flatten(1)):
+            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+            present = norm > self.epsilon
+            # Two masks: the inner one keeps the quotient's derivative finite.
+            directions.append(gradient / norm.where(present, 1.0) * present)
+        return (directions[0] * directions[1]).sum(1).abs()
+
+
+def _evaluate(network: nn.Module, inputs: Tensor, freeze: bool) -> Tensor:
+    with _frozen_statistics(network, freeze), InputGradients():
+        return network(inputs)
+
+
+def _gradient(outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+    """Return each sample's gradient of its output, or of its class's output if it has several."""
+    if outputs.ndim == 2 and outputs.shape[1] > 1:
+        outputs = outputs.gather(1, targets.unsqueeze(1))
+    (gradient,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
+    return gradient
+
+
+@contextmanager
+def _frozen_statistics(network: nn.Module, freeze: bool) -> Iterator[None]:
+    """Let batch normalization use the batch's statistics and leave the running ones alone."""
+    tracking = [
+        module
+        for module in network.modules()
+        if freeze and module.training and getattr(module, "track_running_stats", False)
+    ]
+    try:
+        for module in tracking:
+            module.track_running_stats = False  # pyright: ignore
+        yield
+    finally:
+        for module in tracking:
+            module.track_running_stats = True  # pyright: ignore

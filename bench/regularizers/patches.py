@@ -1,0 +1,129 @@
+"""Rectangular patches of images, and ways to draw them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bench.errors import require
+
+
+@dataclass(frozen=True)
+class Patch:
+    """The pixels from row `top` and column `left` on, `height` by `width` of them."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        require(
+            min(self.top, self.left) >= 0 and min(self.height, self.width) >= 1,
+            f"{self}",
+            "a top and left of at least 0, a height and width of at least 1",
+        )
+
+    @property
+    def bottom(self) -> int:
+        """The first row below."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """The first column to the right."""
+        return self.left + self.width
+
+    def of(self, images: Tensor) -> Tensor:
+        """Return a view of the patch in images of shape (..., height, width)."""
+        return images[..., self.top : self.bottom, self.left : self.right]
+
+    def overlaps(self, other: "Patch") -> bool:
+        """Say whether the two patches share a pixel."""
+        return (
+            self.top < other.bottom
+            and other.top < self.bottom
+            and self.left < other.right
+            and other.left < self.right
+        )
+
+    def draw(
+        self, height: int, width: int, other: "Patch | None", draw: torch.Generator
+    ) -> "Patch":
+        """Return the patch itself: a fixed one is a sampler, too."""
+        return self
+
+
+class PatchSampler(Protocol):
+    """Draws a patch of a height x width image, given the other patch if that is drawn already."""
+
+    def draw(self, height: int, width: int, other: Patch | None, draw: torch.Generator) -> Patch:
+        """Return the patch; `draw` is the source of randomness."""
+        ...
+
+
+@dataclass(frozen=True)
+class PatchChoice:
+    """One of several patches, each as likely, never the other patch.
+
+    Given two patches as the first and as the second patch, it swaps their roles at random.
+    """
+
+    patches: Sequence[Patch]
+
+    def draw(self, height: int, width: int, other: Patch | None, draw: torch.Generator) -> Patch:
+        """Return one of the patches."""
+        left = [patch for patch in self.patches if patch != other]
+        require(len(left) > 0, f"a choice among {list(self.patches)}", f"a patch besides {other}")
+        return left[int(torch.randint(len(left), (), generator=draw))]
+
+
+@dataclass(frozen=True)
+class RandomPatch:
+    """A square patch anywhere in the image, each place as likely.
+
+    Parameters
+    ----------
+    size : int
+        Height and width.
+    distance : int
+        Pixels that lie at least between this and the other patch, along one axis.
+    adjacent : bool
+        Whether no more than `distance` pixels may lie between them, along either axis.
+    """
+
+    size: int
+    distance: int = 0
+    adjacent: bool = False
+
+    def __post_init__(self) -> None:
+        require(self.size >= 1, f"size={self.size}", "an integer of at least 1")
+        require(self.distance >= 0, f"distance={self.distance}", "an integer of at least 0")
+
+    def draw(self, height: int, width: int, other: Patch | None, draw: torch.Generator) -> Patch:
+        """Return the patch."""
+        require(
+            self.size <= min(height, width),
+            f"a patch of size {self.size} in an image of {height} x {width}",
+            f"a size of at most {min(height, width)}",
+        )
+        tops, lefts = torch.arange(height - self.size + 1), torch.arange(width - self.size + 1)
+        places = torch.cartesian_prod(tops, lefts)
+        if other is not None:
+            places = places[self._allowed(tops, lefts, other).flatten()]
+        require(
+            len(places) > 0,
+            f"a patch of size {self.size} at distance {self.distance} from {other} in an image of "
+            f"{height} x {width}",
+            "a size and a distance for which the image has room",
+        )
+        top, left = places[torch.randint(len(places), (), generator=draw)].tolist()
+        return Patch(top, left, self.size, self.size)
+
+    def _allowed(self, tops: Tensor, lefts: Tensor, other: Patch) -> Tensor:
+        vertical = torch.maximum(other.top - (tops + self.size), tops - other.bottom)
+        horizontal = torch.maximum(other.left - (lefts + self.size), lefts - other.right)
+        gap = torch.maximum(vertical.unsqueeze(1), horizontal)
+        return gap == self.distance if self.adjacent else gap >= self.distance

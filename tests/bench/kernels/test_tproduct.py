@@ -1,0 +1,92 @@
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.kernels.tproduct import (
+    f_diagonal,
+    singular_tubes,
+    t_gram,
+    t_identity,
+    t_product,
+    t_svd,
+    t_transpose,
+    tubal_rank,
+)
+from bench.seeding import generator
+
+SIZES = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=generator(seed, "test"), dtype=torch.float64)
+
+
+def assert_close(actual, expected):
+    torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+def circular_convolution_product(first, second):
+    """The definition: entries are tubes, which multiply by circular convolution."""
+    length = first.shape[-1]
+    product = torch.zeros(first.shape[0], second.shape[1], length, dtype=first.dtype)
+    for i in range(length):
+        for j in range(length):
+            product[..., (i + j) % length] += first[..., i] @ second[..., j]
+    return product
+
+
+@given(sizes=SIZES, columns=st.integers(1, 4), seed=st.integers(0, 10**6))
+def test_product_is_circular_convolution_of_tubes(sizes, columns, seed):
+    first = normal(*sizes, seed=seed)
+    second = normal(sizes[1], columns, sizes[2], seed=seed + 1)
+    assert_close(t_product(first, second), circular_convolution_product(first, second))
+
+
+@given(sizes=SIZES, seed=st.integers(0, 10**6))
+def test_identity_transpose_and_gram(sizes, seed):
+    first, second = normal(*sizes, seed=seed), normal(sizes[1], 2, sizes[2], seed=seed + 1)
+    assert_close(t_product(t_identity(sizes[0], sizes[2], torch.float64), first), first)
+    assert_close(t_transpose(t_transpose(first)), first)
+    assert_close(
+        t_transpose(t_product(first, second)), t_product(t_transpose(second), t_transpose(first))
+    )
+    assert_close(t_gram(first), t_product(first, t_transpose(first)))
+
+
+@given(sizes=SIZES, seed=st.integers(0, 10**6))
+def test_svd_rebuilds_the_tensor_from_orthonormal_factors(sizes, seed):
+    tensor = normal(*sizes, seed=seed)
+    left, tubes, right = t_svd(tensor)
+    assert_close(t_product(t_product(left, f_diagonal(tubes)), t_transpose(right)), tensor)
+    unit = t_identity(min(sizes[:2]), sizes[2], torch.float64)
+    assert_close(t_product(t_transpose(left), left), unit)
+    assert_close(t_product(t_transpose(right), right), unit)
+    norms = tubes.norm(dim=-1)
+    assert (norms.diff() <= 1e-12).all()
+    assert_close(singular_tubes(tensor), tubes)
+    assert_close(tubes.square().sum(), tensor.square().sum())
+
+
+@pytest.mark.parametrize("length", [1, 4, 5])
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_tubal_rank_of_a_gram_tensor_is_the_factor_s_width(rank, length):
+    assert tubal_rank(t_gram(normal(5, rank, length))) == rank
+
+
+def test_a_tube_length_of_one_is_matrix_algebra():
+    first, second = normal(3, 4, 1), normal(4, 2, 1, seed=1)
+    assert_close(t_product(first, second)[..., 0], first[..., 0] @ second[..., 0])
+    assert_close(singular_tubes(first)[..., 0], torch.linalg.svdvals(first[..., 0]))
+
+
+def test_leading_dimensions_are_replicates():
+    tensors = normal(3, 4, 2, 4)
+    assert_close(t_gram(tensors)[1], t_gram(tensors[1]))
+    for stacked, solo in zip(t_svd(tensors), t_svd(tensors[1]), strict=True):
+        assert_close(stacked[1], solo)
+
+
+@pytest.mark.parametrize("length", [3, 4])
+def test_gram_gradient_equals_finite_differences(length):
+    assert torch.autograd.gradcheck(t_gram, normal(2, 3, length).requires_grad_())

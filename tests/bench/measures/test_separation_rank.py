@@ -1,0 +1,116 @@
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.measures.separation_rank import estimate_separation_rank, separation_rank
+from bench.models.convnet import ConvArithmeticCircuit
+
+LEFT = torch.zeros(6, 6, dtype=torch.bool)
+LEFT[:, :3] = True
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def sum_of_products(count, outputs=1):
+    """A network of separation rank `count` between left and right."""
+    left, right = torch.randn(2, 18, count * outputs, generator=draw(), dtype=torch.float64)
+
+    def network(images):
+        flat = images.flatten(0, -3)
+        near, far = flat[:, :, :3].flatten(1) @ left, flat[:, :, 3:].flatten(1) @ right
+        return (near.tanh() * far.tanh()).view(len(images), outputs, count).sum(-1)
+
+    return network
+
+
+def images(count):
+    return torch.randn(count, 6, 6, generator=draw(1), dtype=torch.float64)
+
+
+def test_the_rank_of_a_tensor_is_that_of_its_matricization():
+    tensor = torch.einsum(
+        "acr,bdr->abcd", *torch.randn(2, 3, 4, 2, generator=draw(), dtype=torch.float64)
+    )
+    exact = separation_rank(tensor, [0, 2])
+    assert exact.numerical == 2
+    assert exact.effective_error is None
+    expected = torch.linalg.svdvals(tensor.permute(0, 2, 1, 3).reshape(12, 12))
+    torch.testing.assert_close(exact.singular_values, expected)
+    torch.testing.assert_close(separation_rank(tensor, [1, 3]).effective, exact.effective)
+    assert separation_rank(tensor, [0, 1]).numerical > 2
+
+
+def test_the_rank_of_a_circuit_is_at_most_its_width():
+    circuit = ConvArithmeticCircuit((2, 4), 2, 2, "adjacent", init_std=0.5).double()
+    tensor = circuit.factorization().full_tensor().detach()
+    assert separation_rank(tensor, [0, 1, 2, 3]).numerical == 2
+    assert separation_rank(tensor, [0, 2, 4, 6]).numerical > 2
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_sampled_outputs_find_the_rank_of_a_sum_of_products(count):
+    estimate = estimate_separation_rank(sum_of_products(count), images(80), LEFT, samples=20)
+    assert estimate.numerical == count
+    assert estimate.singular_values.shape == (20,)
+    assert estimate.effective <= count + 1e-6
+
+
+def test_a_separable_network_has_effective_rank_one_without_error():
+    estimate = estimate_separation_rank(sum_of_products(1), images(60), LEFT, samples=10)
+    assert estimate.effective.item() == pytest.approx(1, abs=1e-9)
+    assert estimate.effective_error.item() == pytest.approx(0, abs=1e-9)
+
+
+def test_several_outputs_are_estimated_one_by_one():
+    network = sum_of_products(2, outputs=3)
+    estimate = estimate_separation_rank(network, images(60), LEFT, samples=12)
+    assert estimate.numerical.tolist() == [2, 2, 2]
+    for output in range(3):
+        alone = estimate_separation_rank(
+            lambda x, output=output: network(x)[:, output], images(60), LEFT, samples=12
+        )
+        torch.testing.assert_close(estimate.effective[output], alone.effective)
+        torch.testing.assert_close(estimate.effective_error[output], alone.effective_error)
+
+
+def test_the_batch_size_does_not_matter():
+    results = [
+        estimate_separation_rank(
+            sum_of_products(3), images(60), LEFT, samples=8, batch_size=size
+        ).singular_values
+        for size in (5, 1000)
+    ]
+    torch.testing.assert_close(*results)
+
+
+def test_the_error_is_the_spread_over_samples():
+    network, many = sum_of_products(6), images(3000)
+    estimates = [
+        estimate_separation_rank(network, many, LEFT, samples=24, seed=seed) for seed in range(40)
+    ]
+    spread = torch.stack([each.effective for each in estimates]).std()
+    said = torch.stack([each.effective_error for each in estimates]).mean()
+    assert 0.5 < said / spread < 2
+
+
+@pytest.mark.parametrize("modes", [[], [0, 1, 2], [0, 0], [3], [-1]])
+def test_modes_of_one_side_only_are_refused(modes):
+    with pytest.raises(UserError, match="modes"):
+        separation_rank(torch.rand(2, 2, 2), modes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"samples": 2}, "samples=2"),
+        ({"samples": 31}, "60 images"),
+        ({"samples": 5, "mask": torch.ones(6, 6, dtype=torch.bool)}, "one side"),
+        ({"samples": 5, "mask": torch.zeros(6, 6, dtype=torch.bool)}, "one side"),
+    ],
+)
+def test_what_cannot_be_estimated_is_refused(arguments, message):
+    arguments = {"mask": LEFT} | arguments
+    with pytest.raises(UserError, match=message):
+        estimate_separation_rank(sum_of_products(1), images(60), **arguments)

@@ -1,0 +1,73 @@
+import itertools
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.kernels.tproduct import t_product, t_transpose, tubal_rank
+from bench.models.replicates import stack_replicates
+from bench.models.tubal import TubalConfig, TubalFactorization
+from bench.seeding import generator
+
+
+def model(*sizes, seed=0, **options):
+    return TubalFactorization(*sizes, generator=generator(seed, "test"), **options)
+
+
+def test_full_tensor_is_the_factor_times_its_transpose():
+    factorization = model(3, 4, 2, init_std=1.0).double()
+    factor = factorization.factor.detach()
+    end = factorization.full_tensor().detach()
+    torch.testing.assert_close(end, t_product(factor, t_transpose(factor)))
+    torch.testing.assert_close(t_transpose(end), end)
+    assert tubal_rank(end) == 2
+    indices = torch.tensor(list(itertools.product(range(3), range(3), range(4))))
+    torch.testing.assert_close(factorization(indices), end.flatten())
+    norms = factorization.singular_tube_norms()
+    torch.testing.assert_close(norms.square().sum(), end.square().sum())
+    assert norms[2] < 1e-12 < norms[1]
+
+
+def test_the_start_is_scaled_by_the_overestimated_rank():
+    factor = model(20, 4, 100, init_std=1e-2).factor
+    assert factor.shape == (20, 100, 4)
+    assert factor.std().item() == pytest.approx(1e-3, rel=0.05)
+
+
+def test_stacked_replicates_equal_solo_models():
+    solos = [model(3, 4, 5, seed=seed, init_std=10.0**-seed).double() for seed in range(3)]
+    stacked = stack_replicates(solos)
+    for i, solo in enumerate(solos):
+        torch.testing.assert_close(stacked.full_tensor()[i], solo.full_tensor())
+        torch.testing.assert_close(stacked.singular_tube_norms()[i], solo.singular_tube_norms())
+
+
+def test_the_gradient_is_the_published_one():
+    """The gradient of half the sum of squares is sum_j residual_j (A_j + A_j^T) * U [TUB]."""
+    factorization = model(3, 4, 5, init_std=1.0).double()
+    draw = generator(0, "operators")
+    operators = torch.randn(6, 3, 3, 4, generator=draw, dtype=torch.float64)
+    residuals = (operators * factorization.full_tensor()).sum((1, 2, 3)) - 1
+    (gradient,) = torch.autograd.grad(residuals.square().sum() / 2, factorization.factor)
+    summed = torch.einsum("j,jabc->abc", residuals.detach(), operators)
+    expected = t_product(summed + t_transpose(summed), factorization.factor.detach())
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_a_configuration_builds_the_model_it_describes():
+    built = TubalConfig(5, init_std=0.1).build(3, 4, generator(0, "test"))
+    assert torch.equal(built.factor, model(3, 4, 5, init_std=0.1).factor)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "named"),
+    [
+        ((0, 4, 2), {}, "size=0"),
+        ((3, 0, 2), {}, "tube_length=0"),
+        ((3, 4, 0), {}, "model.overestimated_rank=0"),
+        ((3, 4, 2), {"init_std": -1.0}, "model.init_std=-1.0"),
+    ],
+)
+def test_bad_input_is_named(sizes, options, named):
+    with pytest.raises(UserError, match=named):
+        model(*sizes, **options)

@@ -1,0 +1,276 @@
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from bench.errors import UserError
+from bench.models.convnet import ConvArithmeticCircuit
+from bench.regularizers import InputGradientChange, InputGradients, Patch, PatchChoice, RandomPatch
+from bench.seeding import generator
+
+FIRST, SECOND = Patch(2, 3, 8, 6), Patch(16, 20, 10, 9)
+
+
+def draw(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def small_resnet(classes):
+    torch.manual_seed(0)
+    return ResNet(BasicBlock, [1, 1, 1, 1], num_classes=classes)
+
+
+def batch(classes, dtype=torch.float64):
+    inputs = torch.randn(6, 3, 32, 32, generator=draw()).to(dtype)
+    return inputs, torch.randint(max(classes, 2), (6,), generator=draw(1))
+
+
+def published(network, inputs, outputs, targets):
+    """The published form, line by line of the definition."""
+
+    def gradient(of, at):
+        if of.ndim == 2:
+            of = of[torch.arange(len(of)), targets] if of.shape[1] > 1 else of[:, 0]
+        rows = torch.autograd.grad(of.sum(), at, create_graph=True)[0][:, :, 2:10, 3:9].flatten(1)
+        return rows / rows.norm(dim=1, keepdim=True)
+
+    swapped = inputs.detach().clone()
+    swapped[:, :, 16:26, 20:29] = torch.cat([inputs[1:], inputs[:1]]).detach()[:, :, 16:26, 20:29]
+    before = gradient(outputs, inputs)
+    after = gradient(network(swapped.requires_grad_()), swapped)
+    return (before * after).sum(1).abs().mean()
+
+
+def step(network, penalize, inputs, targets, mode=False):
+    """Return penalty and parameter gradients of a regularized step."""
+    network = copy.deepcopy(network)
+    inputs = inputs.clone().requires_grad_()
+    if mode:
+        with InputGradients():
+            outputs = network(inputs)
+    else:
+        outputs = network(inputs)
+    penalty = penalize(network, inputs, outputs, targets)
+    (outputs.square().mean() + 0.5 * penalty).backward()
+    gradients = torch.cat([each.grad.flatten() for each in network.parameters()])
+    return penalty.detach(), gradients, network.state_dict()
+
+
+def relative(a, b):
+    return ((a - b).norm() / b.norm()).item()
+
+
+@pytest.mark.parametrize("mode", [False, True])
+@pytest.mark.parametrize("classes", [1, 4])
+@pytest.mark.parametrize("training", [True, False])
+def test_the_published_form_exactly(classes, training, mode):
+    network = small_resnet(classes).double().train(training)
+    inputs, targets = batch(classes)
+    regularizer = InputGradientChange(FIRST, SECOND)
+    expected = step(network, published, inputs, targets)
+    got = step(network, regularizer, inputs, targets, mode)
+    assert got[0].item() == pytest.approx(expected[0].item(), abs=1e-12)
+    assert relative(got[1], expected[1]) < 1e-9
+    for name, value in expected[2].items():
+        torch.testing.assert_close(got[2][name], value, msg=name)
+
+
+def test_the_published_values_in_float32():
+    network = small_resnet(2)
+    inputs, targets = batch(2, torch.float32)
+    expected, *_ = step(network, published, inputs, targets)
+    got, *_ = step(network, InputGradientChange(FIRST, SECOND), inputs, targets, mode=True)
+    assert got.item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_frozen_statistics_see_only_the_real_images():
+    network = small_resnet(2).double()
+    inputs, targets = batch(2)
+    alone = copy.deepcopy(network)
+    alone(inputs)
+    frozen = InputGradientChange(FIRST, SECOND, freeze_statistics=True)
+    penalty, gradients, state = step(network, frozen, inputs, targets)
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(state[name], value, msg=name)
+    updating = step(network, InputGradientChange(FIRST, SECOND), inputs, targets)
+    assert penalty == updating[0]
+    assert torch.equal(gradients, updating[1])
+    assert all(m.track_running_stats for m in network.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_outputs_without_a_graph_are_computed_again():
+    network = small_resnet(2).double()
+    inputs, targets = batch(2)
+    state = copy.deepcopy(network.state_dict())
+    regularizer = InputGradientChange(FIRST, SECOND, freeze_statistics=True)
+    expected, *_ = step(network, regularizer, inputs, targets)
+    outputs = copy.deepcopy(network)(inputs)
+    assert regularizer(network, inputs, outputs, targets).item() == pytest.approx(expected.item())
+    with torch.no_grad():
+        penalty = regularizer(network, inputs, outputs, targets)
+    assert penalty.item() == pytest.approx(expected.item())
+    assert not penalty.requires_grad
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, state[name]), name
+
+
+class Product(nn.Module):
+    """g(x_A) h(x_rest): separable between the patch A and everything else."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8 * 6, 5, generator=draw()))
+
+    def forward(self, images):
+        near = (FIRST.of(images[:, 0]).flatten(1) @ self.weight).tanh().sum(1)
+        return near * SECOND.of(images[:, 0]).mean((1, 2)).exp()
+
+
+def test_a_separable_network_has_penalty_one_and_no_gradient():
+    network, inputs = Product(), torch.rand(4, 1, 32, 32, generator=draw()).requires_grad_()
+    regularizer = InputGradientChange(FIRST, SECOND)
+    penalty = regularizer(network, inputs, network(inputs), torch.zeros(4))
+    assert penalty.item() == pytest.approx(1, abs=1e-6)
+    (gradient,) = torch.autograd.grad(penalty, network.weight)
+    assert gradient.abs().max() < 1e-6
+
+
+class Dead(nn.Module):
+    """A network whose gradient vanishes for some samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(32 * 32, generator=draw()))
+
+    def forward(self, images):
+        return ((images[:, 0].flatten(1) * self.weight).sum(1) ** 3) * (images[:, 0, 0, 0] > 0)
+
+
+def test_samples_without_a_gradient_count_zero_and_pull_at_nothing():
+    network, inputs = Dead(), torch.randn(6, 1, 32, 32, generator=draw())
+    inputs[::2, 0, 0, 0], inputs[1::2, 0, 0, 0] = -1, 1
+    inputs.requires_grad_()
+    regularizer = InputGradientChange(FIRST, SECOND)
+    penalty = regularizer(network, inputs, network(inputs), torch.zeros(6))
+    penalty.backward()
+    assert penalty.item() == pytest.approx(0.5)
+    assert network.weight.grad.isfinite().all()
+
+
+def test_any_differentiable_network_will_do():
+    circuit = ConvArithmeticCircuit((4, 4), 3, levels=None, init_std=0.5)
+    inputs = torch.rand(3, 1, 4, 4, generator=draw()).requires_grad_()
+    regularizer = InputGradientChange(Patch(0, 0, 2, 2), Patch(2, 2, 2, 2))
+    penalty = regularizer(circuit, inputs, circuit(inputs), torch.zeros(3))
+    penalty.backward()
+    assert 0 <= penalty.item() <= 1
+    assert all(each.grad.isfinite().all() for each in circuit.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "same"},
+        {"groups": 3},
+        {"dilation": 2},
+        {"stride": (2, 1), "padding": (1, 0), "bias": False},
+    ],
+)
+def test_convolutions_of_all_kinds(options):
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 6, 3, **options),
+        nn.BatchNorm2d(6, affine="groups" not in options),
+        nn.Tanh(),
+        nn.Flatten(),
+        nn.LazyLinear(2),
+    ).double()
+    inputs, targets = batch(2)
+    network(inputs)
+    expected = step(network, published, inputs, targets)
+    got = step(network, InputGradientChange(FIRST, SECOND), inputs, targets, mode=True)
+    assert relative(got[1], expected[1]) < 1e-9
+
+
+def test_patches_are_those_of_the_seed_and_go_on_after_a_checkpoint():
+    def patches(regularizer, count):
+        return [regularizer._draw_patches(32, 32) for _ in range(count)]
+
+    def fresh(seed):
+        return InputGradientChange(RandomPatch(3), RandomPatch(4, distance=5), seed=seed)
+
+    straight = patches(fresh(0), 6)
+    assert straight == patches(fresh(0), 6)
+    assert straight != patches(fresh(1), 6)
+    first, resumed = fresh(0), fresh(0)
+    assert patches(first, 2) == straight[:2]
+    resumed.load_state_dict(first.state_dict())
+    assert patches(resumed, 4) == straight[2:]
+
+
+def pixels_between(a, b):
+    vertical = max(a.top - b.bottom, b.top - a.bottom)
+    return max(vertical, a.left - b.right, b.left - a.right)
+
+
+@given(st.integers(1, 5), st.integers(0, 6), st.integers(0, 99), st.booleans())
+def test_random_patches_keep_their_distance(size, distance, seed, adjacent):
+    source = generator(seed, "test")
+    first = RandomPatch(size).draw(24, 30, None, source)
+    second = RandomPatch(size, distance, adjacent).draw(24, 30, first, source)
+    assert second.bottom <= 24
+    assert second.right <= 30
+    assert not first.overlaps(second)
+    between = pixels_between(first, second)
+    assert between == distance if adjacent else between >= distance
+
+
+def test_every_allowed_place_is_drawn():
+    source, first = draw(), Patch(0, 0, 2, 2)
+    places = {RandomPatch(2, distance=1).draw(5, 4, first, source) for _ in range(300)}
+    assert places == {Patch(3, left, 2, 2) for left in range(3)}
+
+
+def test_a_choice_never_repeats_the_first_patch():
+    both = PatchChoice([FIRST, SECOND])
+    source = draw()
+    firsts = [both.draw(32, 32, None, source) for _ in range(40)]
+    assert set(firsts) == {FIRST, SECOND}
+    assert all(both.draw(32, 32, one, source) != one for one in firsts)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "samples", "message"),
+    [
+        (Patch(0, 0, 4, 4), Patch(30, 0, 4, 4), 4, "inside the image"),
+        (Patch(0, 0, 4, 4), Patch(3, 3, 4, 4), 4, "overlap"),
+        (FIRST, SECOND, 1, "batch of one"),
+        (RandomPatch(40), SECOND, 4, "patch of size 40"),
+        (Patch(0, 0, 20, 20), RandomPatch(4, distance=20), 4, "room"),
+        (FIRST, PatchChoice([FIRST]), 4, "besides"),
+    ],
+)
+def test_what_cannot_be_is_refused(first, second, samples, message):
+    network = nn.Sequential(nn.Flatten(), nn.Linear(32 * 32, 1))
+    inputs = torch.rand(samples, 1, 32, 32).requires_grad_()
+    with pytest.raises(UserError, match=message):
+        InputGradientChange(first, second)(network, inputs, network(inputs), torch.zeros(samples))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Patch(-1, 0, 2, 2),
+        lambda: Patch(0, 0, 0, 2),
+        lambda: RandomPatch(0),
+        lambda: RandomPatch(1, -1),
+        lambda: InputGradientChange(FIRST, SECOND, epsilon=-1.0),
+    ],
+)
+def test_bad_arguments_are_refused(make):
+    with pytest.raises(UserError, match="not allowed"):
+        make()

@@ -1,0 +1,228 @@
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.kernels.tproduct import t_identity, t_product, t_svd, t_transpose, tubal_rank
+from bench.measures import numerical_rank
+from bench.models.replicates import stack_replicates
+from data_prep.problems import (
+    InnerProducts,
+    LossConfig,
+    MeasurementConfig,
+    ObservedEntries,
+    TargetConfig,
+    make_problem,
+    norms_or_rank_problem,
+)
+
+TARGETS = [
+    TargetConfig("matrix", [6, 8], 3, norm=64.0),
+    TargetConfig("cp", [4, 4, 4], 2, norm=2.0),
+    TargetConfig("hierarchical", [4, 4, 4, 4], 3, norm=3.0),
+    TargetConfig("tubal", [5, 5, 4], 2, norm=4.0),
+]
+
+
+def problem(target, count=20, seed=0, loss=None, dtype=torch.float64, **measurements):
+    config = MeasurementConfig(count, **measurements)
+    return make_problem(target, config, loss or LossConfig(), seed, dtype)
+
+
+def matricization_rank(tensor, rows):
+    kept = [n for n in range(tensor.ndim) if n not in rows]
+    size = torch.Size([tensor.shape[n] for n in rows]).numel()
+    matrix = tensor.permute(*rows, *kept).reshape(size, -1)
+    return int(numerical_rank(torch.linalg.svdvals(matrix), tolerance=1e-9))
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.family)
+def test_targets_have_the_shape_and_norm_asked_for(target):
+    drawn = problem(target).target
+    assert list(drawn.shape) == target.mode_dims
+    assert drawn.norm().item() == pytest.approx(target.norm)
+
+
+def test_targets_have_the_rank_asked_for():
+    matrix, cp, hierarchical, tubal = (problem(target).target for target in TARGETS)
+    assert matricization_rank(matrix, [0]) == 3
+    assert all(matricization_rank(cp, [n]) == 2 for n in range(3))
+    nodes = [[0], [1], [2], [3], [0, 1]]
+    assert all(matricization_rank(hierarchical, node) == 3 for node in nodes)
+    assert matricization_rank(hierarchical, [0, 2]) > 3
+    assert tubal_rank(tubal) == 2
+
+
+@pytest.mark.parametrize("order", [2, 3, 5, 7])
+def test_hierarchical_targets_of_any_order_have_the_rank_of_their_leaves(order):
+    target = problem(TargetConfig("hierarchical", [3] * order, 2), count=9).target
+    assert all(matricization_rank(target, [n]) == 2 for n in range(order))
+
+
+def test_the_published_tubal_target_is_a_projection():
+    target = problem(TargetConfig("tubal", [10, 10, 4], 3, norm=None)).target
+    assert tubal_rank(target) == 3
+    torch.testing.assert_close(t_product(target, target), target)
+    torch.testing.assert_close(t_transpose(target), target)
+
+
+def test_observed_entries_are_distinct_and_read_the_target():
+    completion = problem(TARGETS[2], count=100)
+    places = completion.operator.places
+    assert len(set(places.tolist())) == 100
+    assert torch.equal(completion.values, completion.target.flatten()[places])
+    everything = problem(TARGETS[1], count=64)
+    assert torch.equal(everything.values, everything.target.flatten())
+
+
+def test_every_entry_is_observed_equally_often():
+    target = TargetConfig("matrix", [4, 5], 1)
+    counts = torch.zeros(20)
+    for seed in range(600):
+        counts[problem(target, count=5, seed=seed).operator.places] += 1
+    chi_square = ((counts - 150).square() / (150 * 0.75)).sum() * 19 / 20
+    assert chi_square < 43.8  # the 99.9 % quantile for 19 degrees of freedom
+
+
+def test_gaussian_measurements_are_inner_products_as_large_as_entries():
+    target = TargetConfig("cp", [4, 4, 4], 2, norm=3.0)
+    sensing = problem(target, count=4000, kind="gaussian")
+    operators = sensing.operator.operators.view(4000, 4, 4, 4)
+    torch.testing.assert_close(
+        sensing.values, torch.einsum("jabc,abc->j", operators, sensing.target)
+    )
+    assert sensing.values.square().mean().item() == pytest.approx(9 / 64, rel=0.1)
+    assert operators.std().item() == pytest.approx(1 / 8, rel=0.01)
+
+
+def test_symmetric_operators_equal_their_t_transposes():
+    sensing = problem(TARGETS[3], kind="symmetric_gaussian")
+    operators = sensing.operator.operators.view(20, 5, 5, 4)
+    torch.testing.assert_close(t_transpose(operators), operators)
+    projected = sensing.operator.back_project(sensing.values).view(5, 5, 4)
+    expected = sum(
+        value * operator for value, operator in zip(sensing.values, operators, strict=True)
+    )
+    torch.testing.assert_close(projected, expected)
+
+
+def test_noise_has_the_level_asked_for_and_moves_nothing_else():
+    target = TargetConfig("matrix", [40, 50], 2)
+    clean = problem(target, count=2000)
+    noisy = problem(target, count=2000, noise_std=0.3)
+    assert torch.equal(clean.target, noisy.target)
+    assert torch.equal(clean.operator.places, noisy.operator.places)
+    assert (noisy.values - clean.values).std().item() == pytest.approx(0.3, rel=0.1)
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.family)
+def test_the_seed_determines_everything_and_more_observations_keep_the_target(target):
+    first, again, other = problem(target), problem(target), problem(target, seed=1)
+    assert torch.equal(first.target, again.target)
+    assert torch.equal(first.values, again.values)
+    assert not torch.equal(first.target, other.target)
+    assert not torch.equal(first.operator.places, other.operator.places)
+    assert torch.equal(first.target, problem(target, count=21).target)
+
+
+def test_losses_are_what_they_are_called():
+    residuals = torch.tensor([[0.5, -2.0], [0.0, 1.0]])
+    square = torch.tensor([4.25, 1.0])
+    torch.testing.assert_close(LossConfig()(residuals), square / 2)
+    torch.testing.assert_close(LossConfig(reduction="sum")(residuals), square)
+    torch.testing.assert_close(LossConfig("l1")(residuals), torch.tensor([1.25, 0.5]))
+    huber = LossConfig("huber", huber_threshold=1.0, reduction="sum")
+    torch.testing.assert_close(huber(residuals), torch.tensor([0.125 + 1.5, 0.5]))
+
+
+@pytest.mark.parametrize("kind", ["square", "huber"])
+def test_loss_gradients_equal_finite_differences(kind):
+    residuals = torch.tensor([[0.3, -2.0], [0.1, 1.4]], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(LossConfig(kind), residuals)
+
+
+@pytest.mark.parametrize("kind", ["entries", "symmetric_gaussian"])
+def test_the_target_has_no_error_and_zero_has_error_one(kind):
+    recovery = problem(TARGETS[3], kind=kind)
+    ends = torch.stack([recovery.target, torch.zeros_like(recovery.target)])
+    torch.testing.assert_close(recovery(ends)[0].item(), 0.0)
+    expected = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(recovery.reconstruction_error(ends), expected)
+    torch.testing.assert_close(recovery.train_error(ends), expected)
+
+
+@pytest.mark.parametrize("kind", ["entries", "gaussian"])
+def test_stacked_problems_equal_solo_problems(kind):
+    solos = [problem(TARGETS[1], seed=seed, kind=kind) for seed in range(3)]
+    stacked = stack_replicates(solos)
+    ends = torch.stack([solo.target + seed for seed, solo in enumerate(solos)])
+    for measure in ("forward", "train_error", "reconstruction_error"):
+        expected = torch.stack(
+            [getattr(solo, measure)(end) for solo, end in zip(solos, ends, strict=True)]
+        )
+        torch.testing.assert_close(getattr(stacked, measure)(ends), expected)
+
+
+def test_one_problem_serves_many_end_tensors():
+    recovery = problem(TARGETS[1])
+    ends = torch.randn(2, 3, 4, 4, 4, dtype=torch.float64, generator=torch.Generator())
+    torch.testing.assert_close(recovery(ends)[1, 2], recovery(ends[1, 2]))
+
+
+def test_the_two_by_two_problem_observes_all_but_the_upper_left_entry():
+    recovery = norms_or_rank_problem(LossConfig())
+    fitted = torch.tensor([[123.0, 1.0], [1.0, 0.0]], requires_grad=True)
+    assert recovery(fitted).item() == 0
+    recovery(fitted + 1).backward()
+    assert fitted.grad is not None
+    torch.testing.assert_close(fitted.grad, torch.tensor([[0.0, 2.0], [2.0, 2.0]]) / 3)
+
+
+def test_problems_are_float32_unless_asked_and_move_between_precisions():
+    recovery = problem(TARGETS[0], dtype=torch.float32)
+    assert recovery.target.dtype == recovery.values.dtype == torch.float32
+    assert recovery.operator.places.dtype == torch.int64
+    assert recovery.double().target.dtype == torch.float64
+
+
+def test_operators_serve_tensors_of_their_order():
+    tensor = torch.arange(24.0).view(2, 3, 4)
+    assert ObservedEntries(torch.tensor([0, 23]), 3)(tensor).tolist() == [0, 23]
+    assert InnerProducts(torch.ones(1, 12), 2)(tensor).tolist() == [[66.0], [210.0]]
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: TargetConfig("cube", [3, 3], 1), "target.family=cube"),
+        (lambda: TargetConfig("matrix", [3, 3, 3], 1), "for a matrix"),
+        (lambda: TargetConfig("cp", [3], 1), "for a cp target"),
+        (lambda: TargetConfig("cp", [3, 0], 1), "target.mode_dims"),
+        (lambda: TargetConfig("tubal", [3, 4, 2], 1), "for a tubal problem"),
+        (lambda: TargetConfig("matrix", [3, 4], 4), "an integer from 1 to 3"),
+        (lambda: TargetConfig("matrix", [3, 4], 0), "target.rank=0"),
+        (lambda: TargetConfig("cp", [2, 3, 4], 7), "an integer from 1 to 6"),
+        (lambda: TargetConfig("hierarchical", [5, 3, 4], 4), "an integer from 1 to 3"),
+        (lambda: TargetConfig("tubal", [3, 3, 9], 4), "an integer from 1 to 3"),
+        (lambda: TargetConfig("matrix", [3, 4], 1, norm=0.0), "target.norm=0.0"),
+        (lambda: LossConfig("cubic"), "loss.kind=cubic"),
+        (lambda: LossConfig("huber", huber_threshold=0.0), "loss.huber_threshold=0.0"),
+        (lambda: LossConfig(reduction="max"), "loss.reduction=max"),
+        (lambda: MeasurementConfig(0), "measurements.count=0"),
+        (lambda: MeasurementConfig(3, kind="rows"), "measurements.kind=rows"),
+        (lambda: MeasurementConfig(3, noise_std=-1.0), "measurements.noise_std=-1.0"),
+        (lambda: problem(TARGETS[1], count=65), "an integer from 1 to 64"),
+        (lambda: problem(TARGETS[1], kind="symmetric_gaussian"), "for a cp target"),
+    ],
+)
+def test_bad_input_is_named(make, named):
+    with pytest.raises(UserError, match=named):
+        make()
+
+
+def test_orthonormal_factors_give_the_published_norm():
+    """T * T^T has the norm of the unit of its rank, times the tubes' transform."""
+    target = problem(TargetConfig("tubal", [6, 6, 4], 2, norm=None)).target
+    left = t_svd(target).left[:, :2]
+    unit = t_identity(2, 4, torch.float64)
+    torch.testing.assert_close(t_product(t_transpose(left), left), unit)
+    assert target.norm().item() == pytest.approx(2**0.5)
