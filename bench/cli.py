@@ -94,11 +94,11 @@ def build_parser() -> Parser:
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0 only if everything asked for has happened."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    _quiet_libraries()
     try:
         parsed = build_parser().parse_args(arguments)
         from bench import verbs  # after --help, which need not wait for torch
 
+        _quiet_libraries()
         function: Callable[[argparse.Namespace], int] = getattr(verbs, parsed.verb)
         sys.exit(function(parsed))
     except UserError as error:

@@ -17,7 +17,8 @@ from bench.config import Cell, choices, compose, plain, scientific, typed
 from bench.errors import UserError, require
 from bench.learners.base import Learner
 from bench.report import figures, tables
-from bench.report.compare import as_text, compare as compare_runs, where
+from bench.report.compare import as_text, where
+from bench.report.compare import compare as compare_runs
 from bench.report.frame import load_runs, require_runs
 from bench.report.spec import ReportSpec
 from bench.run import Settings
@@ -165,7 +166,7 @@ def compare(arguments: argparse.Namespace) -> int:
     _print_frame(as_text(result), f"{arguments.metric} by {arguments.by}")
     print(
         f"Pairs over {' and '.join(spec.label(name) for name in spec.over)}. Difference: mean with"
-        " t interval. Ratio: mean of the second over mean of the first-named, bootstrap interval."
+        " t interval. Ratio: mean of the reference over mean of the other, bootstrap interval."
         " p: paired t test, Benjamini-Hochberg corrected."
     )
     return 1 if (result.refused != "").all() else 0
@@ -217,7 +218,7 @@ def _describe(name: str, overrides: list[str], *, download: bool) -> dict[str, s
         return row | {"state": str(error), "root": "", "SHA-256": ""}
     checksums = "\n".join(f"{path.name} {digest[:16]}…" for path, digest in files)
     root = str(files[0][0].parents[2]) if files else "inside scikit-learn"
-    return row | {"state": "verified", "root": root, "SHA-256": checksums or "–"}
+    return row | {"state": "verified", "root": root, "SHA-256": checksums or "-"}
 
 
 def _print_frame(frame: pd.DataFrame, title: str) -> None:

@@ -14,6 +14,8 @@ SPLIT_SEED = 0  # fixed: the split is part of the data set, not of an experiment
 class Digits(ImageData):
     """The digits data set with a fixed stratified split into 1,437 and 360 images."""
 
+    batch_size: int = 96
+
     BRIGHTEST: ClassVar[int] = 16
     SIDE: ClassVar[int] = 8
     COUNTS: ClassVar[dict[str, int]] = {"train": 1437, "test": 360}

@@ -49,8 +49,8 @@ class Part:
 
     Parameters
     ----------
-    indicators : Tensor
-        Shape (samples, columns), int8: see `bench.kernels.indicators.indicator_matrix`.
+    inputs : Tensor
+        What the predictors read, one row a sample: see `OneVersusAllStack.encode`.
     labels : Tensor
         Shape (draws, samples), uint8: every different labelling that occurs in the stack.
     draws : Tensor
@@ -59,21 +59,25 @@ class Part:
         Shape (problems, 1), uint8: the target class of each problem.
     """
 
-    indicators: Tensor
+    inputs: Tensor
     labels: Tensor
     draws: Tensor
     classes: Tensor
 
     def __len__(self) -> int:
-        return len(self.indicators)
+        return len(self.inputs)
 
     def to(self, device: torch.device) -> "Part":
         """Return the same samples on a device."""
         return Part(*(getattr(self, field.name).to(device) for field in fields(self)))
 
-    def targets(self, problems: Tensor, samples: Tensor | slice = EVERYTHING) -> Tensor:
+    def targets(self, problems: Tensor | slice, samples: Tensor | slice = EVERYTHING) -> Tensor:
         """Return which samples belong to the problems' classes, shape (problems, samples), bool."""
-        return self.labels[:, samples][self.draws[problems]] == self.classes[problems]
+        return self.problem_labels(problems, samples) == self.classes[problems]
+
+    def problem_labels(self, problems: Tensor | slice, samples: Tensor | slice = EVERYTHING) -> Tensor:
+        """Return the samples' labels in each problem, shape (problems, samples), uint8."""
+        return self.labels[:, samples][self.draws[problems]]
 
 
 class OneVersusAllStack(LightningDataModule):
@@ -119,11 +123,15 @@ class OneVersusAllStack(LightningDataModule):
         places = {key: place for place, key in enumerate(draws)}
         classes = [problem.data.target_class for problem in self.problems]
         return Part(
-            indicator_matrix(next(iter(draws.values())).inputs, self.data.levels),
+            self.encode(next(iter(draws.values()))),
             torch.stack([split.labels for split in draws.values()]).to(torch.uint8),
             torch.tensor([places[key] for key in keys]),
             torch.tensor(classes, dtype=torch.uint8)[:, None],
         )
+
+    def encode(self, split: Split) -> Tensor:
+        """Return the 0/1 matrix that CP predictors read; see `indicator_matrix`."""
+        return indicator_matrix(split.inputs, self.data.levels)
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
         """Return the index tensors of an epoch's batches, int64."""
@@ -154,3 +162,11 @@ class _NextInterval(IterableDataset):
         end = min((start // self.stack.interval + 1) * self.stack.interval, self.stack.epochs)
         self.stack.epoch = end
         yield [self.stack.batches(epoch) for epoch in range(start, end)]
+
+
+class PixelStack(OneVersusAllStack):
+    """The same, for predictors that read the pixels themselves."""
+
+    def encode(self, split: Split) -> Tensor:
+        """Return the quantized pixels, shape (samples, pixels), uint8."""
+        return split.inputs

@@ -37,11 +37,11 @@ class LossConfig:
     reduction: str = "mean"
 
     def __post_init__(self) -> None:
-        require(self.kind in LOSSES, f"loss.kind={self.kind}", ", ".join(LOSSES))
+        require(self.kind in LOSSES, f"learner.loss.kind={self.kind}", ", ".join(LOSSES))
         threshold = self.huber_threshold
-        require(threshold > 0, f"loss.huber_threshold={threshold}", "a number above 0")
+        require(threshold > 0, f"learner.loss.huber_threshold={threshold}", "a number above 0")
         allowed = " or ".join(REDUCTIONS)
-        require(self.reduction in REDUCTIONS, f"loss.reduction={self.reduction}", allowed)
+        require(self.reduction in REDUCTIONS, f"learner.loss.reduction={self.reduction}", allowed)
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """Reduce residuals of shape (..., measurements) to losses of shape (...)."""
@@ -81,21 +81,21 @@ class TargetConfig:
     norm: float | None = 1.0
 
     def __post_init__(self) -> None:
-        require(self.family in FAMILIES, f"target.family={self.family}", ", ".join(FAMILIES))
+        require(self.family in FAMILIES, f"data.target.family={self.family}", ", ".join(FAMILIES))
         positive = all(mode_dim >= 1 for mode_dim in self.mode_dims)
-        require(positive, f"target.mode_dims={self.mode_dims}", "integers of at least 1")
+        require(positive, f"data.target.mode_dims={self.mode_dims}", "integers of at least 1")
         self._check_order()
         largest = self.largest_rank()
         require(
             1 <= self.rank <= largest,
-            f"target.rank={self.rank} for a {self.family} target of shape {self.mode_dims}",
+            f"data.target.rank={self.rank} for a {self.family} target of shape {self.mode_dims}",
             f"an integer from 1 to {largest}",
         )
         known = self.norm is None or self.norm > 0
-        require(known, f"target.norm={self.norm}", "a number above 0, or null")
+        require(known, f"data.target.norm={self.norm}", "a number above 0, or null")
 
     def _check_order(self) -> None:
-        dims, given = self.mode_dims, f"target.mode_dims={self.mode_dims}"
+        dims, given = self.mode_dims, f"data.target.mode_dims={self.mode_dims}"
         if self.family == "matrix":
             require(len(dims) == 2, f"{given} for a matrix", "two dimensions")
         elif self.family == "tubal":
@@ -148,10 +148,10 @@ class MeasurementConfig:
     noise_std: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.count >= 1, f"measurements.count={self.count}", "an integer of at least 1")
-        require(self.kind in OPERATORS, f"measurements.kind={self.kind}", ", ".join(OPERATORS))
+        require(self.count >= 1, f"data.measurements.count={self.count}", "an integer of at least 1")
+        require(self.kind in OPERATORS, f"data.measurements.kind={self.kind}", ", ".join(OPERATORS))
         enough = self.noise_std >= 0
-        require(enough, f"measurements.noise_std={self.noise_std}", "a number of at least 0")
+        require(enough, f"data.measurements.noise_std={self.noise_std}", "a number of at least 0")
 
 
 class ObservedEntries(nn.Module):
@@ -259,6 +259,22 @@ class RecoveryProblem(nn.Module):
         return difference.norm(dim=-1) / target.norm(dim=-1)
 
 
+def check_together(target: TargetConfig, measurements: MeasurementConfig) -> None:
+    """Raise `UserError` for more observed entries than there are, or unsuitable measurements."""
+    entries = math.prod(target.mode_dims)
+    require(
+        measurements.kind != "entries" or measurements.count <= entries,
+        f"data.measurements.count={measurements.count} of shape {target.mode_dims}",
+        f"an integer from 1 to {entries}, the number of entries",
+    )
+    require(
+        measurements.kind != "symmetric_gaussian" or target.family == "tubal",
+        f"data.measurements.kind=symmetric_gaussian for a {target.family} target",
+        "data.target.family=tubal",
+        "take data.measurements.kind=gaussian",
+    )
+
+
 def make_problem(
     target: TargetConfig,
     measurements: MeasurementConfig,
@@ -273,18 +289,7 @@ def make_problem(
     UserError
         For more observed entries than the target has, and for measurements that do not suit it.
     """
-    entries = math.prod(target.mode_dims)
-    require(
-        measurements.kind != "entries" or measurements.count <= entries,
-        f"measurements.count={measurements.count} of shape {target.mode_dims}",
-        f"an integer from 1 to {entries}, the number of entries",
-    )
-    require(
-        measurements.kind != "symmetric_gaussian" or target.family == "tubal",
-        f"measurements.kind=symmetric_gaussian for a {target.family} target",
-        "target.family=tubal",
-        "take measurements.kind=gaussian",
-    )
+    check_together(target, measurements)
     tensor = target.draw(generator(seed, "target", target.family))
     draw = generator(seed, "measurements", measurements.kind)
     operator = OPERATORS[measurements.kind](target.mode_dims, measurements.count, draw)

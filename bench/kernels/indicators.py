@@ -33,6 +33,11 @@ def product_kind(device_type: str, dtype: torch.dtype) -> str:
     return "plain"
 
 
+def int8_product(left: Tensor, right: Tensor) -> Tensor:
+    """Return the exact int32 product of two int8 matrices."""
+    return torch._int_mm(left, right)  # pyright: ignore[reportPrivateImportUsage]
+
+
 def split_digits(values: Tensor) -> tuple[Tensor, Tensor]:
     """Write each row of `values` in fixed point, as three signed base-256 digits.
 
@@ -121,7 +126,8 @@ class IndicatorBatch:
 
         if kind == "int8":
             digits, unit = split_digits(values)
-            return torch._int_mm(digits, factor(torch.int8)).view(DIGITS, len(values), -1), unit
+            sums = int8_product(digits, factor(torch.int8))
+            return sums.view(DIGITS, len(values), -1), unit
         if kind == "bfloat16":
             right = factor(torch.bfloat16)
             pieces = reversed(split_bfloat16(values))
@@ -164,7 +170,7 @@ class IndicatorBatch:
         marked = mask.to(torch.int8)
         difference = (marked[:, 1:] - marked[:, :1]).flatten(1)
         if product_kind(mask.device.type, torch.float32) == "int8":
-            counts = torch._int_mm(difference, self.matrix[:, :-1].t())
+            counts = int8_product(difference, self.matrix[:, :-1].t())
         else:
             # Integers of this size are exact in float32, whatever the order of the sum.
             counts = (difference.float() @ self._as(torch.float32)[:, :-1].t()).to(torch.int32)

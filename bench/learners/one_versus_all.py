@@ -20,7 +20,6 @@ from data_prep.images import ImageData
 from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, Problem
 
 BLOCK_VALUES = 256 * 5000  # so many float32 values and their digits stay in a processor's cache
-EVALUATION_BATCH = 5000
 ONE_THREAD_WORK = 10**7  # multiply-adds a step below which threads wait for each other
 # The squared error is in units of the targets' distance, so that it reads as for labels 0 and 1.
 ERROR_UNIT = POSITIVE_TARGET**2
@@ -71,8 +70,8 @@ class OneVersusAllConfig:
         # Parameter, gradient, Adam's two moments, and the copy that a frozen predictor leaves.
         parameters = 5 * 4 * sum(ranks) * data.levels * data.SIDE**2
         # Values, their gradient and digits in int32 and int8, for the largest block.
-        block = max(BLOCK_VALUES // data.batch_size, *ranks)
-        work = 40 * block * max(data.batch_size, min(EVALUATION_BATCH, max(data.COUNTS.values())))
+        block = min(sum(ranks), max(BLOCK_VALUES // data.batch_size, *ranks))
+        work = 40 * block * data.batch_size
         return images + len(cells) * samples + parameters + work
 
     def build(
@@ -117,6 +116,10 @@ class OneVersusAll(Learner):
         Passes over the training data at most.
     """
 
+    epoch: Tensor
+    losses: Tensor
+    last_finite_losses: Tensor
+
     def __init__(
         self,
         cells: Sequence[Cell],
@@ -141,6 +144,11 @@ class OneVersusAll(Learner):
         self.register_buffer("last_finite_losses", self.losses.clone())
         self.parts: dict[str, Part] = {}
 
+    @property
+    def stack(self) -> list[CPBlock]:
+        """The blocks of the predictors that still train."""
+        return list(self.blocks)  # pyright: ignore[reportReturnType]
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return one Adam for all blocks."""
         rate = self.config.learning_rate
@@ -148,7 +156,7 @@ class OneVersusAll(Learner):
 
     def on_fit_start(self) -> None:
         """Bring the data to the device; do small problems on one thread."""
-        components = sum(len(block.factors) for block in self.blocks)
+        components = sum(len(block.factors) for block in self.stack)
         self.threads = torch.get_num_threads()
         if components * self.data.data.batch_size * self.data.data.SIDE**2 < ONE_THREAD_WORK:
             torch.set_num_threads(1)
@@ -167,10 +175,10 @@ class OneVersusAll(Learner):
             self._freeze(optimizer)
             if not self.blocks:
                 break
-        for block in self.blocks:
+        for block in self.stack:
             self._measure(block)
         if self.epoch >= self.max_epochs:
-            for block in self.blocks:
+            for block in self.stack:
                 self._end(block, [Status.MAX_STEPS] * len(block.members))
         if all(self.outcomes):
             self.trainer.should_stop = True
@@ -179,10 +187,10 @@ class OneVersusAll(Learner):
         """Step through an epoch's batches and keep each predictor's mean loss."""
         sums = torch.zeros_like(self.losses)
         for indices in batches:
-            for block, losses in zip(self.blocks, self.train_step(indices, optimizer), strict=True):
+            for block, losses in zip(self.stack, self.train_step(indices, optimizer), strict=True):
                 sums[block.members] += losses * len(indices)
         samples = sum(len(indices) for indices in batches)
-        for block in self.blocks:
+        for block in self.stack:
             self.losses[block.members] = sums[block.members] / samples
         self.last_finite_losses = self.losses.where(self.losses.isfinite(), self.last_finite_losses)
 
@@ -202,9 +210,9 @@ class OneVersusAll(Learner):
             For each block its predictors' mean squared losses before the step.
         """
         part, indices = self.parts["train"], indices.to(self.device)
-        inputs = IndicatorBatch(part.indicators.index_select(0, indices), self.levels)
+        inputs = IndicatorBatch(part.inputs.index_select(0, indices), self.levels)
         losses = []
-        for block in self.blocks:
+        for block in self.stack:
             predictions, _ = block(inputs)
             wanted = POSITIVE_TARGET * part.targets(block.members, indices).to(predictions.dtype)
             loss = (predictions - wanted).square().mean(1)
@@ -224,9 +232,10 @@ class OneVersusAll(Learner):
         part = self.parts[name]
         total = torch.zeros(len(block.members), device=self.device)
         underflows = torch.zeros_like(total)
-        for start in range(0, len(part), EVALUATION_BATCH):
-            chosen = slice(start, start + EVALUATION_BATCH)
-            predictions, counts = block(IndicatorBatch(part.indicators[chosen], self.levels))
+        size = self.data.data.batch_size
+        for start in range(0, len(part), size):
+            chosen = slice(start, start + size)
+            predictions, counts = block(IndicatorBatch(part.inputs[chosen], self.levels))
             wanted = POSITIVE_TARGET * part.targets(block.members, chosen)
             error = (predictions - wanted).square() / ERROR_UNIT
             total += (error.clamp(max=1) if name == "test" else error).sum(1)
@@ -250,7 +259,7 @@ class OneVersusAll(Learner):
         """Take out the predictors that have converged or diverged."""
         diverged = ~self.losses.isfinite()
         done = diverged | (self.losses < self.config.converged_below)
-        for place, block in enumerate(list(self.blocks)):
+        for place, block in enumerate(self.stack):
             ended = done[block.members]
             if not ended.any():
                 continue
@@ -261,7 +270,7 @@ class OneVersusAll(Learner):
             rows = torch.repeat_interleave(~ended, block.ranks)
             _replace_parameter(optimizer, block.factors, staying.factors, rows)
             self.blocks[place] = staying
-        self.blocks = nn.ModuleList(block for block in self.blocks if len(block.members))
+        self.blocks = nn.ModuleList(block for block in self.stack if len(block.members))
 
     def _end(self, block: CPBlock, statuses: Sequence[Status]) -> None:
         """Give a block's predictors their outcomes; `constant_error` is the label's variance."""

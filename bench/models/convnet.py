@@ -14,47 +14,77 @@ from bench.models.product_pooling import evaluate_tree
 from bench.seeding import generator
 
 
+CP = "cp"  # the tree that pools all pixels at once: a CP predictor
+TREES = (*PATTERNS, CP)
+FEATURES = ("one_hot", "affine")
+
+
 @dataclass
 class CircuitConfig:
-    """Schema of `configs/model/convnet.yaml`; the fields are those of `ConvArithmeticCircuit`."""
+    """Schema of `configs/model/circuit.yaml`.
+
+    Parameters
+    ----------
+    width : int
+        Number of channels after each convolution. For the tree ``cp``: the predictor has, up to
+        rounding, as many parameters as the tree ``grid`` of this width.
+    tree : str
+        ``grid``, ``adjacent`` or ``half``, see `bench.models.mode_tree.mode_tree`; or ``cp``: all
+        pixels are pooled at once, which makes a CP predictor.
+    arity : int
+        How many locations a window pools, at every level as long as they divide.
+    features : str
+        ``one_hot``: of the pixel's level; ``affine``: a learned affine function of its gray value.
+    shared : bool
+        Whether all locations share a convolution's weights.
+    init_std : float
+        Standard deviation of the start's noise.
+    """
 
     width: int
-    levels: int | None = 2
+    tree: str = "grid"
     arity: int = 4
-    pattern: str = "grid"
+    features: str = "one_hot"
     shared: bool = False
-    outputs: int = 1
-    init_std: float = 1e-2
+    init_std: float = 0.1
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"model.width={self.width}", "an integer of at least 1")
-        require(
-            self.levels is None or self.levels >= 2,
-            f"model.levels={self.levels}",
-            "an integer of at least 2, or null for real pixels",
-        )
+        require(self.tree in TREES, f"model.tree={self.tree}", " or ".join(TREES))
         require(self.arity >= 2, f"model.arity={self.arity}", "an integer of at least 2")
-        require(self.pattern in PATTERNS, f"model.pattern={self.pattern}", " or ".join(PATTERNS))
-        require(self.outputs >= 1, f"model.outputs={self.outputs}", "an integer of at least 1")
+        require(
+            self.features in FEATURES, f"model.features={self.features}", " or ".join(FEATURES)
+        )
         require(
             math.isfinite(self.init_std) and self.init_std >= 0,
             f"model.init_std={self.init_std}",
             "a number of at least 0",
         )
 
-    def build(self, image_shape: tuple[int, int], seed: int) -> "ConvArithmeticCircuit":
-        """Return a freshly started circuit."""
-        return ConvArithmeticCircuit(
-            image_shape,
-            self.width,
-            self.arity,
-            self.pattern,
-            levels=self.levels,
-            shared=self.shared,
-            outputs=self.outputs,
-            init_std=self.init_std,
-            seed=seed,
-        )
+    def build(
+        self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
+    ) -> "ConvArithmeticCircuit":
+        """Return a freshly started circuit for images of `levels` gray values."""
+
+        def circuit(width: int, arity: Arity, pattern: str) -> ConvArithmeticCircuit:
+            return ConvArithmeticCircuit(
+                image_shape,
+                width,
+                arity,
+                pattern,
+                levels=levels if self.features == "one_hot" else None,
+                shared=self.shared,
+                outputs=outputs,
+                init_std=self.init_std,
+                seed=seed,
+            )
+
+        if self.tree != CP:
+            return circuit(self.width, self.arity, self.tree)
+        all_at_once = [math.prod(image_shape)]
+        wanted = circuit(self.width, self.arity, "grid").parameter_count
+        a_component = circuit(1, all_at_once, "adjacent").parameter_count
+        return circuit(max(1, round(wanted / a_component)), all_at_once, "adjacent")
 
 
 class ConvArithmeticCircuit(nn.Module):
@@ -160,13 +190,16 @@ class ConvArithmeticCircuit(nn.Module):
         ----------
         images : Tensor
             Shape (batch, ...) with height * width pixels each: integers for one-hot features, else
-            real numbers.
+            real numbers. Or real features themselves, as `one_hot` returns them.
 
         Returns
         -------
         Tensor
             Shape (..., batch, outputs), or (..., batch) for a single output.
         """
+        if images.shape[1:] == (self.levels, *self.image_shape) and images.is_floating_point():
+            features = images.flatten(2)[..., self.tree.leaf_order]
+            return self.evaluate(features.permute(2, 0, 1))
         pixels = images.flatten(1)
         require(
             pixels.shape[1] == self.tree.order,
@@ -175,6 +208,21 @@ class ConvArithmeticCircuit(nn.Module):
         )
         features = self._features(pixels[:, self.tree.leaf_order].t())
         return self.evaluate(features)
+
+    def one_hot(self, images: Tensor) -> Tensor:
+        """Return integer images as one-hot features, shape (batch, levels, height, width).
+
+        For what differentiates the network with respect to its inputs.
+        """
+        require(self.levels is not None, "one-hot features with levels=None", "a number of levels")
+        levels = torch.arange(self.levels or 0, device=images.device).view(-1, 1, 1)
+        return (images.reshape(-1, 1, *self.image_shape) == levels).to(self.root_weights.dtype)
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of weights of one replicate."""
+        convolutions = sum(math.prod(weights.shape[-3:]) for weights in self.convolutions)
+        return convolutions + math.prod(self.root_weights.shape[-2:])
 
     def _features(self, pixels: Tensor) -> Tensor:
         """Return the pixels' features: (order, batch) to (order, batch, features)."""

@@ -11,6 +11,10 @@ from bench.errors import require
 from bench.kernels.cp import cp_components
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.khatri_rao import cp_full_tensor
+from bench.measures.balancedness import vector_differences
+from bench.measures.ranks import component_norms
+from bench.measures.trajectories import component_drives
+from bench.seeding import generator as seeded
 
 
 @dataclass
@@ -46,6 +50,13 @@ class CPConfig:
             init_std=self.init_std,
             generator=generator,
         )
+
+    def factorize(self, mode_dims: Sequence[int], seed: int) -> "CPFactorization":
+        """Return a freshly started factorization of tensors of shape `mode_dims`."""
+        cube = len(set(mode_dims)) == 1 and len(mode_dims) >= 2
+        given = f"model=cp for a tensor of shape {list(mode_dims)}"
+        require(cube, given, "two modes or more, of equal dimension")
+        return self.build(len(mode_dims), mode_dims[0], seeded(seed, "initialization"))
 
 
 class CPFactorization(nn.Module):
@@ -99,6 +110,19 @@ class CPFactorization(nn.Module):
     def full_tensor(self) -> Tensor:
         """Return the tensor of shape (mode_dim,) * order; for small orders only."""
         return cp_full_tensor(self.factors)
+
+    def learned_norms(self) -> dict[str, Tensor]:
+        """Return the components' norms, which training raises one after another [TF]."""
+        return {"component": component_norms(self.factors)}
+
+    def component_drives(self) -> Tensor:
+        """Return ``<-grad L(W), normalized component>`` from the gradient in `factors.grad`."""
+        assert self.factors.grad is not None
+        return component_drives(self.factors, self.factors.grad)
+
+    def conserved_differences(self) -> Tensor:
+        """Return what gradient flow conserves, shape (..., (order - 1) * rank) [TF]."""
+        return vector_differences(self.factors.square().sum(-2)).flatten(-2)
 
 
 class CPBlock(nn.Module):

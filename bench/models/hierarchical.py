@@ -63,6 +63,12 @@ class HierarchicalConfig:
             seed=seed,
         )
 
+    def factorize(
+        self, mode_dims: Sequence[int], seed: int
+    ) -> "HierarchicalTensorFactorization":
+        """Return a freshly started factorization of tensors of shape `mode_dims`."""
+        return self.build(mode_dims, seed)
+
 
 def checked_widths(widths: int | Sequence[int], depth: int) -> list[int]:
     """Return the widths of the levels, one a pooling level of the tree."""
@@ -266,6 +272,48 @@ class HierarchicalTensorFactorization(nn.Module):
             pooled = [windows.prod(-2) for windows in _windows(columns, runs, 1)]
             norms.append(torch.cat(pooled, -2) * torch.linalg.vector_norm(own, dim=-1))
         return norms
+
+    def learned_norms(self) -> dict[str, Tensor]:
+        """Return the local components' norms of every node, which training raises one by one."""
+        levels = self.local_component_norms()
+        return {
+            f"level_{level}_node_{node}": norms
+            for level, each in enumerate(levels, 1)
+            for node, norms in enumerate(each.unbind(-2), 1)
+        }
+
+    def component_drives(self) -> Tensor:
+        """Return ``<-grad L(W), normalized local component>`` from the gradients of the weights.
+
+        Shape (..., local components), in the order of `local_component_norms`. By multilinearity
+        the inner product of a node's own row with its gradient suffices [HTF, theorem 1].
+        """
+        drives = []
+        for own, norms in zip(self._rows(), self.local_component_norms(), strict=True):
+            assert own.grad is not None
+            product = (own * own.grad).view(*norms.shape, -1).sum(-1)
+            drives.append((-product / norms).flatten(-2))
+        return torch.cat(drives, -1)
+
+    def _rows(self) -> list[nn.Parameter]:
+        return [*self.inner_weights, self.root_weights]
+
+    def conserved_differences(self) -> Tensor:
+        """Return what gradient flow conserves: a number a local component and child [HTF].
+
+        The difference between the squared norms of the child's column and the node's own row.
+        """
+        levels = [self.leaf_weights, *self.inner_weights]
+        differences = []
+        for children, own, runs in zip(levels, self._rows(), self.tree.runs, strict=True):
+            columns = children.square().sum(-2)
+            rows = own.square() if own is self.root_weights else own.square().sum(-1)
+            parts = rows.view(*columns.shape[:-2], -1, columns.shape[-1]).split(
+                [run.windows for run in runs], -2
+            )
+            for windows, row in zip(_windows(columns, runs, 1), parts, strict=True):
+                differences.append((windows - row.unsqueeze(-2)).flatten(-3))
+        return torch.cat(differences, -1)
 
     def matricization_singular_values(self) -> dict[tuple[int, ...], Tensor]:
         """Return the singular values of the end tensor's matricization at every node but the root.

@@ -1,5 +1,6 @@
 """Matrix factorization: a linear network without biases, its end matrix the product of weights."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import require
+from bench.measures.balancedness import layer_differences
+from bench.seeding import generator as seeded
 
 STARTS = ("gaussian", "balanced")
 
@@ -35,6 +38,12 @@ class MatrixConfig:
     ) -> "MatrixFactorization":
         """Return a freshly started factorization."""
         return MatrixFactorization(rows, columns, **asdict(self), generator=generator)
+
+    def factorize(self, mode_dims: Sequence[int], seed: int) -> "MatrixFactorization":
+        """Return a freshly started factorization of matrices of shape `mode_dims`."""
+        given = f"model=matrix for a tensor of shape {list(mode_dims)}"
+        require(len(mode_dims) == 2, given, "two modes")
+        return self.build(*mode_dims, generator=seeded(seed, "initialization"))
 
 
 class MatrixFactorization(nn.Module):
@@ -109,6 +118,15 @@ class MatrixFactorization(nn.Module):
     def singular_values(self) -> Tensor:
         """Return the end matrix's singular values, falling: shape (..., min(rows, columns))."""
         return torch.linalg.svdvals(self.full_tensor())
+
+    def learned_norms(self) -> dict[str, Tensor]:
+        """Return the singular values, which training raises one after another."""
+        return {"singular_value": self.singular_values()}
+
+    def conserved_differences(self) -> Tensor:
+        """Return what gradient flow conserves, shape (..., sum of squared inner widths) [NORM]."""
+        differences = layer_differences(list(self.factors))
+        return torch.cat([difference.flatten(-2) for difference in differences], -1)
 
 
 def _check_together(sizes: list[int], start: str, determinant_sign: int | None) -> None:

@@ -4,10 +4,28 @@ import copy
 from collections.abc import Sequence
 from typing import TypeVar
 
-from torch import nn
+from torch import Tensor, nn
 from torch.func import stack_module_state
 
 M = TypeVar("M", bound=nn.Module)
+
+
+def select_replicates(module: nn.Module, kept: Tensor) -> None:
+    """Keep some replicates of a stacked module, in place; parameters stay the same objects.
+
+    Parameters
+    ----------
+    module : nn.Module
+        As `stack_replicates` returns it.
+    kept : Tensor
+        Shape (replicates,), bool.
+    """
+    for parameter in module.parameters():
+        parameter.grad = None
+        parameter.data = parameter.data[kept]
+    for owner in module.modules():
+        for name, values in owner.named_buffers(recurse=False):
+            setattr(owner, name, values[kept])
 
 
 def stack_replicates(modules: Sequence[M]) -> M:

@@ -1,5 +1,6 @@
 """Symmetric tubal factorization of third-order tensors."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.errors import require
 from bench.kernels.tproduct import singular_tubes, t_gram
+from bench.seeding import generator as seeded
 
 
 @dataclass
@@ -26,6 +28,13 @@ class TubalConfig:
     ) -> "TubalFactorization":
         """Return a freshly started factorization."""
         return TubalFactorization(size, tube_length, **asdict(self), generator=generator)
+
+    def factorize(self, mode_dims: Sequence[int], seed: int) -> "TubalFactorization":
+        """Return a freshly started factorization of tensors of shape `mode_dims`."""
+        square = len(mode_dims) == 3 and mode_dims[0] == mode_dims[1]
+        given = f"model=tubal for a tensor of shape {list(mode_dims)}"
+        require(square, given, "three modes n, n, k: square slices")
+        return self.build(*mode_dims[1:], generator=seeded(seed, "initialization"))
 
 
 class TubalFactorization(nn.Module):
@@ -82,3 +91,7 @@ class TubalFactorization(nn.Module):
     def singular_tube_norms(self) -> Tensor:
         """Return the norms of the end tensor's singular tubes, falling: shape (..., size)."""
         return torch.linalg.vector_norm(singular_tubes(self.full_tensor()), dim=-1)
+
+    def learned_norms(self) -> dict[str, Tensor]:
+        """Return the norms of the singular tubes, which training raises one after another."""
+        return {"singular_tube": self.singular_tube_norms()}

@@ -176,7 +176,7 @@ def as_text(result: pd.DataFrame) -> pd.DataFrame:
     for name in ("difference", "ratio"):
         columns = (result.get(f"{name}{end}") for end in ("", "_low", "_high"))
         text[f"{name} [95 %]"] = [
-            "–" if pd.isna(middle) else f"{middle:.4f} [{low:.4f}, {high:.4f}]"
+            "-" if pd.isna(middle) else f"{middle:.4f} [{low:.4f}, {high:.4f}]"
             for middle, low, high in zip(*columns, strict=True)
         ]
     text["effect size"] = [_short(value) for value in result.effect_size]
@@ -187,4 +187,4 @@ def as_text(result: pd.DataFrame) -> pd.DataFrame:
 
 
 def _short(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.2g}"
+    return "-" if pd.isna(value) else f"{value:.2g}"

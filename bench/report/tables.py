@@ -95,7 +95,7 @@ def cells_as_text(section: Section, spec: ReportSpec, plus_minus: str) -> pd.Dat
 
 
 def _number(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.4f}"
+    return "-" if pd.isna(value) else f"{value:.4f}"
 
 
 def _mean_and_std(mean: float, std: float, plus_minus: str) -> str:
@@ -152,7 +152,7 @@ def latex(parts: list[Section], spec: ReportSpec) -> str:
 
 
 def _tex(text: str) -> str:
-    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("–", "--"), ("#", r"\#")):
+    for plain, escaped in (("_", r"\_"), ("%", r"\%"), ("±", r"$\pm$"), ("#", r"\#")):
         text = text.replace(plain, escaped)
     return text
 

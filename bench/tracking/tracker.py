@@ -1,6 +1,7 @@
 """Recording the runs of one stack: curves while they train, records when they end."""
 
 import io
+import math
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,7 @@ class Tracker:
         self.curves[i].append(dict(point))
         run = self.runs[i]
         if run is not None:
-            run.log(dict(point), step=int(point[self.step]))
+            run.log(dict(point), step=int(point[self.step]), commit=True)
 
     def finish(
         self,
@@ -144,7 +145,7 @@ class Tracker:
         run, self.runs[i] = self.runs[i], None
         if run is None:
             return {"mode": "disabled", "run_id": None, "path": None}
-        run.summary.update(dict(summary))
+        run.summary.update({name: _finite_or_word(value) for name, value in summary.items()})
         path = Path(run.settings.sync_dir).relative_to(
             (self.place.folder / self.cells[i].run_key).absolute()
         )
@@ -161,6 +162,16 @@ class Tracker:
             if still_open:
                 last = self.curves[i][-1] if self.curves[i] else {}
                 self.finish(i, status, last, error=text)
+
+
+def _finite_or_word(value: Any) -> Any:
+    """Return floats that are not finite as the words that W&B's history has for them.
+
+    W&B drops them from an update of the summary and would keep an older value.
+    """
+    if not isinstance(value, float) or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
 
 
 def short_traceback(error: BaseException | None) -> str:

@@ -48,7 +48,7 @@ def reachable_mode(mode: str) -> tuple[str, str]:
     """
     if mode != "online":
         return mode, ""
-    url = urlsplit(wandb.Settings().base_url)
+    url = urlsplit(wandb.setup().settings.base_url)
     host = url.hostname or ""
     if not (os.environ.get("WANDB_API_KEY") or _netrc_knows(host)):
         return "offline", "no W&B key was found (`wandb login` stores one)"

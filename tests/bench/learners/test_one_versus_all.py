@@ -1,0 +1,157 @@
+"""Stacked training against the obvious loop, and against training alone."""
+
+import pytest
+import torch
+
+from bench.config import Cell, compose, plain, scientific, typed, with_values
+from bench.kernels.cp import slow_cp_components
+from bench.learners.base import EpochsConfig
+from bench.learners.one_versus_all import initial_factors
+from bench.status import Status
+
+
+def cell(**values):
+    config = scientific(plain(compose([])))
+    return Cell.of(with_values(config, {key.replace("__", "."): v for key, v in values.items()}))
+
+
+GRID = [
+    cell(model__rank=1, data__target_class=3),
+    cell(model__rank=4, data__target_class=3),
+    cell(model__rank=2, data__target_class=8, seed=1),
+    cell(model__rank=3, data__target_class=0, variant="random_labels"),
+]
+
+
+def learner_of(cells, dtype=torch.float32, **trainer):
+    config = typed(cells[0].config["learner"], "learner")
+    learner, data = config.build(cells, EpochsConfig(**trainer), None)
+    learner.to(dtype)
+    learner.parts = data.parts
+    return learner, data
+
+
+def factors_after(cells, steps, dtype):
+    learner, data = learner_of(cells, dtype)
+    optimizer = learner.configure_optimizers()
+    batches = [indices for epoch in range(10) for indices in data.batches(epoch)]
+    for indices in batches[:steps]:
+        learner.train_step(indices, optimizer)
+    found = {}
+    for block in learner.stack:
+        found |= dict(zip(block.members.tolist(), block.predictor_factors(), strict=True))
+    return [found[i] for i in range(len(cells))]
+
+
+def test_a_stack_trains_each_predictor_as_alone_in_float64():
+    together = factors_after(GRID, 50, torch.float64)
+    for i, one in enumerate(GRID):
+        (alone,) = factors_after([one], 50, torch.float64)
+        assert (together[i] - alone).abs().max() < 1e-9
+
+
+def test_a_stack_trains_each_predictor_as_alone_in_float32():
+    together = factors_after(GRID, 50, torch.float32)
+    for i, one in enumerate(GRID):
+        (alone,) = factors_after([one], 50, torch.float32)
+        assert (together[i] - alone).abs().max() < 1e-6
+
+
+def test_training_is_adam_on_the_squared_loss():
+    (one,) = factors_after([GRID[1]], 20, torch.float64)
+    _, data = learner_of([GRID[1]])
+    oracle = initial_factors(GRID[1]).double().requires_grad_()
+    optimizer = torch.optim.Adam([oracle], lr=5e-4)
+    inputs = data.data.split(None, "train").inputs.long()
+    labels = data.data.split(None, "train").labels
+    batches = [indices for epoch in range(2) for indices in data.batches(epoch)]
+    for indices in batches[:20]:
+        prediction = slow_cp_components(oracle, inputs[indices]).sum(0)
+        loss = (prediction - 2.0 * (labels[indices] == 3)).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(one, oracle.detach(), rtol=1e-9, atol=1e-9)
+
+
+def test_errors_are_in_units_of_labels_and_clipped_on_test_data():
+    learner, data = learner_of(GRID[:1], torch.float64)
+    (block,) = learner.stack
+    block.factors.data.fill_(1.0)
+    block.factors.data[:, :, 0] = torch.tensor([3.0, 10.0])  # predicts 3, or 10 at a bright pixel
+    bright = data.parts["test"].inputs[:, 0].bool()
+    target = 2.0 * (data.data.split(None, "test").labels == 3)
+    prediction = torch.where(bright, 10.0, 3.0)
+    expected = ((prediction - target) ** 2 / 4).clamp(max=1).mean()
+    assert learner.errors(block, "test")[0].item() == pytest.approx(expected.item())
+    target = 2.0 * (data.data.split(None, "train").labels == 3)
+    bright = data.parts["train"].inputs[:, 0].bool()
+    expected = ((torch.where(bright, 10.0, 3.0) - target) ** 2 / 4).mean()
+    assert learner.errors(block, "train")[0].item() == pytest.approx(expected.item())
+
+
+def fit(cells, **trainer):
+    import pytorch_lightning as lightning
+
+    config = typed(cells[0].config["learner"], "learner")
+    learner, data = config.build(cells, EpochsConfig(**trainer), None)
+    return (
+        learner,
+        data,
+        lightning.Trainer(
+            max_epochs=-1,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ),
+    )
+
+
+def test_a_predictor_that_diverges_leaves_the_others_alone():
+    learner, data, trainer = fit(GRID, max_epochs=6, log_every_n_epochs=3)
+    whole, whole_data, whole_trainer = fit(GRID, max_epochs=6, log_every_n_epochs=3)
+    with torch.no_grad():
+        learner.stack[0].factors[1] = torch.nan  # a component of the second predictor
+    trainer.fit(learner, datamodule=data)
+    whole_trainer.fit(whole, datamodule=whole_data)
+    statuses = [outcome.status for outcome in learner.outcomes]
+    assert statuses == [Status.MAX_STEPS, Status.DIVERGED, Status.MAX_STEPS, Status.MAX_STEPS]
+    for i in (0, 2, 3):
+        assert learner.curves[i] == whole.curves[i]
+        assert torch.equal(
+            learner.outcomes[i].weights["factors"], whole.outcomes[i].weights["factors"]
+        )
+
+
+def test_a_converged_predictor_is_frozen_and_the_others_go_on():
+    learner, data, trainer = fit(GRID, max_epochs=4, log_every_n_epochs=2)
+    seen = []
+    original = learner._freeze
+    first = learner.stack[0].factors[:1].clone()
+
+    def freeze(optimizer):
+        if int(learner.epoch) == 1:
+            learner.losses[0] = 0.0  # as if the first predictor had reached the criterion
+        original(optimizer)
+        seen.append([block.members.tolist() for block in learner.stack])
+
+    learner._freeze = freeze
+    trainer.fit(learner, datamodule=data)
+    assert seen == [[[1, 2, 3]]] * 4
+    assert [outcome.status for outcome in learner.outcomes][0] is Status.CONVERGED
+    assert learner.curves[0][-1]["epoch"] == 1
+    assert learner.curves[1][-1]["epoch"] == 4
+    frozen = learner.outcomes[0].weights["factors"].permute(2, 1, 0)
+    assert not torch.equal(frozen, first.cpu())
+    whole, whole_data, whole_trainer = fit(GRID, max_epochs=4, log_every_n_epochs=2)
+    whole_trainer.fit(whole, datamodule=whole_data)
+    assert learner.curves[1] == whole.curves[1]
+
+
+def test_the_memory_estimate_grows_linearly_with_the_components():
+    config = typed(GRID[0].config["learner"], "learner")
+    sizes = [config.memory([cell(model__rank=rank)] * 10) for rank in (10, 20, 40)]
+    assert sizes[2] - sizes[1] == pytest.approx(2 * (sizes[1] - sizes[0]), rel=1e-6)
+    assert sizes[0] < 50e6

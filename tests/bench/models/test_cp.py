@@ -1,0 +1,72 @@
+"""CP factorizations against tensorly."""
+
+import itertools
+
+import pytest
+import tensorly
+import torch
+
+from bench.errors import UserError
+from bench.models import CPFactorization
+from bench.models.cp import CPBlock, CPConfig, blocks_of
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.seeding import generator
+
+
+def factorization(order=4, mode_dim=3, rank=5):
+    draw = generator(0, "model test")
+    model = CPFactorization(order, mode_dim, rank, init_mean=0.0, init_std=1.0, generator=draw)
+    return model.double()
+
+
+def test_every_entry_is_tensorly_s():
+    model = factorization()
+    factors = [mode.detach().numpy() for mode in model.factors]
+    oracle = torch.from_numpy(tensorly.cp_to_tensor((None, factors)))
+    indices = torch.tensor(list(itertools.product(range(3), repeat=4)))
+    torch.testing.assert_close(model.full_tensor(), oracle, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(model(indices), oracle.flatten(), rtol=1e-12, atol=1e-12)
+
+
+def test_the_start_is_the_published_one_and_follows_the_generator():
+    model = CPConfig(rank=15).build(784, 2, generator(0, "start"))
+    assert model.factors.shape == (784, 2, 15)
+    assert model.factors.mean().item() == pytest.approx(1, abs=1e-4)
+    assert model.factors.std().item() == pytest.approx(1e-3, rel=0.02)
+    again = CPConfig(rank=15).build(784, 2, generator(0, "start"))
+    assert torch.equal(model.factors, again.factors)
+
+
+def test_a_block_gives_each_predictor_its_own_value():
+    models = [factorization(rank=rank) for rank in (2, 4, 1)]
+    factors = [model.factors.detach().permute(2, 1, 0) for model in models]
+    block = CPBlock(torch.tensor([5, 6, 9]), factors)
+    indices = torch.randint(3, (8, 4), generator=generator(0, "indices"))
+    inputs = IndicatorBatch(indicator_matrix(indices, 3), 3)
+    predictions, underflows = block(inputs)
+    for row, model in zip(predictions, models, strict=True):
+        torch.testing.assert_close(row, model(indices), rtol=1e-12, atol=1e-12)
+    assert underflows.tolist() == [0, 0, 0]
+    kept = block.select(torch.tensor([True, False, True]))
+    assert kept.members.tolist() == [5, 9]
+    torch.testing.assert_close(kept(inputs)[0], predictions[[0, 2]], rtol=1e-12, atol=1e-12)
+
+
+def test_blocks_hold_every_predictor_once_and_no_more_than_fit():
+    ranks = [1, 5, 3, 300, 2, 2]
+    blocks = blocks_of(ranks, 8)
+    assert [place for block in blocks for place in block] == list(range(6))
+    sizes = [sum(ranks[place] for place in block) for block in blocks]
+    assert all(size <= 8 or len(block) == 1 for size, block in zip(sizes, blocks, strict=True))
+
+
+@pytest.mark.parametrize(("order", "mode_dim", "rank"), [(0, 2, 1), (3, 1, 1), (3, 2, 0)])
+def test_impossible_shapes_are_refused(order, mode_dim, rank):
+    with pytest.raises(UserError, match="at least"):
+        CPFactorization(order, mode_dim, rank)
+
+
+@pytest.mark.parametrize("values", [{"rank": 0}, {"rank": 2, "init_std": -1.0}])
+def test_impossible_configurations_are_refused(values):
+    with pytest.raises(UserError, match="model"):
+        CPConfig(**values)

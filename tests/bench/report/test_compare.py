@@ -1,0 +1,130 @@
+"""Paired comparisons against scipy, called directly."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bench.errors import UserError
+from bench.report.compare import compare, paired_statistics, where
+from bench.report.spec import ReportSpec
+
+
+def spec():
+    return ReportSpec(
+        title="",
+        section="data.name",
+        rows=["variant", "model.rank"],
+        over=["data.target_class", "seed"],
+        metrics=["train_error"],
+        x="model.rank",
+        hue="variant",
+    )
+
+
+def runs(ranks=(1, 2), classes=range(6), seeds=(0, 1)):
+    draw = np.random.default_rng(0)
+    rows = [
+        ("digits", variant, rank, target, seed, "max_steps", draw.normal(mean, 0.01))
+        for variant, mean in (("random_images", 0.08), ("original", 0.01), ("random_labels", 0.09))
+        for rank in ranks
+        for target in classes
+        for seed in seeds
+    ]
+    names = ["data.name", "variant", "model.rank", "data.target_class", "seed", "status"]
+    return pd.DataFrame(rows, columns=[*names, "train_error"])
+
+
+def test_numbers_are_scipy_s():
+    frame = runs()
+    result = compare(frame, spec(), "variant", "train_error")
+    assert (
+        result.comparison.tolist()
+        == [
+            "random_images - original",
+            "random_labels - original",
+        ]
+        * 2
+    )
+    keys = ["data.target_class", "seed"]
+    one = frame[frame["model.rank"] == 1]
+    first, other = (
+        one[one.variant == variant].sort_values(keys).train_error.to_numpy()
+        for variant in ("original", "random_images")
+    )
+    row = result.iloc[0]
+    assert row.pairs == 12
+    assert row.difference == pytest.approx((other - first).mean())
+    interval = stats.ttest_rel(other, first).confidence_interval(0.95)
+    assert (row.difference_low, row.difference_high) == pytest.approx(tuple(interval))
+    assert row.ratio == pytest.approx(first.mean() / other.mean())
+    assert row.ratio_low < row.ratio < row.ratio_high
+    raw = []
+    for _, group in frame.groupby("model.rank"):
+        wide = group.pivot(index=keys, columns="variant", values="train_error")
+        for name in ("random_images", "random_labels"):
+            raw.append(stats.ttest_rel(wide[name], wide["original"]).pvalue)
+    assert result.p.to_numpy() == pytest.approx(stats.false_discovery_control(raw))
+
+
+def test_the_interval_covers_the_true_difference_as_often_as_it_says():
+    draw = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        first = draw.normal(1.0, 0.1, 10)
+        found = paired_statistics(first, first + draw.normal(0.5, 0.2, 10))
+        covered += found["difference_low"] <= 0.5 <= found["difference_high"]
+    assert covered / 400 == pytest.approx(0.95, abs=0.035)
+
+
+def test_another_reference_turns_the_comparison_round():
+    there = compare(runs(), spec(), "variant", "train_error", reference="random_images")
+    row = there[there.comparison == "original - random_images"].iloc[0]
+    back = compare(runs(), spec(), "variant", "train_error").iloc[0]
+    assert row.difference == pytest.approx(-back.difference)
+
+
+def test_missing_pairs_are_refused_with_a_reason():
+    frame = runs()
+    frame.loc[frame.index[0], "status"] = "failed"
+    result = compare(frame, spec(), "variant", "train_error")
+    refused = result[result.comparison == "random_images - original"]
+    assert refused.refused.tolist() == ["1 of 12 pairs are missing", ""]
+    assert refused.difference.isna().tolist() == [True, False]
+
+
+def test_a_difference_that_never_varies_has_no_p_value():
+    frame = runs()
+    frame["train_error"] = np.where(frame.variant == "original", 0.25, 0.5)
+    row = compare(frame, spec(), "variant", "train_error").iloc[0]
+    assert row.difference == row.difference_low == row.difference_high == 0.25
+    assert np.isnan(row.p)
+
+
+def test_other_settings_have_their_own_rows():
+    frame = pd.concat([runs().assign(**{"data.levels": level}) for level in (2, 3)])
+    frame.insert(0, "learner.rate", 0.1)
+    result = compare(frame, spec(), "variant", "train_error")
+    assert len(result) == 8
+    assert result["data.levels"].tolist() == [2, 2, 3, 3] * 2
+
+
+@pytest.mark.parametrize(
+    ("factor", "metric", "message"),
+    [
+        ("colour", "train_error", "variant"),
+        ("variant", "loss", "train_error"),
+        ("data.name", "train_error", "at least two"),
+    ],
+)
+def test_what_does_not_exist_is_refused_with_what_does(factor, metric, message):
+    with pytest.raises(UserError, match=message):
+        compare(runs(), spec(), factor, metric)
+
+
+def test_where_keeps_the_runs_that_fit_and_refuses_what_is_not_recorded():
+    assert set(where(runs(), ["model.rank=2"])["model.rank"]) == {2}
+    with pytest.raises(UserError, match="1, 2"):
+        where(runs(), ["model.rank=7"])
+    with pytest.raises(UserError, match="model.rank"):
+        where(runs(), ["rank=1"])

@@ -1,0 +1,76 @@
+"""Bad input: one line that says what was given and what is allowed, exit code 2, nothing left."""
+
+import pytest
+
+BAD = {
+    "unknown benchmark": (["bench", "tensor_ranks"], "tensor_rank"),
+    "unknown variant": (["bench", "tensor_rank", "variants=[original,blurred]"], "random_labels"),
+    "unknown single variant": (["bench", "tensor_rank", "variant=blurred"], "random_labels"),
+    "unknown data set": (["bench", "tensor_rank", "data=imagenet"], "fashion_mnist"),
+    "rank 0": (["bench", "tensor_rank", "ranks=[1,0]"], "at least 1"),
+    "rank that is no number": (["bench", "tensor_rank", "ranks=[two]"], "model.rank"),
+    "ranks that are no list": (["bench", "tensor_rank", "ranks=3"], "a list"),
+    "no ranks": (["bench", "tensor_rank", "ranks=[]"], "a list"),
+    "class out of range": (["bench", "tensor_rank", "classes=[10]"], "0 to 9"),
+    "levels 1": (["bench", "tensor_rank", "data.levels=1"], "from 2 to 17"),
+    "levels beyond the data": (["bench", "tensor_rank", "data.levels=18"], "from 2 to 17"),
+    "batch larger than the data": (["bench", "tensor_rank", "data.batch_size=1438"], "1 to 1437"),
+    "negative seed": (["bench", "tensor_rank", "seeds=[-1]"], "at least 0"),
+    "misspelt key": (["bench", "tensor_rank", "model.rnk=3"], "rnk"),
+    "misspelt shorthand": (["bench", "tensor_rank", "rank=[1]"], "rank"),
+    "misspelt added key": (["bench", "tensor_rank", "+model.rnk=3"], "init_mean"),
+    "no override at all": (["bench", "tensor_rank", "nonsense"], "key=value"),
+    "broken override": (["bench", "tensor_rank", "ranks=[1"], "key=value"),
+    "memory below one predictor": (["bench", "tensor_rank", "sweep.max_memory=1e-6"], "at least"),
+    "unknown tracking mode": (["run", "tracking.mode=cloud"], "offline, online, disabled"),
+    "unknown accelerator": (["run", "trainer.accelerator=abacus"], "auto, cpu"),
+    "no epochs": (["run", "trainer.max_epochs=0"], "at least 1"),
+    "step size 0": (["run", "learner.learning_rate=0"], "above 0"),
+    "values without -m": (["run", "model.rank=1,2"], "-m"),
+    "bad value in a multirun": (["run", "-m", "model.rank=1,0"], "at least 1"),
+    "missing data root": (["run", "data=mnist", "data.root=nowhere"], "RANKBENCH_DATA"),
+    "unknown verb": (["bnech"], "--help"),
+    "no verb": ([], "--help"),
+    "table without runs": (["table", "tensor_rank"], "rankbench bench tensor_rank"),
+    "table of nothing": (["table", "nothing"], "tensor_rank"),
+    "compare without a factor": (["compare", "tensor_rank"], "--by"),
+    "no runs": (["runs"], "runs_dir"),
+    "unknown data": (["data", "nothing"], "mnist"),
+    "unknown preset": (["bench", "tensor_rank", "preset=huge"], "preset"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_a_mistake_is_one_line_and_leaves_nothing(case, rankbench, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", _no_network)
+    arguments, hint = BAD[case]
+    code, out, error = rankbench(*arguments)
+    assert code == 2
+    assert out == ""
+    assert error.startswith("rankbench: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    assert hint in error
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert left == []
+
+
+def _no_network(self):
+    raise RuntimeError("no network")
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(rankbench, tmp_path):
+    blocked = tmp_path / "runs"
+    blocked.write_text("a file where the folder should be")
+    code, _, error = rankbench("run", f"runs_dir={blocked}")
+    assert code == 2
+    assert f"runs_dir={blocked}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("verb", ["bench", "run", "table", "figure", "compare", "runs", "data"])
+def test_every_verb_explains_itself_with_an_example(verb, rankbench):
+    code, out, _ = rankbench(verb, "--help")
+    assert code == 0
+    assert f"example: rankbench {verb}" in out
