@@ -85,17 +85,35 @@ def build_parser() -> Parser:
     sub.add_argument("--verify", action="store_true", help="hold each record against its W&B file")
     overrides(sub)
     sub = verb(
+        "perf",
+        "Measure training speed against the published formulation and this machine's peak.",
+        "rankbench perf --rounds 5 --out results/perf",
+    )
+    sub.add_argument("--rounds", type=int, default=5, help="how often each case is measured")
+    sub.add_argument("--out", help="a folder for table.md, measurements.csv and PROVENANCE.md")
+    sub = verb(
         "data", "Get or find, verify and describe data sets.", "rankbench data mnist data.root=data"
     )
     sub.add_argument("names", nargs="*", metavar="NAME", help="data sets; all if none is given")
     return parser
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse a command line; overrides may stand before and after options."""
+    parser = build_parser()
+    parsed, rest = parser.parse_known_args(arguments)
+    for word in rest:
+        if word.startswith("-") or "=" not in word or "overrides" not in parsed:
+            parser.error(f"unrecognized argument: {word}")
+        parsed.overrides.append(word)
+    return parsed
+
+
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0 only if everything asked for has happened."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
-        parsed = build_parser().parse_args(arguments)
+        parsed = parse(arguments)
         from bench import verbs  # after --help, which need not wait for torch
 
         _quiet_libraries()

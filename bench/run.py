@@ -56,6 +56,11 @@ def run(
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        trainer.fit(learner, datamodule=data, ckpt_path=checkpoints.existing(), weights_only=True)
+        try:
+            trainer.fit(learner, data, ckpt_path=checkpoints.existing(), weights_only=True)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl-C into a plain exit
+                raise KeyboardInterrupt from None
+            raise
     checkpoints.discard()
     return learner

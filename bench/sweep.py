@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -67,11 +67,14 @@ class Sweep:
         The grid, without repetitions.
     config : dict
         The `sweep` group of the configuration.
+    results_dir : Path
+        Where tables and figures are written.
     """
 
     settings: Settings
     cells: list[Cell]
     config: dict[str, Any]
+    results_dir: Path
 
     @property
     def max_memory(self) -> float:
@@ -88,10 +91,11 @@ class Sweep:
         done = recorded(self.cells, self.settings)
         return [cell for cell in self.cells if cell.run_key not in done]
 
-    def write_plan(self) -> None:
-        """Keep the list of cells, so that a table can count those that are missing."""
-        plan = {cell.run_key: cell.config for cell in self.cells}
-        name = hashlib.sha256("".join(sorted(plan)).encode()).hexdigest()[:16]
+    def write_plan(self, command: str) -> None:
+        """Keep the command and its cells, so that a table can count those that are missing."""
+        cells = {cell.run_key: cell.config for cell in self.cells}
+        plan = {"command": command, "cells": cells}
+        name = hashlib.sha256("".join(sorted(cells)).encode()).hexdigest()[:16]
         path = self.folder / PLANS / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         records.write_atomically(path, json.dumps(plan).encode())
@@ -166,20 +170,23 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
     """Expand a benchmark's grid and check every cell, before any training.
 
     An override with several values, as in ``data=mnist,fashion_mnist``, is one more axis of the
-    grid; an override of an axis' key sets the axis to that value.
+    grid; an override of an axis' key sets the axis to that value. A benchmark made of several
+    experiments, listed in `benchmark.experiments`, has the cells of all of them.
     """
     known = [name for name in choices("benchmark") if name != "single"]
     require(benchmark in known, f"the benchmark {benchmark}", ", ".join(known))
     parsed = parse_overrides(_with_preset(benchmark, overrides))
     fixed = [o for o in parsed if not o.is_sweep_override()]
     swept = [o for o in parsed if o.is_sweep_override()]
-    groups = [o for o in swept if o.key_or_group in SCIENTIFIC_GROUPS]
+    groups = [o for o in swept if o.key_or_group in (*SCIENTIFIC_GROUPS, "experiment")]
     own_axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if o not in groups}
     cells: dict[str, Cell] = {}
     config: dict[str, Any] = {}
-    for names in product(*(o.sweep_string_iterator() for o in groups)):
-        chosen = [f"{o.key_or_group}={name}" for o, name in zip(groups, names, strict=True)]
-        lines = [str(o.input_line) for o in fixed]
+    lines = [str(o.input_line) for o in fixed]
+    named = [[f"{o.key_or_group}={name}" for name in o.sweep_string_iterator()] for o in groups]
+    if not any(o.key_or_group == "experiment" for o in parsed):
+        named += filter(None, [_experiments(benchmark, lines)])
+    for chosen in product(*named):
         config = plain(compose([f"benchmark={benchmark}", *lines, *chosen]))
         axes = {**config["benchmark"]["axes"], **own_axes}
         axes |= {
@@ -190,9 +197,17 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
         for values in grid(axes):
             cell = Cell.of(scientific(with_values(config, values)))
             cells[cell.run_key] = cell
-    sweep = Sweep(settings_of(config), list(cells.values()), config["sweep"])
+    sweep = Sweep(
+        settings_of(config), list(cells.values()), config["sweep"], results_folder(config)
+    )
     check(sweep.cells, sweep.settings)
     return sweep
+
+
+def _experiments(benchmark: str, lines: list[str]) -> list[str]:
+    """Return the choices of `experiment` that make up a benchmark; most have none."""
+    config = plain(compose([f"benchmark={benchmark}", *lines]))
+    return [f"experiment={name}" for name in config["benchmark"].get("experiments", [])]
 
 
 def _with_preset(benchmark: str, overrides: Sequence[str]) -> list[str]:
@@ -228,6 +243,11 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
     return Settings(place, trainer, config["data"].get("root"))
 
 
+def results_folder(config: Mapping[str, Any]) -> Path:
+    """Return the folder of tables and figures: `results_dir`, or the runs' own."""
+    return Path(config["results_dir"] or config["runs_dir"])
+
+
 def check(cells: Sequence[Cell], settings: Settings) -> None:
     """Raise `UserError` for what can be known to fail before any training."""
     learner: LearnerConfig = typed(cells[0].config["learner"], "learner")
@@ -247,14 +267,15 @@ def combinations(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]
     return [[*fixed, *chosen] for chosen in product(*names)]
 
 
-def hydra_multirun(overrides: Sequence[str], task: Callable[[list[str]], int]) -> int:
+def hydra_multirun(overrides: Sequence[str], task: Callable[[dict[str, Any]], int]) -> int:
     """Run every combination through Hydra's sweeper and launcher; return the worst exit code."""
     codes = [0]
 
     @hydra.main(version_base="1.3", config_path=str(CONFIG_DIR), config_name="config")
     def job(config: DictConfig) -> None:
-        codes.append(task(list(HydraConfig.get().overrides.task)))
+        codes.append(task(plain(config)))
 
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach the command line, which prints them
     argv, sys.argv = sys.argv, ["rankbench", "-m", *overrides]
     try:
         job()

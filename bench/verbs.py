@@ -1,13 +1,13 @@
 """What each verb of the command line does."""
 
 import argparse
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from hydra.utils import get_method
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -16,16 +16,20 @@ from bench import sweep as sweeps
 from bench.config import Cell, choices, compose, plain, scientific, typed
 from bench.errors import UserError, require
 from bench.learners.base import Learner
-from bench.report import figures, tables
+from bench.perf import report as perf_report
+from bench.report import tables
 from bench.report.compare import as_text, where
 from bench.report.compare import compare as compare_runs
 from bench.report.frame import load_runs, require_runs
+from bench.report.publish import publish
 from bench.report.spec import ReportSpec
 from bench.run import Settings
 from bench.run import run as run_cells
 from bench.tracking.verify import verify_records
 from bench.tracking.wandb_runs import reachable_mode
 from data_prep.images import ImageData
+
+LOCATIONS = ("runs_dir=", "results_dir=", "data.root=")
 
 
 def bench(arguments: argparse.Namespace) -> int:
@@ -35,14 +39,16 @@ def bench(arguments: argparse.Namespace) -> int:
     stacks = sweep.stacks()
     pending = sum(len(stack) for stack in stacks)
     _say(f"{arguments.name}: {len(sweep.cells)} cells, {pending} to run in {len(stacks)} stacks")
-    sweep.write_plan()
+    # Where things lie on this machine is nobody else's business.
+    words = [word for word in arguments.overrides if not word.startswith(LOCATIONS)]
+    sweep.write_plan(shlex.join(["rankbench", "bench", arguments.name, *words]))
     errors = _launch(sweep, stacks)
     for error in errors:
         _say(f"rankbench: {error}")
     place = sweep.settings.place
     _print_table(arguments.name, place.runs_dir)
-    path = _draw(arguments.name, place.runs_dir)
-    print(f"\nfigure: {path}\nruns:   {place.folder}")
+    figure = publish(arguments.name, place.runs_dir, sweep.results_dir)
+    print(f"\nfigure: {figure}\nruns:   {place.folder}")
     return 1 if errors else 0
 
 
@@ -81,23 +87,23 @@ def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
 def run(arguments: argparse.Namespace) -> int:
     """Run one configuration, or a Hydra multirun of several."""
     combinations = sweeps.combinations(arguments.overrides, multirun=arguments.multirun)
-    for overrides in combinations:
-        _single(overrides)
+    configs = [plain(compose(overrides)) for overrides in combinations]
+    for config in configs:
+        _single(config)
     if not arguments.multirun:
-        return _run_one(arguments.overrides)
+        return _run_one(configs[0])
     return sweeps.hydra_multirun(arguments.overrides, _run_one)
 
 
-def _single(overrides: list[str]) -> tuple[Cell, Settings]:
-    """Compose and check one configuration."""
-    config = plain(compose(overrides))
+def _single(config: dict[str, Any]) -> tuple[Cell, Settings]:
+    """Check one configuration."""
     cell, settings = Cell.of(scientific(config)), sweeps.settings_of(config)
     sweeps.check([cell], settings)
     return cell, settings
 
 
-def _run_one(overrides: list[str]) -> int:
-    cell, settings = _single(overrides)
+def _run_one(config: dict[str, Any]) -> int:
+    cell, settings = _single(config)
     settings = _with_reachable_tracking(settings)
     folder = settings.place.folder / cell.run_key
     if cell.run_key in sweeps.recorded([cell], settings):
@@ -126,8 +132,11 @@ def table(arguments: argparse.Namespace) -> int:
 
 
 def figure(arguments: argparse.Namespace) -> int:
-    """Draw a benchmark's figure."""
-    print(_draw(arguments.name, _runs_dir(arguments)))
+    """Write a benchmark's figure and all its other results."""
+    require_benchmark(arguments.name)
+    config = plain(compose(arguments.overrides))
+    runs_dir = Path(config["runs_dir"])
+    print(publish(arguments.name, runs_dir, sweeps.results_folder(config)))
     return 0
 
 
@@ -135,8 +144,14 @@ def _runs_dir(arguments: argparse.Namespace) -> Path:
     return Path(plain(compose(arguments.overrides))["runs_dir"])
 
 
+def require_benchmark(name: str) -> None:
+    """Raise `UserError` unless there is such a benchmark."""
+    known = [known for known in choices("benchmark") if known != "single"]
+    require(name in known, f"the benchmark {name}", ", ".join(known))
+
+
 def _loaded(name: str, runs_dir: Path) -> tuple[pd.DataFrame, ReportSpec]:
-    require(name in choices("benchmark"), f"the benchmark {name}", ", ".join(choices("benchmark")))
+    require_benchmark(name)
     spec = ReportSpec.of(name)
     frame = load_runs(runs_dir, name)
     for line in frame.attrs["damaged"]:
@@ -147,12 +162,6 @@ def _loaded(name: str, runs_dir: Path) -> tuple[pd.DataFrame, ReportSpec]:
 def _print_table(name: str, runs_dir: Path, form: str = "markdown") -> None:
     frame, spec = _loaded(name, runs_dir)
     print(getattr(tables, form)(tables.sections(frame, spec), spec), end="")
-
-
-def _draw(name: str, runs_dir: Path) -> Path:
-    frame, spec = _loaded(name, runs_dir)
-    drawn = get_method(spec.draw)(tables.sections(frame, spec), spec, frame, runs_dir)
-    return figures.save(drawn, runs_dir / name)
 
 
 def compare(arguments: argparse.Namespace) -> int:
@@ -189,6 +198,18 @@ def runs(arguments: argparse.Namespace) -> int:
     if arguments.verify:
         print(f"{len(frame)} runs verified, {len(problems)} problems")
     return 1 if problems or frame.attrs["damaged"] else 0
+
+
+def perf(arguments: argparse.Namespace) -> int:
+    """Measure speed and print the table."""
+    given = f"--rounds {arguments.rounds}"
+    require(arguments.rounds >= 1, given, "an integer of at least 1")
+    measured = perf_report.measure(arguments.rounds)
+    _print_frame(measured, "speed")
+    if arguments.out:
+        command = ["rankbench", "perf", "--rounds", str(arguments.rounds)]
+        perf_report.write(measured, Path(arguments.out), command)
+    return 0
 
 
 def data(arguments: argparse.Namespace) -> int:

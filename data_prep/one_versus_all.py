@@ -75,7 +75,9 @@ class Part:
         """Return which samples belong to the problems' classes, shape (problems, samples), bool."""
         return self.problem_labels(problems, samples) == self.classes[problems]
 
-    def problem_labels(self, problems: Tensor | slice, samples: Tensor | slice = EVERYTHING) -> Tensor:
+    def problem_labels(
+        self, problems: Tensor | slice, samples: Tensor | slice = EVERYTHING
+    ) -> Tensor:
         """Return the samples' labels in each problem, shape (problems, samples), uint8."""
         return self.labels[:, samples][self.draws[problems]]
 

@@ -39,10 +39,10 @@ def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFra
     damaged = []
     for path in sorted(Path(runs_dir).glob(f"{benchmark}/{PLANS}/*.json")):
         try:
-            for key, config in json.loads(path.read_bytes()).items():
+            for key, config in json.loads(path.read_bytes())["cells"].items():
                 name = path.parts[-3]
                 rows[key] = {"benchmark": name, "status": MISSING, **flatten(config)}
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, KeyError, TypeError):
             damaged.append(f"{path}: not a readable plan")
     for path in record_paths(Path(runs_dir), benchmark):
         try:
@@ -131,4 +131,12 @@ def settings(frame: pd.DataFrame, known: list[str]) -> Iterator[tuple[str, pd.Da
         return
     for values, part in frame.groupby(varying, dropna=False, sort=True):
         pairs = zip(varying, values, strict=True)
-        yield ", ".join(f"{name}={value}" for name, value in pairs if value == value), part
+        yield ", ".join(setting_words(name, v) for name, v in pairs if v == v), part
+
+
+def setting_words(column: str, value: Any) -> str:
+    """Return a configuration value in words; a schema's name stands for its group's choice."""
+    group, _, name = column.rpartition(".")
+    if name == "_target_":
+        return f"{group}: {str(value).rpartition('.')[2].removesuffix('Config')}"
+    return f"{column}={value}"

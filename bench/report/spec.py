@@ -42,6 +42,8 @@ class ReportSpec:
         Configuration values that the published ones hold for.
     published_setting : str
         What else the reader must know of the published values.
+    summary : str
+        ``mean``: mean and standard deviation. ``median``: median, least and largest value.
     draw : str
         The dotted name of the function that draws the figure; see `bench.report.figures.draw`.
     """
@@ -58,6 +60,7 @@ class ReportSpec:
     published: str = ""
     published_for: dict[str, Any] = field(default_factory=dict)
     published_setting: str = ""
+    summary: str = "mean"
     draw: str = "bench.report.figures.draw"
 
     @classmethod

@@ -53,8 +53,8 @@ def _section(title: str, runs: pd.DataFrame, spec: ReportSpec) -> Section:
     ).reorder_levels([spec.section, *spec.rows])
     for metric in spec.metrics:
         values = good.groupby(spec.rows)[metric] if metric in good else None
-        rows[metric] = float("nan") if values is None else values.mean()
-        rows[f"{metric}_std"] = float("nan") if values is None else values.std()
+        for name, statistic in _statistics(metric, spec).items():
+            rows[name] = float("nan") if values is None else values.agg(statistic)
         known = spec.published_values
         comparable = all((runs[key] == v).all() for key, v in spec.published_for.items())
         published = known[metric].reindex(keys) if comparable and metric in known else None
@@ -63,14 +63,23 @@ def _section(title: str, runs: pd.DataFrame, spec: ReportSpec) -> Section:
     return Section(title, rows.reset_index(), reference, _caption(runs, spec))
 
 
+def _statistics(metric: str, spec: ReportSpec) -> dict[str, str]:
+    """Return the columns that summarize a metric, by the names of pandas' aggregations."""
+    std = {f"{metric}_std": "std"}
+    if spec.summary == "mean":
+        return {metric: "mean", **std}
+    return {metric: "median", **std, f"{metric}_min": "min", f"{metric}_max": "max"}
+
+
 def _caption(runs: pd.DataFrame, spec: ReportSpec) -> str:
     """Say what is averaged, how many runs there are, and in which setting."""
     averaged = [f"{runs[key].nunique()} {spec.label(key)} values" for key in spec.over]
     count = int(usable(runs).sum())
     budgets = [name for name in runs if str(name).startswith("trainer.max_")]
+    summary = "Mean ± standard deviation" if spec.summary == "mean" else "Median [least, largest]"
     budget = " and ".join(f"{runs[name].max():,.0f} {name.rpartition('_')[2]}" for name in budgets)
     return (
-        f"Mean ± standard deviation over {' and '.join(averaged)}; {count} of {len(runs)} runs"
+        f"{summary} over {' and '.join(averaged)}; {count} of {len(runs)} runs"
         f" done; at most {budget}, numbers of the last measurement."
     )
 
@@ -79,10 +88,15 @@ def cells_as_text(section: Section, spec: ReportSpec, plus_minus: str) -> pd.Dat
     """Return a section as text: what the Markdown and LaTeX tables show."""
     rows = section.rows
     text = pd.DataFrame({spec.label(key): rows[key].astype(str) for key in spec.rows})
-    for metric in spec.metrics:
+    measured = [metric for metric in spec.metrics if rows[metric].notna().any()]
+    for metric in measured or spec.metrics:
         pairs = zip(rows[metric], rows[f"{metric}_std"], strict=True)
-        text[spec.label(metric)] = [_mean_and_std(mean, std, plus_minus) for mean, std in pairs]
-    for metric in spec.metrics:
+        shown = [_mean_and_std(mean, std, plus_minus) for mean, std in pairs]
+        if spec.summary == "median":
+            triples = rows[[metric, f"{metric}_min", f"{metric}_max"]].to_numpy()
+            shown = [_median_and_range(*triple) for triple in triples]
+        text[spec.label(metric)] = shown
+    for metric in measured or spec.metrics:
         values = rows[f"{metric}_published"]
         if values.notna().any():
             shown = [_number(value) for value in values]
@@ -95,13 +109,23 @@ def cells_as_text(section: Section, spec: ReportSpec, plus_minus: str) -> pd.Dat
 
 
 def _number(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.4f}"
+    if pd.isna(value):
+        return "-"
+    if float(value).is_integer() and value:
+        return f"{value:.0f}"
+    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 
 
 def _mean_and_std(mean: float, std: float, plus_minus: str) -> str:
     if pd.isna(mean) or pd.isna(std):
         return _number(mean)
-    return f"{mean:.4f} {plus_minus} {std:.4f}"
+    return f"{_number(mean)} {plus_minus} {_number(std)}"
+
+
+def _median_and_range(median: float, least: float, largest: float) -> str:
+    if pd.isna(median) or least == largest:
+        return _number(median)
+    return f"{_number(median)} [{_number(least)}, {_number(largest)}]"
 
 
 def notes(section: Section, spec: ReportSpec) -> list[str]:

@@ -20,6 +20,7 @@ def cell(*overrides):
         "trainer.checkpoint_every_s=1",
         "tracking.mode=disabled",
         "runs_dir=elsewhere",
+        "results_dir=elsewhere",
         "sweep.max_memory=1",
     ],
 )

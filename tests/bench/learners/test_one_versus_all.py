@@ -140,7 +140,7 @@ def test_a_converged_predictor_is_frozen_and_the_others_go_on():
     learner._freeze = freeze
     trainer.fit(learner, datamodule=data)
     assert seen == [[[1, 2, 3]]] * 4
-    assert [outcome.status for outcome in learner.outcomes][0] is Status.CONVERGED
+    assert learner.outcomes[0].status is Status.CONVERGED
     assert learner.curves[0][-1]["epoch"] == 1
     assert learner.curves[1][-1]["epoch"] == 4
     frozen = learner.outcomes[0].weights["factors"].permute(2, 1, 0)

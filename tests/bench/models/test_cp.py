@@ -7,9 +7,9 @@ import tensorly
 import torch
 
 from bench.errors import UserError
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.models import CPFactorization
 from bench.models.cp import CPBlock, CPConfig, blocks_of
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.seeding import generator
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.tracking import tracker as tracking
 from bench.config import Cell, compose, plain, scientific
 from bench.report import load_runs
 from bench.status import Status
+from bench.tracking import tracker as tracking
 from bench.tracking.records import DamagedRecord, read_record, record_paths, write_atomically
 from bench.tracking.tracker import Place, Tracker
 from bench.tracking.verify import verify_records

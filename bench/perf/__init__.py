@@ -1,0 +1,1 @@
+"""Speed, measured: every number is a median of interleaved rounds in one process."""

@@ -1,0 +1,145 @@
+"""The main job as a user runs it."""
+
+import json
+import time
+
+import pandas as pd
+import pytest
+
+from bench.report import load_runs
+
+SMALL = ["classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    return tmp_path_factory.mktemp("digits") / "runs"
+
+
+@pytest.mark.slow
+def test_original_digits_are_fitted_and_randomized_ones_are_not(rankbench, digits):
+    code, out, _ = rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={digits}")
+    assert code == 0
+    assert "| original | 5 |" in out
+    assert f"figure: {digits}/tensor_rank/figure.png" in out
+    assert (digits / "tensor_rank" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    frame = load_runs(digits, "tensor_rank")
+    assert len(frame) == 12
+    assert (frame.status == "max_steps").all()
+    errors = frame[frame["model.rank"] == 5].groupby("variant").train_error.mean()
+    assert errors["original"] < errors[["random_images", "random_labels"]].min() / 3
+    assert (frame[frame.variant != "original"].train_error > 0.5 * frame.constant_error.min()).all()
+
+
+@pytest.mark.slow
+def test_a_second_call_does_no_training(rankbench, digits):
+    before = {path: path.stat().st_mtime_ns for path in digits.glob("tensor_rank/*/record.json")}
+    start = time.monotonic()
+    code, out, error = rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={digits}")
+    assert time.monotonic() - start < 10
+    assert code == 0
+    assert "12 cells, 0 to run" in error
+    assert "| original | 5 |" in out
+    after = {path: path.stat().st_mtime_ns for path in digits.glob("tensor_rank/*/record.json")}
+    assert before == after
+
+
+@pytest.mark.slow
+def test_everything_is_rebuilt_from_the_records(rankbench, digits):
+    where = f"runs_dir={digits}"
+    code, out, _ = rankbench(
+        "compare", "tensor_rank", "--by", "variant", "--metric", "train_error", where
+    )
+    assert code == 0
+    assert "random_labels - original" in out
+    code, out, _ = rankbench("runs", "--verify", where)
+    assert code == 0
+    assert "12 runs verified, 0 problems" in out
+    code, out, _ = rankbench("table", "tensor_rank", "--format", "csv", where)
+    assert code == 0
+    assert len(out.splitlines()) == 1 + 6
+    code, out, _ = rankbench("figure", "tensor_rank", where)
+    assert code == 0
+    assert out.strip().endswith("figure.png")
+
+
+@pytest.mark.slow
+def test_failed_cells_are_shown_as_missing_and_run_again(rankbench, digits):
+    path = next(digits.glob("tensor_rank/*/record.json"))
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps({**good, "status": "failed"}))
+    _, out, _ = rankbench("table", "tensor_rank", f"runs_dir={digits}")
+    assert "1/2" in out
+    code, out, error = rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={digits}")
+    assert code == 0
+    assert "12 cells, 1 to run" in error
+    assert "1/2" not in out
+    again = json.loads(path.read_text())
+    assert again["attempt"] == 2
+    assert again["metrics"] == good["metrics"]  # trained alone this time, not in its stack
+
+
+@pytest.mark.slow
+def test_a_multirun_runs_every_combination(rankbench, tmp_path):
+    overrides = ["model.rank=1,2", "trainer.max_epochs=1", f"runs_dir={tmp_path / 'runs'}"]
+    code, _, _ = rankbench("run", "-m", *overrides)
+    assert code == 0
+    frame = load_runs(tmp_path / "runs", "single")
+    assert sorted(frame["model.rank"]) == [1, 2]
+
+
+@pytest.mark.slow
+def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path, monkeypatch):
+    overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "trainer.max_epochs=60"]
+    overrides += ["trainer.checkpoint_every_s=0", "variants=[original,random_labels]"]
+    rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
+    from bench.learners.one_versus_all import OneVersusAll
+
+    measured = []
+    original = OneVersusAll.progress
+
+    def power_cut(self):
+        measured.append(1)
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        return original(self)
+
+    monkeypatch.setattr(OneVersusAll, "progress", power_cut)
+    code, _, error = rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}")
+    assert code == 130
+    assert "goes on from here" in error
+    assert set(load_runs(tmp_path / "cut").status) == {"stopped"}
+    code, _, _ = rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}")
+    assert code == 0
+    straight, resumed = (
+        load_runs(tmp_path / name, "tensor_rank").sort_index() for name in ("straight", "cut")
+    )
+    numbers = ["train_error", "test_error", "train_loss", "epoch"]
+    pd.testing.assert_frame_equal(straight[numbers], resumed[numbers], check_exact=True)
+    assert (resumed.attempt == 2).all()
+    for key in straight.index:
+        weights = [(tmp_path / n / "tensor_rank" / key / "model.pt") for n in ("straight", "cut")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_mnist_runs_end_to_end(rankbench, tmp_path):
+    code, out, _ = rankbench(
+        "bench",
+        "tensor_rank",
+        "data=mnist",
+        "classes=[6]",
+        "ranks=[1,2]",
+        "seeds=[0]",
+        "trainer.max_epochs=60",
+        f"runs_dir={tmp_path}",
+    )
+    assert code == 0
+    assert "published train error" in out
+    frame = load_runs(tmp_path, "tensor_rank")
+    errors = frame.groupby(["variant", "model.rank"]).train_error.mean()
+    assert errors["original"].max() < 0.04  # the label's variance is 0.089
+    assert errors["random_labels"].min() > 0.08
+    assert errors["random_images"].min() > 0.08
+    assert frame.loc[frame.variant == "original", "test_error"].max() < 0.045
