@@ -214,32 +214,37 @@ def perf(arguments: argparse.Namespace) -> int:
 
 def data(arguments: argparse.Namespace) -> int:
     """Describe data sets; those asked for by name are downloaded if they are missing."""
-    names = [name for name in arguments.names if "=" not in name]
-    overrides = [name for name in arguments.names if "=" in name]
-    for name in names:
-        require(name in choices("data"), f"the data set {name}", ", ".join(choices("data")))
-    rows = [_describe(name, overrides, download=bool(names)) for name in names or choices("data")]
+    overrides = [word for word in arguments.names if "=" in word]
+    asked = [word for word in arguments.names if "=" not in word]
+    known: dict[str, tuple[ImageData, str | None]] = {}
+    for name in choices("data"):
+        node = plain(compose([f"data={name}"]))["data"]
+        if isinstance(typed(node, "data"), ImageData):  # the others are generated, not kept
+            node = plain(compose([f"data={name}", *overrides]))["data"]
+            known[name] = (typed(node, "data"), node["root"])
+    for name in asked:
+        require(name in known, f"the data set {name}", ", ".join(known))
+    rows = [_describe(*known[name], download=bool(asked)) for name in asked or known]
     _print_frame(pd.DataFrame(rows), "data sets")
     return 0
 
 
-def _describe(name: str, overrides: list[str], *, download: bool) -> dict[str, str]:
-    node = plain(compose([f"data={name}", *overrides]))["data"]
-    images: ImageData = typed(node, "data")
+def _describe(images: ImageData, root: str | None, *, download: bool) -> dict[str, str]:
     row = {
-        "name": name,
+        "name": images.name,
         "train + test": " + ".join(f"{count:,}" for count in images.COUNTS.values()),
         "size": f"{images.SIDE} x {images.SIDE}, {images.CLASSES} classes",
     }
     try:
-        files = images.files(node["root"], download=download)
+        files = images.files(root, download=download)
     except UserError as error:
         if download:
             raise
-        return row | {"state": str(error), "root": "", "SHA-256": ""}
-    checksums = "\n".join(f"{path.name} {digest[:16]}…" for path, digest in files)
-    root = str(files[0][0].parents[2]) if files else "inside scikit-learn"
-    return row | {"state": "verified", "root": root, "SHA-256": checksums or "-"}
+        _say(f"{images.name}: {error}")
+        return row | {"state": "missing or damaged", "root": "-", "SHA-256": "-"}
+    checksums = "\n".join(f"{path.name} {digest[:16]}..." for path, digest in files)
+    place = str(files[0][0].parents[2]) if files else "inside scikit-learn"
+    return row | {"state": "verified", "root": place, "SHA-256": checksums or "-"}
 
 
 def _print_frame(frame: pd.DataFrame, title: str) -> None:

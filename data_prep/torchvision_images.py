@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -52,14 +54,17 @@ class TorchvisionImages(ImageData):
         )
         if not allowed:
             raise problem
-        for name in self.SHA256:
-            if (folder / name).is_file():
-                self._verify(folder / name)  # torchvision would overwrite a damaged file
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                self.DATASET(str(folder.parents[1]), download=True)
-        except Exception as error:
-            raise problem from error
+        # Into a folder of its own first: a download that breaks off leaves nothing behind.
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                with contextlib.redirect_stdout(io.StringIO()):
+                    self.DATASET(scratch, download=True)
+            except Exception as error:
+                raise problem from error
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in self.SHA256:
+                if not (folder / name).is_file():
+                    shutil.move(Path(scratch) / self.DATASET.__name__ / "raw" / name, folder / name)
 
     def _verify(self, path: Path) -> str:
         try:

@@ -33,7 +33,7 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
         The folder of all runs, for figures that draw curves; not needed here.
     """
     figure, axes = plt.subplots(
-        1, len(parts), figsize=(5.2 * len(parts), 4.3), squeeze=False, layout="constrained"
+        1, len(parts), figsize=(max(6.8, 5.2 * len(parts)), 4.6), squeeze=False, layout="constrained"
     )
     names = sorted(
         {name for part in parts for name in part.rows[spec.hue]},
@@ -83,11 +83,12 @@ def _legend(figure: Figure, parts: list[Section], spec: ReportSpec, names: list[
     ]
     if any(part.reference == part.reference for part in parts):
         handles.append(Line2D([], [], color="0.45", linewidth=1, label=spec.label(spec.reference)))
-    columns = [f"{metric}_published" for metric in spec.metrics]
-    if any(part.rows[columns].notna().any(axis=None) for part in parts):
+    published = [f"{metric}_published" for metric in spec.metrics]
+    if any(part.rows[published].notna().any(axis=None) for part in parts):
         label = f"published ({spec.published_setting.split(';')[0]})"
         handles.append(Line2D([], [], color="0.2", linestyle="none", marker="_", label=label))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False)
+    columns = 3 if len(parts) == 1 else 4
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Figure, folder: Path) -> Path:

@@ -74,3 +74,21 @@ def test_every_verb_explains_itself_with_an_example(verb, rankbench):
     code, out, _ = rankbench(verb, "--help")
     assert code == 0
     assert f"example: rankbench {verb}" in out
+
+
+def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
+    code, out, error = rankbench("data", f"data.root={tmp_path}")
+    assert code == 0
+    assert "1,437 + 360" in out
+    assert "inside scikit-learn" in out
+    assert out.count("missing or damaged") == 2
+    assert "without MNIST/raw/train-images-idx3-ubyte" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real_data
+def test_data_verifies_real_files(rankbench):
+    code, out, _ = rankbench("data", "mnist")
+    assert code == 0
+    assert "verified" in out
+    assert "train-images-idx3-ubyte ba891046e6505d7a" in out

@@ -149,16 +149,28 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path):
     assert (folder / "train-images-idx3-ubyte").read_bytes() == b"cut short"
 
 
+def _start(dataset, root):
+    """Begin as torchvision does, without reading the files."""
+    dataset.root = root
+    dataset.download()
+
+
 def test_a_damaged_file_is_not_overwritten_by_a_download(tmp_path, monkeypatch):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"foreign")
-    downloads = []
-    monkeypatch.setattr(MNIST.DATASET, "download", lambda self: downloads.append(1))
-    with pytest.raises(UserError, match="t10k-labels-idx1-ubyte"):
+
+    def download(self):
+        for name in MNIST.SHA256:
+            path = tmp_path.__class__(self.raw_folder) / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"new")
+
+    monkeypatch.setattr(MNIST.DATASET, "download", download)
+    monkeypatch.setattr(MNIST.DATASET, "__init__", lambda self, root, download: _start(self, root))
+    with pytest.raises(UserError, match="SHA-256"):
         MNIST("mnist").files(str(tmp_path))
-    assert not downloads
-    assert [path.name for path in folder.iterdir()] == ["t10k-labels-idx1-ubyte"]
+    assert (folder / "t10k-labels-idx1-ubyte").read_bytes() == b"foreign"
 
 
 def test_a_missing_root_without_a_network_says_how_to_mend_it(tmp_path, monkeypatch):
@@ -168,6 +180,7 @@ def test_a_missing_root_without_a_network_says_how_to_mend_it(tmp_path, monkeypa
     monkeypatch.setattr(MNIST.DATASET, "download", no_network)
     with pytest.raises(UserError, match="RANKBENCH_DATA"):
         MNIST("mnist").files(str(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_the_root_is_the_argument_then_the_environment_then_data(monkeypatch):

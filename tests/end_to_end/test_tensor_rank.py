@@ -1,6 +1,8 @@
 """The main job as a user runs it."""
 
 import json
+import subprocess
+import sys
 import time
 
 import pandas as pd
@@ -143,3 +145,38 @@ def test_mnist_runs_end_to_end(rankbench, tmp_path):
     assert errors["random_labels"].min() > 0.08
     assert errors["random_images"].min() > 0.08
     assert frame.loc[frame.variant == "original", "test_error"].max() < 0.045
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
+    overrides = ["data=mnist", "classes=[6,7]", "ranks=[1,2]", "seeds=[0]", "trainer.max_epochs=60"]
+    overrides += ["variants=[original,random_labels]", "trainer.checkpoint_every_s=0"]
+    overrides += ["trainer.log_every_n_epochs=5"]
+    command = [sys.executable, "-m", "bench.cli", "bench", "tensor_rank", *overrides]
+
+    def start(folder):
+        return subprocess.Popen(
+            [*command, f"runs_dir={tmp_path / folder}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    killed = start("killed")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("killed/tensor_rank/.stacks/*/last.ckpt")):
+        assert time.monotonic() < deadline, "no checkpoint was written"
+        time.sleep(0.05)
+    killed.kill()
+    killed.wait()
+    assert not list(tmp_path.glob("killed/tensor_rank/*/record.json"))
+    assert start("killed").wait() == 0
+    assert start("straight").wait() == 0
+    resumed, straight = (
+        load_runs(tmp_path / name, "tensor_rank").sort_index() for name in ("killed", "straight")
+    )
+    assert len(resumed) == 8
+    assert (resumed.attempt == 2).all()
+    numbers = ["train_error", "test_error", "train_loss", "epoch"]
+    pd.testing.assert_frame_equal(straight[numbers], resumed[numbers], check_exact=True)
+    assert not list(tmp_path.glob("killed/tensor_rank/.stacks/*/last.ckpt"))

@@ -4,9 +4,12 @@ import pytest
 import torch
 
 from bench.config import Cell, compose, plain, scientific, typed, with_values
-from bench.kernels.cp import slow_cp_components
+from bench.errors import UserError
+from bench.kernels.cp import cp_components, slow_cp_components
+from bench.kernels.indicators import IndicatorBatch
 from bench.learners.base import EpochsConfig
 from bench.learners.one_versus_all import initial_factors
+from bench.seeding import generator
 from bench.status import Status
 
 
@@ -14,6 +17,8 @@ def cell(**values):
     config = scientific(plain(compose([])))
     return Cell.of(with_values(config, {key.replace("__", "."): v for key, v in values.items()}))
 
+
+MNIST = scientific(plain(compose(["data=mnist"])))["data"]
 
 GRID = [
     cell(model__rank=1, data__target_class=3),
@@ -155,3 +160,35 @@ def test_the_memory_estimate_grows_linearly_with_the_components():
     sizes = [config.memory([cell(model__rank=rank)] * 10) for rank in (10, 20, 40)]
     assert sizes[2] - sizes[1] == pytest.approx(2 * (sizes[1] - sizes[0]), rel=1e-6)
     assert sizes[0] < 50e6
+
+
+def test_a_checkpoint_of_another_grid_is_refused():
+    learner, _ = learner_of(GRID[:2])
+    checkpoint = {}
+    learner.on_save_checkpoint(checkpoint)
+    other, _ = learner_of(GRID[2:])
+    with pytest.raises(UserError, match="2 other cells"):
+        other.on_load_checkpoint(checkpoint)
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+def test_values_and_gradients_stay_accurate_over_500_steps_of_mnist():
+    learner, data = learner_of([cell(data=MNIST, model__rank=15)])
+    optimizer = learner.configure_optimizers()
+    steps = 0
+    while steps < 500:
+        for indices in data.batches(steps // 12):
+            learner.train_step(indices, optimizer)
+            steps += 1
+    (block,) = learner.stack
+    inputs = IndicatorBatch(learner.parts["train"].inputs[:5000], 2)
+    weights = torch.randn(15, 5000, generator=generator(0, "weights"), dtype=torch.float64)
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        factors = block.factors.detach().to(dtype).requires_grad_()
+        values, _ = cp_components(factors, inputs)
+        (gradient,) = torch.autograd.grad((values * weights.to(dtype)).sum(), factors)
+        found.append((values.detach().double(), gradient.double().flatten(1)))
+    for ours, exact in zip(*found, strict=True):
+        assert ((ours - exact).norm(dim=1) / exact.norm(dim=1)).max() < 2e-5
