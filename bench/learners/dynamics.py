@@ -47,6 +47,12 @@ class DynamicsConfig:
         Iterations between two checks, and how many of them must hold in a row.
     measures : list of str
         What to measure beside the loss, see `bench.learners.dynamics_measures`.
+    milestones : list of int
+        Iterations whose reconstruction errors are metrics, `error_at_500` for 500.
+    milestone_period, milestone_repeats : int
+        If there are several repeats, a milestone's error is the mean over the iterations m,
+        m + period, ..., m + (repeats - 1) period: that of repeats of which only the first has a
+        fresh start and the others go on. Beyond the last iteration the last error counts.
     """
 
     optimizer: str = "group_rmsprop"
@@ -57,6 +63,9 @@ class DynamicsConfig:
     check_every: int = 25
     patience: int = 1
     measures: list[str] = field(default_factory=lambda: ["errors", "learned_norms"])
+    milestones: list[int] = field(default_factory=list)
+    milestone_period: int = 1
+    milestone_repeats: int = 1
 
     step: ClassVar[str] = "iteration"
 
@@ -68,7 +77,7 @@ class DynamicsConfig:
         rate, below = self.learning_rate, self.converged_below
         require(0 < rate < float("inf"), f"learner.learning_rate={rate}", "a number above 0")
         require(below >= 0, f"learner.converged_below={below}", "a number of at least 0")
-        for name in ("check_every", "patience"):
+        for name in ("check_every", "patience", "milestone_period", "milestone_repeats"):
             value = getattr(self, name)
             require(value >= 1, f"learner.{name}={value}", "an integer of at least 1")
         for name in self.measures:
@@ -140,6 +149,7 @@ class Dynamics(Learner):
         self.automatic_optimization = False
         self.config = config
         self.schedule = steps.schedule()
+        self.time_limit = float("inf") if steps.time_limit is None else steps.time_limit
         dtype = PRECISIONS[config.precision]
         self.data = typed(cells[0].config["data"], "data")
         self.problem: RecoveryProblem = stack_replicates(
@@ -152,7 +162,6 @@ class Dynamics(Learner):
         # What belongs to the replicates that still train, row by row.
         self.state = ReplicateState(len(cells), config.check_every, dtype)
         self.iteration = 0
-        self.fit_threads = 1
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return an optimizer that treats every replicate on its own."""
@@ -201,15 +210,18 @@ class Dynamics(Learner):
         below = losses < self.config.converged_below
         state.patience += 1
         state.patience *= below
-        converged = state.patience >= self.config.patience
         diverged = ~losses.isfinite()
+        converged = state.patience >= self.config.patience
+        late = (self._flow_time(optimizer) >= self.time_limit) & ~converged & ~diverged
         state.remember_finite(losses)
-        if not (converged | diverged).any():
+        ended = converged | diverged | late
+        if not ended.any():
             return
-        self._record(converged, optimizer)
+        self._record(converged | late, optimizer)
         self._end(diverged, Status.DIVERGED)
         self._end(converged, Status.CONVERGED)
-        self._keep(~(converged | diverged), optimizer)
+        self._end(late, Status.MAX_STEPS)
+        self._keep(~ended, optimizer)
         if len(state.members):
             self._losses_with_gradients(optimizer)
 
@@ -258,11 +270,24 @@ class Dynamics(Learner):
                 step, loss = self.state.divergence(row, self.iteration)
                 metrics |= {"diverged_at": step, "last_finite_loss": loss}
             else:
+                metrics |= self._milestones(curve)
                 for measure in cast(Sequence[Measure], self.measures):
                     metrics |= measure.summary(curve, row)
                 items = self.model.state_dict().items()
                 weights = {name: values[row].cpu().clone() for name, values in items}
             self.outcomes[place] = Outcome(status, metrics, weights)
+
+    def _milestones(self, curve: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Return the reconstruction errors at the milestones that were measured."""
+        errors = {point["iteration"]: point.get("reconstruction_error") for point in curve}
+        period, repeats = self.config.milestone_period, self.config.milestone_repeats
+        result = {}
+        for milestone in self.config.milestones:
+            reached = [milestone + repeat * period for repeat in range(repeats)]
+            values = [errors.get(min(step, self.iteration)) for step in reached]
+            if milestone in errors and None not in values:
+                result[f"error_at_{milestone}"] = sum(cast(list[float], values)) / repeats
+        return result
 
     def _keep(self, kept: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Go on with some of the replicates."""

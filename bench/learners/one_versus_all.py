@@ -70,7 +70,7 @@ class OneVersusAllConfig:
         # Parameter, gradient, Adam's two moments, and the copy that a frozen predictor leaves.
         parameters = 5 * 4 * sum(ranks) * data.levels * data.SIDE**2
         # Values, their gradient and digits in int32 and int8, for the largest block.
-        block = min(sum(ranks), max(BLOCK_VALUES // data.batch_size, *ranks))
+        block = min(sum(ranks), max(block_components(data), *ranks))
         work = 40 * block * data.batch_size
         return images + len(cells) * samples + parameters + work
 
@@ -87,6 +87,11 @@ def problem_of(cell: Cell) -> Problem:
     """Return the one-versus-all problem that a cell asks for."""
     data: ImageData = typed(cell.config["data"], "data")
     return Problem(data, cell.config["variant"], cell.config["seed"])
+
+
+def block_components(data: ImageData) -> int:
+    """Return how many components are evaluated together: all of them on a GPU."""
+    return (2**31 if torch.cuda.is_available() else BLOCK_VALUES) // data.batch_size
 
 
 def initial_factors(cell: Cell) -> Tensor:
@@ -134,8 +139,7 @@ class OneVersusAll(Learner):
         self.levels = data.data.levels
         self.max_epochs = max_epochs
         factors = [initial_factors(cell) for cell in cells]
-        components = BLOCK_VALUES // data.data.batch_size
-        runs = blocks_of([len(one) for one in factors], components)
+        runs = blocks_of([len(one) for one in factors], block_components(data.data))
         self.blocks = nn.ModuleList(
             CPBlock(torch.tensor(run), [factors[i] for i in run]) for run in runs
         )

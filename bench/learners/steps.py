@@ -21,6 +21,8 @@ class StepsConfig(TrainerConfig):
     ----------
     max_steps : int
         Steps at most.
+    time_limit : float, optional
+        Time of gradient flow, the sum of step sizes, at most; to compare step sizes.
     measurements : int
         How many times to measure, beside the start. The measured curves are a result, so that
         another schedule is another run.
@@ -29,6 +31,7 @@ class StepsConfig(TrainerConfig):
     """
 
     max_steps: int = 20_000
+    time_limit: float | None = None
     measurements: int = 200
     spacing: str = "linear"
 
@@ -37,6 +40,8 @@ class StepsConfig(TrainerConfig):
         for name in ("max_steps", "measurements"):
             value = getattr(self, name)
             require(value >= 1, f"trainer.{name}={value}", "an integer of at least 1")
+        possible = self.time_limit is None or self.time_limit > 0
+        require(possible, f"trainer.time_limit={self.time_limit}", "a number above 0, or null")
         require(self.spacing in SPACINGS, f"trainer.spacing={self.spacing}", " or ".join(SPACINGS))
 
     def schedule(self) -> list[int]:

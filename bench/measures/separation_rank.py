@@ -114,7 +114,8 @@ def estimate_separation_rank(
     Returns
     -------
     SeparationRank
-        Leading dimension: the outputs, none if there is one. `effective_error` is the standard
+        Leading dimension: the outputs, none if there is one. NaN and 0 for an output that is not
+        finite at all mixed images. `effective_error` is the standard
         error by the jackknife, a row and a column left out at a time; the effective rank of the
         sampled matrix moreover grows with `samples`, so compare networks at equal `samples`.
     """
@@ -129,6 +130,7 @@ def estimate_separation_rank(
     chosen = torch.randperm(len(images), generator=generator(seed, "separation rank"))
     rows, columns = images[chosen[:samples]], images[chosen[samples : 2 * samples]]
     matrix = _sampled_matrix(network, rows, columns, mask, batch_size)
+    matrix = matrix.where(matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), 0.0)
     values = torch.linalg.svdvals(matrix)
     return _ranks(values, tolerance, _jackknife_error(matrix))
 

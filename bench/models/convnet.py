@@ -13,7 +13,6 @@ from bench.models.mode_tree import PATTERNS, Arity, ModeTree, mode_tree
 from bench.models.product_pooling import evaluate_tree
 from bench.seeding import generator
 
-
 CP = "cp"  # the tree that pools all pixels at once: a CP predictor
 TREES = (*PATTERNS, CP)
 FEATURES = ("one_hot", "affine")
@@ -38,7 +37,7 @@ class CircuitConfig:
     shared : bool
         Whether all locations share a convolution's weights.
     init_std : float
-        Standard deviation of the start's noise.
+        Noise of the start, see `ConvArithmeticCircuit`.
     """
 
     width: int
@@ -46,15 +45,13 @@ class CircuitConfig:
     arity: int = 4
     features: str = "one_hot"
     shared: bool = False
-    init_std: float = 0.1
+    init_std: float = 0.5
 
     def __post_init__(self) -> None:
         require(self.width >= 1, f"model.width={self.width}", "an integer of at least 1")
         require(self.tree in TREES, f"model.tree={self.tree}", " or ".join(TREES))
         require(self.arity >= 2, f"model.arity={self.arity}", "an integer of at least 2")
-        require(
-            self.features in FEATURES, f"model.features={self.features}", " or ".join(FEATURES)
-        )
+        require(self.features in FEATURES, f"model.features={self.features}", " or ".join(FEATURES))
         require(
             math.isfinite(self.init_std) and self.init_std >= 0,
             f"model.init_std={self.init_std}",
@@ -95,7 +92,8 @@ class ConvArithmeticCircuit(nn.Module):
     pixels is evaluated without over- or underflow, see `bench.models.product_pooling`.
 
     The start is near a CP predictor: leaves at 1, inner nodes passing their inputs on, the output
-    their mean, and Gaussian noise on the leaves and inner nodes.
+    their mean, and Gaussian noise on leaves and inner nodes. The noise is such that products over
+    all pixels neither vanish nor explode: see `init_std`.
 
     Parameters
     ----------
@@ -117,7 +115,8 @@ class ConvArithmeticCircuit(nn.Module):
     outputs : int
         Number of outputs.
     init_std : float
-        Standard deviation of the start's noise.
+        Noise of the start: the standard deviation, to first order, of the logarithm of a channel's
+        product over the whole image, level by level.
     seed : int
         Seed of the start.
 
@@ -146,7 +145,7 @@ class ConvArithmeticCircuit(nn.Module):
         levels: int | None = 2,
         shared: bool = False,
         outputs: int = 1,
-        init_std: float = 1e-2,
+        init_std: float = 0.1,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -166,19 +165,17 @@ class ConvArithmeticCircuit(nn.Module):
         self._draw(init_std, generator(seed, "convolutional arithmetic circuit"))
 
     def _draw(self, std: float, draw: torch.Generator) -> None:
-        nodes = [1 if self.shared else len(level) for level in self.tree.nodes[:-1]]
         means = [_leaf_mean(self.levels, self.widths[0])]
         means += [_pass_on(*pair) for pair in zip(self.widths, self.widths[1:], strict=False)]
-        # Noise that locations share adds up over them; divided so, its share of the output is
-        # that of weights of their own.
-        stds = [
-            std * (count / len(level)) ** 0.5
-            for count, level in zip(nodes, self.tree.nodes, strict=False)
-        ]
-        self.convolutions = nn.ParameterList(
-            mean + std * torch.randn(count, *mean.shape, generator=draw)
-            for count, mean, std in zip(nodes, means, stds, strict=True)
-        )
+        inputs = [1, *self.widths]  # of one-hot features one is not zero
+        convolutions = []
+        for mean, fan_in, level in zip(means, inputs, self.tree.nodes, strict=False):
+            count = 1 if self.shared else len(level)
+            # The logarithm of the output sums over a level's nodes and each node's inputs; noise
+            # that nodes share adds up, other noise does as its square.
+            share = std / (len(level) * fan_in * len(level) / count) ** 0.5
+            convolutions.append(mean + share * torch.randn(count, *mean.shape, generator=draw))
+        self.convolutions = nn.ParameterList(convolutions)
         self.root_weights = nn.Parameter(
             torch.full((self.widths[-1], self.outputs), 1 / self.widths[-1])
         )

@@ -115,6 +115,11 @@ class CPFactorization(nn.Module):
         """Return the components' norms, which training raises one after another [TF]."""
         return {"component": component_norms(self.factors)}
 
+    @property
+    def vectors_per_component(self) -> int:
+        """How many vectors a component is the outer product of: the order."""
+        return self.factors.shape[-3]
+
     def component_drives(self) -> Tensor:
         """Return ``<-grad L(W), normalized component>`` from the gradient in `factors.grad`."""
         assert self.factors.grad is not None

@@ -282,6 +282,11 @@ class HierarchicalTensorFactorization(nn.Module):
             for node, norms in enumerate(each.unbind(-2), 1)
         }
 
+    @property
+    def vectors_per_component(self) -> int:
+        """How many vectors a local component above the leaves is the outer product of: K + 1."""
+        return len(self.tree.levels[0][0]) + 1
+
     def component_drives(self) -> Tensor:
         """Return ``<-grad L(W), normalized local component>`` from the gradients of the weights.
 

@@ -11,7 +11,7 @@ from bench.errors import require
 from bench.measures.balancedness import layer_differences
 from bench.seeding import generator as seeded
 
-STARTS = ("gaussian", "balanced")
+STARTS = ("gaussian", "balanced", "identity")
 
 
 @dataclass
@@ -28,7 +28,7 @@ class MatrixConfig:
         require(self.depth >= 1, f"model.depth={self.depth}", "an integer of at least 1")
         known = self.width is None or self.width >= 1
         require(known, f"model.width={self.width}", "an integer of at least 1, or null")
-        require(self.start in STARTS, f"model.start={self.start}", " or ".join(STARTS))
+        require(self.start in STARTS, f"model.start={self.start}", ", ".join(STARTS))
         require(self.init_std > 0, f"model.init_std={self.init_std}", "a number above 0")
         sign = self.determinant_sign
         require(sign in (-1, 1, None), f"model.determinant_sign={sign}", "-1, 1 or null")
@@ -61,9 +61,11 @@ class MatrixFactorization(nn.Module):
     start : str
         ``gaussian``: every entry of every factor is drawn from N(0, init_std^2). ``balanced``: the
         end matrix is drawn from N(0, init_std^2) and split so that
-        ``W_{l+1}^T W_{l+1} = W_l W_l^T`` for all l.
+        ``W_{l+1}^T W_{l+1} = W_l W_l^T`` for all l. ``identity``: every factor is init_std times
+        the unit matrix; for symmetric problems of depth 2 the end matrix then stays positive
+        semi-definite, in floating point too.
     init_std : float
-        Standard deviation, above 0.
+        Standard deviation or, for ``identity``, scale; above 0.
     determinant_sign : int, optional
         1 or -1: the sign of the end matrix's determinant at the start, enforced by negating a row.
     generator : torch.Generator, optional
@@ -101,8 +103,7 @@ class MatrixFactorization(nn.Module):
         sizes = [columns, *[width or smaller] * (depth - 1), rows]
         _check_together(sizes, start, determinant_sign)
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
-        begin = _gaussian_factors if start == "gaussian" else _balanced_factors
-        factors = begin(shapes, init_std, generator)
+        factors = BEGINNINGS[start](shapes, init_std, generator)
         if determinant_sign is not None and _determinant_sign(factors) != determinant_sign:
             factors[-1][0].neg_()
         self.factors = nn.ParameterList([factor.float() for factor in factors])
@@ -129,14 +130,23 @@ class MatrixFactorization(nn.Module):
         return torch.cat([difference.flatten(-2) for difference in differences], -1)
 
 
+def _identity_factors(
+    shapes: list[tuple[int, int]], scale: float, generator: torch.Generator | None
+) -> list[Tensor]:
+    return [torch.eye(*shape, dtype=torch.float64) * scale for shape in shapes]
+
+
 def _check_together(sizes: list[int], start: str, determinant_sign: int | None) -> None:
     columns, rows, narrowest = sizes[0], sizes[-1], min(sizes)
     require(
-        start == "gaussian" or narrowest == min(rows, columns),
+        start != "balanced" or narrowest == min(rows, columns),
         f"model.start=balanced with model.width={narrowest}",
         f"a width of at least {min(rows, columns)}, the smaller side of the matrix",
         "widen the factorization or take model.start=gaussian",
     )
+    square = rows == columns == narrowest == max(sizes)
+    given = f"model.start=identity for a {rows} x {columns} matrix"
+    require(start != "identity" or square, given, "a square matrix with factors of its size")
     require(
         determinant_sign is None or rows == columns == narrowest,
         f"model.determinant_sign={determinant_sign} for a {rows} x {columns} matrix whose "
@@ -170,6 +180,11 @@ def _balanced_factors(
     for factor, block in zip(factors, blocks, strict=True):
         factor[: block.shape[0], : block.shape[1]] = block
     return factors
+
+
+BEGINNINGS = dict(
+    zip(STARTS, (_gaussian_factors, _balanced_factors, _identity_factors), strict=True)
+)
 
 
 def _determinant_sign(factors: list[Tensor]) -> int:

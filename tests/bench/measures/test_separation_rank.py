@@ -114,3 +114,14 @@ def test_what_cannot_be_estimated_is_refused(arguments, message):
     arguments = {"mask": LEFT} | arguments
     with pytest.raises(UserError, match=message):
         estimate_separation_rank(sum_of_products(1), images(60), **arguments)
+
+
+def test_an_output_that_overflows_has_no_rank():
+    images = torch.rand(20, 4, 4)
+
+    def network(batch):
+        return torch.stack([batch.sum((1, 2)), batch.sum((1, 2)) / 0.0], 1)
+
+    rank = estimate_separation_rank(network, images, torch.arange(4) < 2, samples=5)
+    assert rank.effective[0] >= 1
+    assert rank.effective[1].isnan()

@@ -199,10 +199,9 @@ def test_images_that_no_window_divides_are_pooled_at_once():
     "arguments",
     [
         {"width": 0},
-        {"width": 1, "levels": 1},
-        {"width": 1, "outputs": 0},
+        {"width": 1, "tree": "oak"},
         {"width": 1, "arity": 1},
-        {"width": 1, "pattern": "x"},
+        {"width": 1, "features": "x"},
         {"width": 1, "init_std": -1.0},
     ],
 )
@@ -212,5 +211,34 @@ def test_bad_configurations_are_refused(arguments):
 
 
 def test_a_configuration_builds_its_circuit():
-    circuit = CircuitConfig(width=4, outputs=10, shared=True).build((8, 8), seed=1)
+    circuit = CircuitConfig(width=4, shared=True).build((8, 8), levels=2, outputs=10, seed=1)
     assert circuit(torch.zeros(3, 1, 8, 8, dtype=torch.uint8)).shape == (3, 10)
+    circuit = CircuitConfig(width=4, features="affine").build((8, 8), levels=9, outputs=1, seed=1)
+    assert circuit(torch.rand(3, 1, 8, 8)).shape == (3,)
+
+
+def test_the_cp_tree_pools_once_with_as_many_parameters():
+    for width in (1, 3, 9):
+        trees = ("grid", "cp")
+        grid, cp = (
+            CircuitConfig(width, tree=tree).build((8, 8), levels=2, outputs=1, seed=0)
+            for tree in trees
+        )
+        assert cp.tree.depth == 1
+        assert abs(grid.parameter_count - cp.parameter_count) <= 65
+
+
+def test_one_hot_features_are_the_images(circuit):
+    images = all_images(circuit)[:9]
+    features = circuit.one_hot(images)
+    assert features.shape == (9, circuit.levels, *circuit.image_shape)
+    torch.testing.assert_close(circuit(features), circuit(images), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("side", [8, 28])
+def test_the_starts_logarithm_has_the_spread_asked_for(side):
+    circuits = [ConvArithmeticCircuit((side, side), 1, init_std=0.1, seed=s) for s in range(60)]
+    images = torch.randint(2, (20, side, side), generator=torch.Generator().manual_seed(1))
+    logs = torch.stack([circuit(images).abs().log() for circuit in circuits])
+    levels = circuits[0].tree.depth
+    assert logs.std(0).mean().item() == pytest.approx(0.1 * levels**0.5, rel=0.2)
