@@ -139,9 +139,11 @@ class OneVersusAll(Learner):
         self.levels = data.data.levels
         self.max_epochs = max_epochs
         factors = [initial_factors(cell) for cell in cells]
-        runs = blocks_of([len(one) for one in factors], block_components(data.data))
+        ranks = torch.tensor([len(one) for one in factors])
+        runs = blocks_of(ranks.tolist(), block_components(data.data))
         self.blocks = nn.ModuleList(
-            CPBlock(torch.tensor(run), [factors[i] for i in run]) for run in runs
+            CPBlock(torch.tensor(run), ranks[run], torch.cat([factors[i] for i in run]))
+            for run in runs
         )
         self.register_buffer("epoch", torch.tensor(0))
         self.register_buffer("losses", torch.full((len(cells),), torch.nan))
@@ -193,10 +195,11 @@ class OneVersusAll(Learner):
         for indices in batches:
             for block, losses in zip(self.stack, self.train_step(indices, optimizer), strict=True):
                 sums[block.members] += losses * len(indices)
+                last = self.last_finite_losses[block.members]
+                self.last_finite_losses[block.members] = losses.where(losses.isfinite(), last)
         samples = sum(len(indices) for indices in batches)
         for block in self.stack:
             self.losses[block.members] = sums[block.members] / samples
-        self.last_finite_losses = self.losses.where(self.losses.isfinite(), self.last_finite_losses)
 
     def train_step(self, indices: Tensor, optimizer: torch.optim.Optimizer) -> list[Tensor]:
         """Take one step of every predictor.
@@ -271,8 +274,7 @@ class OneVersusAll(Learner):
             self._measure(leaving)
             flags = diverged[leaving.members].tolist()
             self._end(leaving, [Status.DIVERGED if d else Status.CONVERGED for d in flags])
-            rows = torch.repeat_interleave(~ended, block.ranks)
-            _replace_parameter(optimizer, block.factors, staying.factors, rows)
+            _replace_parameter(optimizer, block.factors, staying.factors, block.rows(~ended))
             self.blocks[place] = staying
         self.blocks = nn.ModuleList(block for block in self.stack if len(block.members))
 
@@ -307,7 +309,7 @@ class OneVersusAll(Learner):
         super().on_load_checkpoint(checkpoint)
         shape = (self.levels, self.data.data.SIDE**2)
         self.blocks = nn.ModuleList(
-            CPBlock(members, [torch.empty(rank, *shape) for rank in ranks.tolist()])
+            CPBlock(members, ranks, torch.empty(int(ranks.sum()), *shape))
             for members, ranks in checkpoint["blocks"]
         )
 

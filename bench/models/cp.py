@@ -140,23 +140,24 @@ class CPBlock(nn.Module):
     ----------
     members : Tensor
         Shape (predictors,), int64: the predictors' places in the whole stack.
-    factors : sequence of Tensor
-        For each predictor a tensor of shape (rank, mode_dim, order).
+    ranks : Tensor
+        Shape (predictors,), int64: how many components each predictor has.
+    factors : Tensor
+        Shape (components, mode_dim, order): the components of one predictor after another.
 
     Attributes
     ----------
-    factors : Parameter
-        Shape (components, mode_dim, order).
+    owner : Tensor
+        Shape (components,), int64: which of the block's predictors a component belongs to.
     """
 
     members: Tensor
     ranks: Tensor
     owner: Tensor
 
-    def __init__(self, members: Tensor, factors: Sequence[Tensor]) -> None:
+    def __init__(self, members: Tensor, ranks: Tensor, factors: Tensor) -> None:
         super().__init__()
-        self.factors = nn.Parameter(torch.cat(list(factors)))
-        ranks = torch.tensor([len(one) for one in factors], device=members.device)
+        self.factors = nn.Parameter(factors)
         self.register_buffer("members", members)
         self.register_buffer("ranks", ranks)
         self.register_buffer("owner", torch.repeat_interleave(ranks))
@@ -181,10 +182,14 @@ class CPBlock(nn.Module):
         """Return each predictor's factors, shape (rank, mode_dim, order)."""
         return list(self.factors.detach().split(self.ranks.tolist()))
 
-    def select(self, kept: Tensor) -> "CPBlock":
-        """Return a block of the predictors where the mask `kept` is true, factors copied."""
-        factors = self.predictor_factors()
-        return CPBlock(self.members[kept], [factors[i] for i in kept.nonzero().flatten().tolist()])
+    def rows(self, chosen: Tensor) -> Tensor:
+        """Return a mask of the components of the predictors that the mask `chosen` marks."""
+        return chosen[self.owner]
+
+    def select(self, chosen: Tensor) -> "CPBlock":
+        """Return a block of the predictors that a mask marks, with copies of their factors."""
+        factors = self.factors.detach()[self.rows(chosen)]
+        return CPBlock(self.members[chosen], self.ranks[chosen], factors)
 
 
 def blocks_of(ranks: Sequence[int], components: int) -> list[list[int]]:

@@ -192,3 +192,14 @@ def test_values_and_gradients_stay_accurate_over_500_steps_of_mnist():
         found.append((values.detach().double(), gradient.double().flatten(1)))
     for ours, exact in zip(*found, strict=True):
         assert ((ours - exact).norm(dim=1) / exact.norm(dim=1)).max() < 2e-5
+
+
+def test_a_step_size_that_is_too_large_ends_as_diverged():
+    cells = [cell(model__rank=3, learner__learning_rate=1e3, seed=seed) for seed in (0, 1)]
+    learner, data, trainer = fit(cells, max_epochs=500, log_every_n_epochs=10)
+    trainer.fit(learner, datamodule=data)
+    for outcome in learner.outcomes:
+        assert outcome.status is Status.DIVERGED
+        assert outcome.metrics["epoch"] < 500
+        assert 0 < outcome.metrics["last_finite_loss"] < float("inf")
+    assert learner.stack == []

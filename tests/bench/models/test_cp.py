@@ -40,7 +40,7 @@ def test_the_start_is_the_published_one_and_follows_the_generator():
 def test_a_block_gives_each_predictor_its_own_value():
     models = [factorization(rank=rank) for rank in (2, 4, 1)]
     factors = [model.factors.detach().permute(2, 1, 0) for model in models]
-    block = CPBlock(torch.tensor([5, 6, 9]), factors)
+    block = CPBlock(torch.tensor([5, 6, 9]), torch.tensor([2, 4, 1]), torch.cat(factors))
     indices = torch.randint(3, (8, 4), generator=generator(0, "indices"))
     inputs = IndicatorBatch(indicator_matrix(indices, 3), 3)
     predictions, underflows = block(inputs)
@@ -50,6 +50,7 @@ def test_a_block_gives_each_predictor_its_own_value():
     kept = block.select(torch.tensor([True, False, True]))
     assert kept.members.tolist() == [5, 9]
     torch.testing.assert_close(kept(inputs)[0], predictions[[0, 2]], rtol=1e-12, atol=1e-12)
+    assert len(block.select(torch.zeros(3, dtype=torch.bool)).members) == 0
 
 
 def test_blocks_hold_every_predictor_once_and_no_more_than_fit():
