@@ -148,7 +148,9 @@ class MeasurementConfig:
     noise_std: float = 0.0
 
     def __post_init__(self) -> None:
-        require(self.count >= 1, f"data.measurements.count={self.count}", "an integer of at least 1")
+        require(
+            self.count >= 1, f"data.measurements.count={self.count}", "an integer of at least 1"
+        )
         require(self.kind in OPERATORS, f"data.measurements.kind={self.kind}", ", ".join(OPERATORS))
         enough = self.noise_std >= 0
         require(enough, f"data.measurements.noise_std={self.noise_std}", "a number of at least 0")

@@ -1,4 +1,4 @@
-"""What a benchmark of recovery asks for: the schemas of the generated problems in `configs/data/`."""
+"""The schemas of the generated problems in `configs/data/`."""
 
 from dataclasses import dataclass
 
@@ -50,13 +50,6 @@ class RecoveryConfig:
         """Draw the problem of a seed."""
         return make_problem(self.target, self.measurements, loss, seed, dtype)
 
-    def describe(self) -> dict[str, str]:
-        """Return what `rankbench data` says of the problem."""
-        shape = " x ".join(map(str, self.mode_dims))
-        size = f"{shape}, {self.target.family} rank {self.rank}"
-        seen = f"{self.measurements.count:,} ({self.measurements.kind})"
-        return {"train + test": seen, "size": size, "state": "generated from the seed"}
-
 
 @dataclass
 class NormsOrRankConfig:
@@ -83,7 +76,3 @@ class NormsOrRankConfig:
     def problem(self, seed: int, loss: LossConfig, dtype: torch.dtype) -> RecoveryProblem:
         """Return the problem, the same for every seed."""
         return norms_or_rank_problem(loss, dtype)
-
-    def describe(self) -> dict[str, str]:
-        """Return what `rankbench data` says of the problem."""
-        return {"train + test": "3 (entries)", "size": "2 x 2", "state": "fixed"}

@@ -107,7 +107,10 @@ class Learner(LightningModule):
         """Keep what belongs to the run beside weights and optimizer."""
         checkpoint["run_keys"] = [cell.run_key for cell in self.cells]
         checkpoint["curves"] = self.curves
-        checkpoint["outcomes"] = [outcome and vars(outcome).copy() for outcome in self.outcomes]
+        checkpoint["outcomes"] = [
+            outcome and {**vars(outcome), "status": str(outcome.status)}
+            for outcome in self.outcomes
+        ]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up where the checkpoint of the same cells stopped."""

@@ -63,9 +63,7 @@ class HierarchicalConfig:
             seed=seed,
         )
 
-    def factorize(
-        self, mode_dims: Sequence[int], seed: int
-    ) -> "HierarchicalTensorFactorization":
+    def factorize(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
         return self.build(mode_dims, seed)
 

@@ -1,6 +1,6 @@
 """Matrix factorization: a linear network without biases, its end matrix the product of weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 
@@ -182,9 +182,11 @@ def _balanced_factors(
     return factors
 
 
-BEGINNINGS = dict(
-    zip(STARTS, (_gaussian_factors, _balanced_factors, _identity_factors), strict=True)
-)
+BEGINNINGS: dict[str, Callable[..., list[Tensor]]] = {
+    "gaussian": _gaussian_factors,
+    "balanced": _balanced_factors,
+    "identity": _identity_factors,
+}
 
 
 def _determinant_sign(factors: list[Tensor]) -> int:

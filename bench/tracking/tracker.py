@@ -146,9 +146,8 @@ class Tracker:
         if run is None:
             return {"mode": "disabled", "run_id": None, "path": None}
         run.summary.update({name: _finite_or_word(value) for name, value in summary.items()})
-        path = Path(run.settings.sync_dir).relative_to(
-            (self.place.folder / self.cells[i].run_key).absolute()
-        )
+        folder = (self.place.folder / self.cells[i].run_key).absolute()
+        path = Path(run.settings.sync_dir).absolute().relative_to(folder)
         run.finish(exit_code=0 if Status(summary["status"]).final else 1)
         return {"mode": self.place.mode, "run_id": run.id, "path": path.as_posix()}
 

@@ -98,3 +98,11 @@ def test_a_configuration_builds_the_model_it_describes():
 def test_bad_input_is_named(sizes, options, named):
     with pytest.raises(UserError, match=named):
         model(*sizes, **options)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_an_identity_start_is_a_multiple_of_the_unit_matrix(depth):
+    end = model(3, 3, depth, start="identity", init_std=0.5).full_tensor()
+    torch.testing.assert_close(end, 0.5**depth * torch.eye(3))
+    with pytest.raises(UserError, match="model.start=identity for a 3 x 4"):
+        model(3, 4, depth, start="identity")

@@ -57,6 +57,13 @@ def test_a_record_holds_all_that_the_design_asks_for(recorded):
         assert torch.equal(loaded["factors"], torch.ones(2))
 
 
+def test_a_relative_run_folder_is_as_good(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record_two(Path("runs"))
+    assert verify_records(Path("runs")) == []
+    assert len(load_runs()) == 2
+
+
 def test_the_wandb_file_agrees_with_the_record(recorded):
     assert verify_records(recorded) == []
     (path,) = [p for p in record_paths(recorded) if read_record(p)["seed"] == 0]
