@@ -99,7 +99,7 @@ def open_run(
     run = wandb.init(
         project=config.project,
         entity=config.entity,
-        dir=str(folder),
+        dir=str(folder.absolute()),  # the W&B service may live in another folder
         mode=mode,  # pyright: ignore[reportArgumentType]
         reinit="create_new",
         group=benchmark,
