@@ -8,13 +8,23 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from bench.perf import tensor_rank
+from bench.perf import dynamics, regularizer, tensor_rank
+from bench.perf.timing import medians
 from bench.tracking import records
 
 
 def measure(rounds: int) -> pd.DataFrame:
     """Return all measurements as a table of what was measured and its result."""
     rows = tensor_rank.measure(rounds)
+    name, regularized, plain = regularizer.regularized_step()
+    times = medians({"regularized": regularized, "plain": plain}, rounds)
+    pair = f"{times['regularized'] * 1e3:.1f} ms / {times['plain'] * 1e3:.1f} ms"
+    rows.append((name, f"{pair} = {times['regularized'] / times['plain']:.1f}"))
+    for name, fast, slow in dynamics.comparisons():
+        times = medians({"fast": fast, "slow": slow}, rounds)
+        pair = f"{times['slow'] * 1e3:.1f} ms / {times['fast'] * 1e3:.2f} ms"
+        ratio = times["slow"] / times["fast"]
+        rows.append((f"{name}: each observation / full tensor", f"{pair} = {ratio:.0f}"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     rows.append(("peak memory of this process", f"{peak:.2f} GB"))
     return pd.DataFrame(rows, columns=["measured", "result"])

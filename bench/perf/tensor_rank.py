@@ -69,7 +69,7 @@ def our_step(chosen: list[Cell], images: Tensor) -> Callable[[], object]:
     return lambda: learner.train_step(next(batches), optimizer)
 
 
-def published_step(rank: int, images: Tensor) -> Callable[[], object]:
+def published_step(rank: int, images: Tensor) -> Callable[[], Tensor]:
     """Return a step of one predictor in the published formulation [TF, section 5].
 
     A 1 x 1 locally connected convolution of the one-hot pixels, a global product pooling, a sum.
@@ -80,7 +80,7 @@ def published_step(rank: int, images: Tensor) -> Callable[[], object]:
     labels = torch.randint(2, (SAMPLES,), generator=generator(0, "perf labels")) * 2.0
     batches = _batches()
 
-    def step() -> None:
+    def step() -> Tensor:
         indices = next(batches)
         one_hot = nn.functional.one_hot(images[indices].long(), 2).float()
         local = torch.bmm(one_hot.transpose(0, 1), factors)  # (pixels, batch, rank)
@@ -89,6 +89,7 @@ def published_step(rank: int, images: Tensor) -> Callable[[], object]:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss.detach()
 
     return step
 

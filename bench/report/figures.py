@@ -33,7 +33,11 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
         The folder of all runs, for figures that draw curves; not needed here.
     """
     figure, axes = plt.subplots(
-        1, len(parts), figsize=(max(6.8, 5.2 * len(parts)), 4.6), squeeze=False, layout="constrained"
+        1,
+        len(parts),
+        figsize=(max(6.8, 5.2 * len(parts)), 4.6),
+        squeeze=False,
+        layout="constrained",
     )
     names = sorted(
         {name for part in parts for name in part.rows[spec.hue]},

@@ -117,7 +117,7 @@ def _number(value: float) -> str:
 
 
 def _mean_and_std(mean: float, std: float, plus_minus: str) -> str:
-    if pd.isna(mean) or pd.isna(std):
+    if pd.isna(mean) or pd.isna(std) or std == 0:
         return _number(mean)
     return f"{_number(mean)} {plus_minus} {_number(std)}"
 

@@ -86,9 +86,7 @@ def test_a_component_gets_the_same_bits_alone_as_in_a_stack(monkeypatch):
     stacked = values_and_gradient(cp_components, factors, batch_of(indices, 2), weights)
     for i in (0, 17, 36):
         row = factors[i : i + 1].detach().requires_grad_()
-        alone = values_and_gradient(
-            cp_components, row, batch_of(indices, 2), weights[i : i + 1]
-        )
+        alone = values_and_gradient(cp_components, row, batch_of(indices, 2), weights[i : i + 1])
         assert torch.equal(alone[0][0], stacked[0][i])
         assert torch.equal(alone[1][0], stacked[1][i])
 

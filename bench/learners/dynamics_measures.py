@@ -1,0 +1,332 @@
+"""What dynamics runs can measure while they train, by the names used in `learner.measures`."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import UserError, require
+from bench.measures import (
+    GrowthLaw,
+    effective_rank,
+    expected_exponent,
+    fit_growth_law,
+    leading_tubal_subspace,
+    numerical_rank,
+    rank_one_distance,
+    tubal_principal_angle,
+)
+from data_prep.problems import InnerProducts, RecoveryProblem
+
+Curve = Sequence[Mapping[str, float]]
+
+
+class Measure(nn.Module):
+    """Measures all replicates of a stack at once; buffers stack like the model's.
+
+    Parameters
+    ----------
+    model : nn.Module
+        The stacked model at its start.
+    problem : RecoveryProblem
+        The stacked problem.
+    data : dataclass
+        The schema of `configs/data/` that describes the problem.
+    """
+
+    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__()
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Raise `UserError` unless a model and a problem have what is measured."""
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return measurements by name, shape (replicates,); gradients of the loss are at hand."""
+        raise NotImplementedError
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return what a replicate's whole curve says; it is in the given row of the stack."""
+        return {}
+
+    @classmethod
+    def _require_method(cls, model: nn.Module, name: str) -> None:
+        kind, measure = type(model).__name__, _name_of(cls)
+        mend = f"leave {measure} out of learner.measures"
+        allowed = f"a model with {name}()"
+        require(
+            hasattr(model, name), f"learner.measures with {measure} for a {kind}", allowed, mend
+        )
+
+
+class Errors(Measure):
+    """Relative errors: of the measured values, and of the whole tensor."""
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return `train_error` and `reconstruction_error`."""
+        return {
+            "train_error": problem.train_error(end_tensor),
+            "reconstruction_error": problem.reconstruction_error(end_tensor),
+        }
+
+
+class LearnedNorms(Measure):
+    """The largest of the norms that are learned one after another, and how they part.
+
+    `gap` is the ratio of the norm whose place is the target's rank to the next; `numerical_rank`
+    counts the norms above 1 % of the largest. Of several groups (the nodes of a tree) the worst
+    counts: the smallest gap and the largest rank.
+    """
+
+    shown_beyond_rank = 2
+
+    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__(model, problem, data)
+        self.rank: int = data.rank
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Ask for a model with more norms than the target's rank."""
+        cls._require_method(model, "learned_norms")
+        with torch.no_grad():
+            fewest = min(len(norms) for norms in model.learned_norms().values())  # pyright: ignore
+        given = f"a model of {fewest} components, tubes or values for a target of rank {data.rank}"
+        require(fewest > data.rank, given, "more than the target's rank", "widen the model")
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the leading norms, `gap` and `numerical_rank`."""
+        columns, gaps, ranks = {}, [], []
+        for name, norms in model.learned_norms().items():
+            shown = min(self.rank + self.shown_beyond_rank, norms.shape[-1])
+            leading = norms.topk(shown).values
+            columns |= {f"{name}_{i}": leading[:, i - 1] for i in range(1, shown + 1)}
+            gaps.append(leading[:, self.rank - 1] / leading[:, self.rank])
+            ranks.append(numerical_rank(norms))
+        gap, rank = torch.stack(gaps).amin(0), torch.stack(ranks).amax(0)
+        return {**columns, "gap": gap, "numerical_rank": rank}
+
+
+class UnobservedEntry(Measure):
+    """The entry that 2 x 2 completion leaves open, and the rank of the end matrix [NORM]."""
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Ask for a matrix of 2 x 2."""
+        shape = list(data.mode_dims)
+        given = f"learner.measures with unobserved_entry for the shape {shape}"
+        require(shape == [2, 2], given, "[2, 2]", "take data=norms_or_rank")
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the size of the entry, the determinant and the effective rank."""
+        return {
+            "unobserved_entry": end_tensor[:, 0, 0].abs(),
+            "determinant": torch.linalg.det(end_tensor),
+            "effective_rank": effective_rank(torch.linalg.svdvals(end_tensor)),
+        }
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return the slope of log |entry| against log loss over the last factor 10 of the loss.
+
+        The theory's lower bound for norms, 1 / sqrt(loss), has the slope -1/2. `positive_until` is
+        the smallest loss up to which the determinant kept its positive sign.
+        """
+        points = [(p["train_loss"], p["unobserved_entry"]) for p in curve if p["train_loss"] > 0]
+        last = points[-1][0]
+        tail = torch.tensor([p for p in points if p[0] <= 10 * last], dtype=torch.float64).log()
+        centred = tail - tail.mean(0)
+        slope = (centred[:, 0] @ centred[:, 1]) / centred[:, 0].square().sum()
+        positive = [p["train_loss"] for p in curve if p["determinant"] > 0]
+        return {"slope": float(slope), "positive_until": min(positive, default=math.nan)}
+
+
+class TubalAngles(Measure):
+    """Principal angles of the learned tubal subspace in the two phases of training [TUB]."""
+
+    projected: Tensor
+    sought: Tensor
+
+    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__(model, problem, data)
+        self.rank: int = data.rank
+        assert isinstance(problem.operator, InnerProducts)
+        back = problem.operator.back_project(problem.values).view_as(problem.target)
+        self.register_buffer("projected", leading_tubal_subspace(back, self.rank))
+        self.register_buffer("sought", leading_tubal_subspace(problem.target, self.rank))
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Ask for a sensing problem of tubal rank."""
+        family, kind = data.target.family, data.measurements.kind
+        fits = family == "tubal" and kind != "entries"
+        given = f"learner.measures with tubal_angles for a {family} target seen by {kind}"
+        require(fits, given, "a sensing problem with data.target.family=tubal")
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return sines of angles to the operator's back-projection and to the target."""
+        learned = leading_tubal_subspace(model.factor, self.rank)
+        return {
+            "angle_to_projection": tubal_principal_angle(self.projected, learned),
+            "angle_to_target": tubal_principal_angle(self.sought, learned),
+        }
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return when the subspace had aligned, and when the error had fallen to a half.
+
+        `aligned_at`: the first iteration whose angle to the target is within 0.1 of its value when
+        the train error first is under 90 %.
+        """
+        rising = next((p for p in curve if p["train_error"] < 0.9), None)
+        half = next((p["iteration"] for p in curve if p["reconstruction_error"] < 0.5), math.nan)
+        if rising is None:
+            return {"aligned_at": math.nan, "half_error_at": half}
+        level = rising["angle_to_projection"] + 0.1
+        aligned = next(p["iteration"] for p in curve if p["angle_to_projection"] <= level)
+        return {
+            "aligned_at": aligned,
+            "half_error_at": half,
+            "angle_when_growing": rising["angle_to_target"],
+        }
+
+
+class ConservedDifferences(Measure):
+    """How far the quantities that gradient flow conserves have moved."""
+
+    start: Tensor
+
+    def __init__(self, model: Any, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__(model, problem, data)
+        with torch.no_grad():
+            self.register_buffer("start", model.conserved_differences())
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Ask for a model that conserves differences."""
+        cls._require_method(model, "conserved_differences")
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the largest change since the start."""
+        return {"drift": (model.conserved_differences() - self.start).abs().amax(-1)}
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return the largest drift of the whole curve."""
+        return {"largest_drift": max(point["drift"] for point in curve)}
+
+
+class Growth(Measure):
+    """Norms and drives of all components, and the exponent of the law by which they grow."""
+
+    from_factor = 4.0  # growth of each vector after which the start's imbalance no longer counts
+    to_share = 0.9  # of the component's largest norm
+    least_share = 0.2  # of the largest component's norm, for a component to count as learned
+    least_points = 8
+
+    def __init__(self, model: Any, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__(model, problem, data)
+        self.vectors: int = model.vectors_per_component
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Ask for a model of components."""
+        cls._require_method(model, "component_drives")
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the norm and the drive of each component, in fixed order."""
+        norms = torch.cat([*model.learned_norms().values()], -1)
+        drives = model.component_drives()
+        return {
+            **{f"norm_{i}": norms[:, i] for i in range(norms.shape[-1])},
+            **{f"drive_{i}": drives[:, i] for i in range(norms.shape[-1])},
+        }
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return the mean exponent of the learned components, and what theory says of it."""
+        laws = self._laws(curve)
+        result = {"theory": expected_exponent(self.vectors), "components_fitted": float(len(laws))}
+        if not laws:
+            return result
+        return result | {"exponent": sum(law.exponent for law in laws) / len(laws)}
+
+    def _laws(self, curve: Curve) -> list[GrowthLaw]:
+        columns = [name for name in curve[0] if name.startswith("norm_")]
+        table = {
+            name: torch.tensor([point[name] for point in curve], dtype=torch.float64)
+            for name in [*columns, *(c.replace("norm", "drive") for c in columns), "flow_time"]
+        }
+        largest = max(float(table[name].max()) for name in columns)
+        laws = []
+        for name in columns:
+            norms, drives = table[name], table[name.replace("norm", "drive")]
+            if norms.max() < self.least_share * largest:
+                continue
+            first = _first(norms > self.from_factor**self.vectors * norms[0])
+            last = _first(norms > self.to_share * norms.max())
+            if last - first >= self.least_points:
+                part = slice(first, last)
+                try:
+                    laws.append(fit_growth_law(table["flow_time"][part], norms[part], drives[part]))
+                except UserError:  # a component that falls for most of the way
+                    continue
+        return laws
+
+
+class RankOneDistance(Measure):
+    """How far the end tensor is from rank one while its norm grows to half of the target's."""
+
+    until_share = 0.5
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return distance to rank one and norm, both in units of the target's norm."""
+        scale = problem.target.flatten(1).norm(dim=1)
+        distances = torch.stack([rank_one_distance(tensor) for tensor in end_tensor])
+        return {
+            "rank_one_distance": distances / scale,
+            "relative_norm": end_tensor.flatten(1).norm(dim=1) / scale,
+        }
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return the largest distance before the norm first reaches the bound."""
+        early = []
+        for point in curve:
+            if point["relative_norm"] > self.until_share:
+                break
+            early.append(point["rank_one_distance"])
+        return {"largest_rank_one_distance": max(early, default=math.nan)}
+
+
+def _first(mask: Tensor) -> int:
+    """Return the first place where a mask is true; its length if it never is."""
+    places = mask.nonzero()
+    return int(places[0]) if len(places) else len(mask)
+
+
+MEASURES: dict[str, type[Measure]] = {
+    "errors": Errors,
+    "learned_norms": LearnedNorms,
+    "unobserved_entry": UnobservedEntry,
+    "tubal_angles": TubalAngles,
+    "conserved_differences": ConservedDifferences,
+    "growth": Growth,
+    "rank_one_distance": RankOneDistance,
+}
+
+
+def _name_of(kind: type[Measure]) -> str:
+    return next(name for name, known in MEASURES.items() if known is kind)

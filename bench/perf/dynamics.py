@@ -1,0 +1,103 @@
+"""Steps of the dynamics benchmarks, timed against evaluating each observation on its own."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bench.models.cp import CPFactorization
+from bench.models.hierarchical import HierarchicalTensorFactorization
+from bench.models.product_pooling import evaluate_tree
+from bench.optim import GroupRMSprop
+from bench.seeding import generator
+from data_prep.problems import (
+    LossConfig,
+    MeasurementConfig,
+    ObservedEntries,
+    RecoveryProblem,
+    TargetConfig,
+    make_problem,
+)
+
+Comparison = tuple[str, Callable[[], Tensor], Callable[[], Tensor]]
+
+
+def comparisons() -> list[Comparison]:
+    """Return name, a full-batch step of the suite, and the same step entry by entry.
+
+    Both are forward, backward and update, in float32; they start from equal parameters.
+    """
+    return [
+        cp_step(order=4, mode_dim=10, rank=1000, observed=2000),
+        cp_step(order=3, mode_dim=16, rank=256, observed=2048),
+        hierarchical_step(mode_dims=[8, 8, 8, 8], width=512, observed=2048),
+    ]
+
+
+def cp_step(order: int, mode_dim: int, rank: int, observed: int) -> Comparison:
+    """Compare steps of a CP factorization; the slow one as a network on one-hot inputs [TF]."""
+    dims = [mode_dim] * order
+    problem = _problem("cp", dims, observed)
+    inputs = _one_hot_inputs(problem, dims)
+    start = {"init_mean": 0.0, "init_std": 0.05}
+    fast, slow = (
+        CPFactorization(order, mode_dim, rank, generator=generator(0, "perf"), **start)
+        for _ in range(2)
+    )
+
+    def network() -> Tensor:
+        hidden = torch.einsum("bnd,ndr->bnr", inputs, slow.factors)
+        return hidden.prod(1).sum(1)
+
+    name = f"CP step, order {order}, {mode_dim}^{order}, R = {rank:,}"
+    return name, _full_step(fast, problem), _step(slow, lambda: _entry_loss(problem, network()))
+
+
+def hierarchical_step(mode_dims: list[int], width: int, observed: int) -> Comparison:
+    """Compare steps of a hierarchical factorization; the slow one as its network [HTF]."""
+    problem = _problem("hierarchical", mode_dims, observed)
+    inputs = _one_hot_inputs(problem, mode_dims).movedim(0, 1)
+    fast, slow = (HierarchicalTensorFactorization(mode_dims, width, seed=0) for _ in range(2))
+
+    def network() -> Tensor:
+        levels = [slow.leaf_weights, *slow.inner_weights]
+        return evaluate_tree(inputs, levels, slow.root_weights[:, None], slow.tree).squeeze(-1)
+
+    name = f"hierarchical step, order {len(mode_dims)}, width {width:,}"
+    return name, _full_step(fast, problem), _step(slow, lambda: _entry_loss(problem, network()))
+
+
+def _problem(family: str, mode_dims: list[int], observed: int) -> RecoveryProblem:
+    target, seen = TargetConfig(family, mode_dims, 5), MeasurementConfig(observed)
+    return make_problem(target, seen, LossConfig(), seed=0)
+
+
+def _one_hot_inputs(problem: RecoveryProblem, mode_dims: list[int]) -> Tensor:
+    """Return the observed places as one-hot vectors, shape (observed, order, mode_dim)."""
+    assert isinstance(problem.operator, ObservedEntries)
+    places = torch.unravel_index(problem.operator.places, mode_dims)
+    return nn.functional.one_hot(torch.stack(places, 1), max(mode_dims)).float()
+
+
+def _entry_loss(problem: RecoveryProblem, predictions: Tensor) -> Tensor:
+    return problem.loss(predictions - problem.values)
+
+
+def _full_step(
+    model: CPFactorization | HierarchicalTensorFactorization, problem: RecoveryProblem
+) -> Callable[[], Tensor]:
+    return _step(model, lambda: problem(model.full_tensor()))
+
+
+def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return a function that takes one step and returns the loss before it."""
+    optimizer = GroupRMSprop(model.parameters())
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        before = loss()
+        before.backward()
+        optimizer.step()
+        return before.detach()
+
+    return step
