@@ -104,5 +104,5 @@ def test_bad_input_is_named(sizes, options, named):
 def test_an_identity_start_is_a_multiple_of_the_unit_matrix(depth):
     end = model(3, 3, depth, start="identity", init_std=0.5).full_tensor()
     torch.testing.assert_close(end, 0.5**depth * torch.eye(3))
-    with pytest.raises(UserError, match="model.start=identity for a 3 x 4"):
+    with pytest.raises(UserError, match=r"model\.start=identity for a 3 x 4"):
         model(3, 4, depth, start="identity")
