@@ -123,9 +123,8 @@ def settings(frame: pd.DataFrame, known: list[str]) -> Iterator[tuple[str, pd.Da
         The runs.
     """
     config = [name for name in frame if "." in str(name) or name in ("variant", "seed")]
-    varying = [
-        name for name in config if name not in known and frame[name].nunique(dropna=False) > 1
-    ]
+    apart = [name for name in config if name not in known and name != "trainer._target_"]
+    varying = [name for name in apart if frame[name].nunique(dropna=False) > 1]
     if not varying:
         yield "", frame
         return

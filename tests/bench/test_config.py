@@ -107,8 +107,10 @@ def test_every_file_composes_against_its_schema(path):
     group = path.parent.relative_to(CONFIG_DIR).as_posix()
     if group == ".":
         overrides = []
-    elif group.startswith("preset/"):
-        overrides = [f"benchmark={group.removeprefix('preset/')}", f"{group}={path.stem}"]
+    elif "/" in group:  # what belongs to one benchmark stands in a folder of its name
+        kind, benchmark = group.split("/")
+        chosen = f"{group}={path.stem}" if kind == "preset" else f"{kind}={benchmark}/{path.stem}"
+        overrides = [f"benchmark={benchmark}", chosen]
     else:
         overrides = [f"{group}={path.stem}"]
     config = plain(compose(overrides))

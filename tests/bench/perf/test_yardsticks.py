@@ -16,7 +16,7 @@ def test_the_penalty_is_beside_the_same_loss():
 
 @pytest.mark.parametrize(
     "comparison",
-    [cp_step(3, 4, 6, observed=20), hierarchical_step([3, 3, 3, 3], width=5, observed=20)],
+    [cp_step(3, 6, 6, observed=50), hierarchical_step([5, 5, 5, 5], width=6, observed=50)],
     ids=["cp", "hierarchical"],
 )
 def test_a_full_tensor_step_and_an_entry_by_entry_step_have_the_same_loss(comparison):
