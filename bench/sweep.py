@@ -250,8 +250,17 @@ def results_folder(config: Mapping[str, Any]) -> Path:
 
 def check(cells: Sequence[Cell], settings: Settings) -> None:
     """Raise `UserError` for what can be known to fail before any training."""
-    learner: LearnerConfig = typed(cells[0].config["learner"], "learner")
-    learner.check(cells, settings.root)
+    learners: dict[str, list[Cell]] = {}
+    for cell in cells:
+        learners.setdefault(json.dumps(cell.config["learner"]), []).append(cell)
+    for group in learners.values():
+        learner: LearnerConfig = typed(group[0].config["learner"], "learner")
+        for name, kind in learner.accepts.items():
+            for other in {id(o): o for o in (typed(c.config[name], name) for c in group)}.values():
+                given = f"{name} of type {type(other).__name__} with {type(learner).__name__}"
+                mend = f"choose another {name} or learner"
+                require(isinstance(other, kind), given, f"a {name} of type {kind.__name__}", mend)
+        learner.check(group, settings.root)
     records.require_writable(settings.place.folder)
 
 

@@ -135,9 +135,12 @@ class LearnerConfig(Protocol):
     ----------
     step : str
         What the horizontal axis of its curves counts, such as ``"epoch"``.
+    accepts : dict of str to type
+        The schemas that it can be combined with, by config group.
     """
 
     step: ClassVar[str]
+    accepts: ClassVar[dict[str, type]]
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` for what can be known to fail before any training."""

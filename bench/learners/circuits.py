@@ -65,6 +65,11 @@ class CircuitsConfig:
     patch_distance: int | None = None
 
     step: ClassVar[str] = "epoch"
+    accepts: ClassVar[dict[str, type]] = {
+        "data": ImageData,
+        "model": CircuitConfig,
+        "trainer": EpochsConfig,
+    }
 
     def __post_init__(self) -> None:
         for name, allowed in (("objective", tuple(OBJECTIVES)), ("schedule", SCHEDULES)):
@@ -87,8 +92,7 @@ class CircuitsConfig:
             control(variant)
         for data in {problem.data.name: problem.data for problem in problems}.values():
             data.files(root)
-        for learner, data, model in _settings(cells):
-            _require_circuit(model)
+        for learner, data in _settings(cells):
             learner._check_classes(data)
             if learner.coefficient:
                 learner._check_patches(data)
@@ -158,8 +162,8 @@ class CircuitsConfig:
         return Circuits(cells, data, self, trainer.max_epochs), data
 
 
-def _settings(cells: Sequence[Cell]) -> list[tuple[CircuitsConfig, ImageData, Any]]:
-    """Return each different combination of learner, data and model among cells."""
+def _settings(cells: Sequence[Cell]) -> list[tuple[CircuitsConfig, ImageData]]:
+    """Return each different combination of learner and data among cells."""
     groups = {repr([cell.config[name] for name in _GROUPS]): cell for cell in cells}
     return [
         tuple(typed(cell.config[name], name) for name in _GROUPS)  # pyright: ignore
@@ -167,12 +171,7 @@ def _settings(cells: Sequence[Cell]) -> list[tuple[CircuitsConfig, ImageData, An
     ]
 
 
-_GROUPS = ("learner", "data", "model")
-
-
-def _require_circuit(model: Any) -> None:
-    given = f"model of type {type(model).__name__} with learner=circuits"
-    require(isinstance(model, CircuitConfig), given, "model=circuit")
+_GROUPS = ("learner", "data")
 
 
 def circuit_of(cell: Cell) -> ConvArithmeticCircuit:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,24 @@ OPTIMIZERS = ("group_rmsprop", "gradient_descent")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # In what replicates of one stack may differ: their shapes, and so their operations, are equal.
 REPLICATED = ("seed", "init_mean", "init_std")
+
+
+@runtime_checkable
+class Factorizable(Protocol):
+    """A model's schema that can start a factorization of a tensor of any shape."""
+
+    def factorize(self, mode_dims: Sequence[int], seed: int) -> nn.Module:
+        """Return a freshly started factorization."""
+        ...
+
+
+@runtime_checkable
+class Drawable(Protocol):
+    """A problem's schema that can draw the problem of a seed."""
+
+    def problem(self, seed: int, loss: LossConfig, dtype: torch.dtype) -> RecoveryProblem:
+        """Return the problem."""
+        ...
 
 
 @dataclass
@@ -68,6 +86,11 @@ class DynamicsConfig:
     milestone_repeats: int = 1
 
     step: ClassVar[str] = "iteration"
+    accepts: ClassVar[dict[str, type]] = {
+        "data": Drawable,
+        "model": Factorizable,
+        "trainer": StepsConfig,
+    }
 
     def __post_init__(self) -> None:
         known = {"optimizer": OPTIMIZERS, "precision": tuple(PRECISIONS)}

@@ -16,9 +16,10 @@ from bench.learners.one_versus_all import (
     OneVersusAllConfig,
     problem_of,
 )
-from bench.models.linear import LinearPredictor
+from bench.models.linear import LinearConfig, LinearPredictor
 from bench.seeding import generator
 from bench.status import Status
+from data_prep.images import ImageData
 from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part
 
 CHUNK = 5000  # samples whose features are held at once
@@ -37,6 +38,11 @@ class LeastSquaresConfig:
     ridge: float = 1e-3
 
     step: ClassVar[str] = "epoch"
+    accepts: ClassVar[dict[str, type]] = {
+        "data": ImageData,
+        "model": LinearConfig,
+        "trainer": EpochsConfig,
+    }
 
     def __post_init__(self) -> None:
         require(self.ridge > 0, f"learner.ridge={self.ridge}", "a number above 0")

@@ -41,6 +41,11 @@ class OneVersusAllConfig:
     converged_below: float = 1e-8
 
     step: ClassVar[str] = "epoch"
+    accepts: ClassVar[dict[str, type]] = {
+        "data": ImageData,
+        "model": CPConfig,
+        "trainer": EpochsConfig,
+    }
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "converged_below"):

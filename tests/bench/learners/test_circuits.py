@@ -198,6 +198,7 @@ def test_a_cp_tree_has_as_many_parameters_as_the_grid():
 
 def check(**values):
     one = cell(**values)
+    typed(one.config["model"], "model")
     typed(one.config["learner"], "learner").check([one], None)
 
 
@@ -220,9 +221,3 @@ def test_bad_input_is_one_line_before_any_training(values, said):
     with pytest.raises(UserError, match=said) as error:
         check(**values)
     assert "\n" not in str(error.value)
-
-
-def test_another_model_is_refused():
-    config = scientific(plain(compose(["model=cp", "learner=circuits"])))
-    with pytest.raises(UserError, match="model=circuit"):
-        typed(config["learner"], "learner").check([Cell.of(config)], None)
