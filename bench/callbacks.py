@@ -3,7 +3,9 @@
 import json
 import shutil
 import time
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,9 +90,16 @@ class Checkpoints(Callback):
         self.last = time.monotonic()
 
     def existing(self) -> Path | None:
-        """Return the checkpoint to go on from, if there is one."""
-        return self.path if self.path.is_file() else None
+        """Return the checkpoint to go on from, if there is one that is whole."""
+        return self.path if zipfile.is_zipfile(self.path) else None
 
     def discard(self) -> None:
         """Remove the checkpoint of a stack whose cells are all recorded."""
         shutil.rmtree(self.path.parent, ignore_errors=True)
+
+
+def checkpointed(folder: Path) -> Iterator[list[str]]:
+    """Yield the run keys of each stack of a benchmark's folder that has a checkpoint."""
+    for path in sorted(folder.glob(f".stacks/*/{CELLS_FILE}")):
+        with suppress(OSError, ValueError):  # a damaged list: its cells start anew
+            yield [str(key) for key in json.loads(path.read_bytes())]

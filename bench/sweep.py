@@ -17,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 
-from bench.callbacks import CELLS_FILE
+from bench.callbacks import checkpointed
 from bench.config import (
     CONFIG_DIR,
     SCIENTIFIC_GROUPS,
@@ -121,8 +121,7 @@ class Sweep:
         pending = {cell.run_key: cell for cell in self.pending()}
         known = {cell.run_key: cell for cell in self.cells}
         stacks = []
-        for path in sorted(self.folder.glob(f".stacks/*/{CELLS_FILE}")):
-            keys = json.loads(path.read_bytes())
+        for keys in checkpointed(self.folder):
             if all(key in known for key in keys) and any(key in pending for key in keys):
                 stacks.append([known[key] for key in keys])
                 for key in keys:

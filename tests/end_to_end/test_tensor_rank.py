@@ -95,20 +95,13 @@ def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path
     overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "trainer.max_epochs=60"]
     overrides += ["trainer.checkpoint_every_s=0", "variants=[original,random_labels]"]
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
-    from bench.learners.one_versus_all import OneVersusAll
-
-    measured = []
-    original = OneVersusAll.progress
-
-    def power_cut(self):
-        measured.append(1)
-        if len(measured) == 2:
-            raise KeyboardInterrupt
-        return original(self)
-
-    monkeypatch.setattr(OneVersusAll, "progress", power_cut)
-    code, _, error = rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}")
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.callbacks.Progress.on_train_epoch_end", _cut_after(2))
+        code, _, error = rankbench(
+            "bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}"
+        )
     assert code == 130
+    assert len(list(tmp_path.glob("cut/tensor_rank/.stacks/*/last.ckpt"))) == 1
     assert "goes on from here" in error
     assert set(load_runs(tmp_path / "cut").status) == {"stopped"}
     code, _, _ = rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}")
@@ -180,3 +173,30 @@ def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
     numbers = ["train_error", "test_error", "train_loss", "epoch"]
     pd.testing.assert_frame_equal(straight[numbers], resumed[numbers], check_exact=True)
     assert not list(tmp_path.glob("killed/tensor_rank/.stacks/*/last.ckpt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damaged", ["last.ckpt", "cells.json"])
+def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, damaged):
+    overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
+    overrides += ["trainer.max_epochs=60", "trainer.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.callbacks.Progress.on_train_epoch_end", _cut_after(2))
+        assert rankbench("bench", "tensor_rank", *overrides)[0] == 130
+    (path,) = tmp_path.glob(f"tensor_rank/.stacks/*/{damaged}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    code, _, _ = rankbench("bench", "tensor_rank", *overrides)
+    assert code == 0
+    assert load_runs(tmp_path, "tensor_rank").status.tolist() == ["max_steps"]
+
+
+def _cut_after(intervals):
+    """Return a callback's method that interrupts the training at an interval's end."""
+    seen = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        seen.append(1)
+        if len(seen) == intervals:
+            raise KeyboardInterrupt
+
+    return on_train_epoch_end
