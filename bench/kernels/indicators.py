@@ -29,8 +29,16 @@ def product_kind(device_type: str, dtype: torch.dtype) -> str:
     if device_type == "cuda" and hasattr(torch.ops.aten.mm, "dtype"):
         return "bfloat16"
     if device_type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512":
-        return "int8"
+        return "int8" if int8_products_are_exact() else "plain"
     return "plain"
+
+
+def int8_products_are_exact() -> bool:
+    """Try the largest digits: processors without VNNI may saturate sums of pairs in 16 bits."""
+    ones = torch.ones(256, 32, dtype=torch.int8)
+    extremes = torch.tensor([-128, 127], dtype=torch.int8).repeat_interleave(16)
+    products = int8_product(extremes[:, None].expand(32, 256).contiguous(), ones)
+    return torch.equal(products, (256 * extremes.int())[:, None].expand(32, 32))
 
 
 def int8_product(left: Tensor, right: Tensor) -> Tensor:

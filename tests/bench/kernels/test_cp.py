@@ -150,3 +150,12 @@ def test_cuda_product_equals_the_float64_product():
     oracle = batch_of(indices, 2).select_sum(values.double())
     ours = batch_of(indices.cuda(), 2).select_sum(values.cuda()).cpu().double()
     torch.testing.assert_close(ours, oracle, rtol=2e-6, atol=2e-6)
+
+
+def test_int8_products_are_exact_or_not_used(monkeypatch):
+    draw = generator(0, "int8")
+    left = torch.randint(-128, 128, (48, 784), generator=draw, dtype=torch.int8)
+    right = torch.randint(2, (784, 100), generator=draw, dtype=torch.int8)
+    assert torch.equal(indicators.int8_product(left, right).long(), left.long() @ right.long())
+    monkeypatch.setattr(indicators, "int8_product", lambda a, b: (a.int() @ b.int()).clamp(-32767))
+    assert not indicators.int8_products_are_exact()
