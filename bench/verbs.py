@@ -74,7 +74,8 @@ def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
             share, loss = learner.progress()
             ended = done + sum(outcome is not None for outcome in learner.outcomes)
             completed = done + share * len(stack)
-            display.update(task, completed=completed, cells=f"{ended}/{total}", loss=loss)
+            current = {} if loss != loss else {"loss": loss}  # nothing trains any more: keep the last
+            display.update(task, completed=completed, cells=f"{ended}/{total}", **current)
 
         errors = []
         for stack in stacks:

@@ -7,6 +7,7 @@ import time
 
 import pandas as pd
 import pytest
+import torch
 
 from bench.report import load_runs
 
@@ -60,9 +61,20 @@ def test_everything_is_rebuilt_from_the_records(rankbench, digits):
     code, out, _ = rankbench("table", "tensor_rank", "--format", "csv", where)
     assert code == 0
     assert len(out.splitlines()) == 1 + 6
-    code, out, _ = rankbench("figure", "tensor_rank", where)
+    results = digits.parent / "results"
+    code, out, _ = rankbench("figure", "tensor_rank", where, f"results_dir={results}")
     assert code == 0
-    assert out.strip().endswith("figure.png")
+    assert out.strip() == str(results / "tensor_rank" / "figure.png")
+    names = {path.name for path in (results / "tensor_rank").iterdir()}
+    tables = {"table.md", "table.csv", "table.tex", "figure.png", "figure.svg"}
+    assert names == tables | {"runs.parquet", "PROVENANCE.md"}
+    stored = pd.read_parquet(results / "tensor_rank" / "runs.parquet")
+    pd.testing.assert_frame_equal(stored, load_runs(digits, "tensor_rank"))
+    provenance = (results / "tensor_rank" / "PROVENANCE.md").read_text()
+    assert "rankbench bench tensor_rank 'classes=[0,6]'" in provenance
+    assert str(digits) not in provenance  # a path of this machine
+    assert f"torch {torch.__version__.split('+')[0]}" in provenance
+    assert "12 max_steps" in provenance
 
 
 @pytest.mark.slow
