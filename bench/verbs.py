@@ -74,7 +74,7 @@ def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
             share, loss = learner.progress()
             ended = done + sum(outcome is not None for outcome in learner.outcomes)
             completed = done + share * len(stack)
-            current = {} if loss != loss else {"loss": loss}  # nothing trains any more: keep the last
+            current = {} if loss != loss else {"loss": loss}  # at the end nothing trains any more
             display.update(task, completed=completed, cells=f"{ended}/{total}", **current)
 
         errors = []
