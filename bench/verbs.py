@@ -74,8 +74,9 @@ def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
             share, loss = learner.progress()
             ended = done + sum(outcome is not None for outcome in learner.outcomes)
             completed = done + share * len(stack)
-            current = {} if loss != loss else {"loss": loss}  # at the end nothing trains any more
-            display.update(task, completed=completed, cells=f"{ended}/{total}", **current)
+            display.update(task, completed=completed, cells=f"{ended}/{total}")
+            if loss == loss:  # not NaN, as it is when nothing trains any more
+                display.update(task, loss=loss)
 
         errors = []
         for stack in stacks:
