@@ -55,8 +55,8 @@ def _section(title: str, runs: pd.DataFrame, spec: ReportSpec) -> Section:
         values = good.groupby(spec.rows)[metric] if metric in good else None
         for name, statistic in _statistics(metric, spec).items():
             rows[name] = float("nan") if values is None else values.agg(statistic)
-        known = spec.published_values
-        comparable = all((runs[key] == v).all() for key, v in spec.published_for.items())
+        known, wanted = spec.published_values, spec.published_for.items()
+        comparable = all(key in runs and (runs[key] == v).all() for key, v in wanted)
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
     reference = good[spec.reference].mean() if spec.reference in good else float("nan")

@@ -93,8 +93,10 @@ def test_runs_of_other_settings_are_kept_apart():
 
 
 def test_published_values_stand_only_beside_their_own_setting():
-    (part,) = tables.sections(runs().assign(**{"data.levels": 3}), spec())
-    assert part.rows[["train_error_published", "test_error_published"]].isna().all(axis=None)
+    for other in (runs().assign(**{"data.levels": 3}), runs().drop(columns="data.levels")):
+        (part,) = tables.sections(other, spec())
+        published = part.rows[["train_error_published", "test_error_published"]]
+        assert published.isna().all(axis=None)
 
 
 def test_the_figure_shows_every_curve(tmp_path):
