@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.errors import HydraException
-from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -70,7 +70,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
             config = hydra_compose("config", overrides=list(overrides))
             OmegaConf.resolve(config)
             return config
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         given = " ".join(overrides) or "the configuration"
         raise UserError(given, _one_line(error), "see `rankbench run --help`") from error
 
@@ -111,8 +111,9 @@ def typed(node: Mapping[str, Any], group: str) -> Any:
 def _typed(node: str, group: str) -> Any:
     values = json.loads(node)
     target = str(values.pop("_target_", ""))
+    module, _, name = target.rpartition(".")
     try:
-        schema = get_class(target)
+        schema = getattr(import_module(module), name)
     except Exception as error:
         allowed = "the dotted name of a dataclass"
         raise UserError(f"{group}._target_={target!r}", allowed, "see configs/") from error

@@ -65,21 +65,16 @@ class Sweep:
         Where and how they are run.
     cells : list of Cell
         The grid, without repetitions.
-    config : dict
-        The `sweep` group of the configuration.
+    max_memory : float
+        Bytes that one stack may take.
     results_dir : Path
         Where tables and figures are written.
     """
 
     settings: Settings
     cells: list[Cell]
-    config: dict[str, Any]
+    max_memory: float
     results_dir: Path
-
-    @property
-    def max_memory(self) -> float:
-        """Bytes that one stack may take."""
-        return typed(self.config, "sweep").max_memory * 1e9
 
     @property
     def folder(self) -> Path:
@@ -137,14 +132,6 @@ class Sweep:
     def _within_memory(self, cells: list[Cell]) -> Iterator[list[Cell]]:
         """Divide cells that can train together into stacks that fit into the memory."""
         learner: LearnerConfig = typed(cells[0].config["learner"], "learner")
-        for cell in cells:
-            needed = learner.memory([cell])
-            if needed > self.max_memory:
-                raise UserError(
-                    f"sweep.max_memory={self.max_memory / 1e9:g} GB",
-                    f"at least {needed / 1e9:.3f} GB, what one predictor needs",
-                    "raise sweep.max_memory, or lower data.batch_size or model.rank",
-                )
         stack: list[Cell] = []
         for cell in cells:
             if stack and learner.memory([*stack, cell]) > self.max_memory:
@@ -155,14 +142,19 @@ class Sweep:
 
 
 def parse_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Parse overrides in Hydra's syntax."""
+    """Parse overrides in Hydra's syntax; new keys may only be added inside the config groups."""
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException as error:
         message = str(error).splitlines()[0]
         raise UserError(
             " ".join(overrides), f"Hydra's override syntax, key=value ({message})"
         ) from error
+    for override in parsed:
+        stray = override.is_add() and "." not in override.key_or_group
+        allowed = "the keys that exist, which are set without a +"
+        require(not stray, str(override.input_line), allowed)
+    return parsed
 
 
 def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
@@ -175,6 +167,8 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
     known = [name for name in choices("benchmark") if name != "single"]
     require(benchmark in known, f"the benchmark {benchmark}", ", ".join(known))
     parsed = parse_overrides(_with_preset(benchmark, overrides))
+    named = [str(o.input_line) for o in parsed if o.key_or_group == "benchmark"]
+    require(not named, " ".join(named), f"one benchmark, and {benchmark} is named already")
     fixed = [o for o in parsed if not o.is_sweep_override()]
     swept = [o for o in parsed if o.is_sweep_override()]
     groups = [o for o in swept if o.key_or_group in (*SCIENTIFIC_GROUPS, "experiment")]
@@ -196,11 +190,9 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
         for values in grid(axes):
             cell = Cell.of(scientific(with_values(config, values)))
             cells[cell.run_key] = cell
-    sweep = Sweep(
-        settings_of(config), list(cells.values()), config["sweep"], results_folder(config)
-    )
-    check(sweep.cells, sweep.settings)
-    return sweep
+    settings, memory = settings_of(config), memory_of(config)
+    check(list(cells.values()), settings, memory)
+    return Sweep(settings, list(cells.values()), memory, results_folder(config))
 
 
 def _experiments(benchmark: str, lines: list[str]) -> list[str]:
@@ -236,10 +228,17 @@ def grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """Return what a configuration says about where and how to run."""
+    given = config["runs_dir"]
+    require(bool(given), f"runs_dir={given}", "the path of a folder")
     tracking = typed(config["tracking"], "tracking")
     trainer: TrainerConfig = typed(config["trainer"], "trainer")
     place = Place(Path(config["runs_dir"]), config["benchmark"]["name"], tracking, tracking.mode)
     return Settings(place, trainer, config["data"].get("root"))
+
+
+def memory_of(config: Mapping[str, Any]) -> float:
+    """Return the bytes that one stack may take."""
+    return typed(config["sweep"], "sweep").max_memory * 1e9
 
 
 def results_folder(config: Mapping[str, Any]) -> Path:
@@ -247,7 +246,7 @@ def results_folder(config: Mapping[str, Any]) -> Path:
     return Path(config["results_dir"] or config["runs_dir"])
 
 
-def check(cells: Sequence[Cell], settings: Settings) -> None:
+def check(cells: Sequence[Cell], settings: Settings, max_memory: float) -> None:
     """Raise `UserError` for what can be known to fail before any training."""
     learners: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -260,6 +259,13 @@ def check(cells: Sequence[Cell], settings: Settings) -> None:
                 mend = f"choose another {name} or learner"
                 require(isinstance(other, kind), given, f"a {name} of type {kind.__name__}", mend)
         learner.check(group, settings.root)
+        needed = max(learner.memory([cell]) for cell in group)
+        require(
+            needed <= max_memory,
+            f"sweep.max_memory={max_memory / 1e9:g} GB",
+            f"at least {needed / 1e9:.3f} GB, what the largest predictor needs",
+            "raise sweep.max_memory, or lower data.batch_size or the size of the model",
+        )
     records.require_writable(settings.place.folder)
 
 

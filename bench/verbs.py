@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _single(config: dict[str, Any]) -> tuple[Cell, Settings]:
     """Check one configuration."""
     cell, settings = Cell.of(scientific(config)), sweeps.settings_of(config)
-    sweeps.check([cell], settings)
+    sweeps.check([cell], settings, sweeps.memory_of(config))
     return cell, settings
 
 

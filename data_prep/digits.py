@@ -16,6 +16,7 @@ class Digits(ImageData):
 
     batch_size: int = 96
 
+    NAME: ClassVar[str] = "digits"
     BRIGHTEST: ClassVar[int] = 16
     SIDE: ClassVar[int] = 8
     COUNTS: ClassVar[dict[str, int]] = {"train": 1437, "test": 360}

@@ -71,12 +71,14 @@ class ImageData:
     order_seed: int = 0
     root: str | None = None
 
+    NAME: ClassVar[str] = ""
     CLASSES: ClassVar[int] = 10
     BRIGHTEST: ClassVar[int] = 255
     SIDE: ClassVar[int] = 28
     COUNTS: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
 
     def __post_init__(self) -> None:
+        require(self.name == self.NAME, f"data.name={self.name}", self.NAME, "choose data=...")
         most = self.BRIGHTEST + 1
         require(
             2 <= self.levels <= most,

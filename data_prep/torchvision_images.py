@@ -92,6 +92,7 @@ class TorchvisionImages(ImageData):
 class MNIST(TorchvisionImages):
     """MNIST: handwritten digits."""
 
+    NAME: ClassVar[str] = "mnist"
     DATASET: ClassVar[type[datasets.MNIST]] = datasets.MNIST
     SHA256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -105,6 +106,7 @@ class MNIST(TorchvisionImages):
 class FashionMNIST(TorchvisionImages):
     """Fashion-MNIST: clothes."""
 
+    NAME: ClassVar[str] = "fashion_mnist"
     DATASET: ClassVar[type[datasets.MNIST]] = datasets.FashionMNIST
     SHA256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
