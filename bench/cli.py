@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from bench.errors import UserError
 
@@ -20,81 +20,99 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"`{self.prog}` ({message})", f"what `{self.prog} --help` shows")
 
 
+class Argument:
+    """What `argparse.ArgumentParser.add_argument` is to be called with."""
+
+    def __init__(self, *flags: str, **settings: Any) -> None:
+        self.flags = flags
+        self.settings = settings
+
+
+class Verb(NamedTuple):
+    """A verb's one-line summary, an example, and its arguments."""
+
+    summary: str
+    example: str
+    arguments: list[Argument]
+
+
+NAME = Argument("name", help="the benchmark")
+OVERRIDES = Argument(
+    "overrides",
+    nargs="*",
+    metavar="key=value",
+    help="Hydra overrides, such as data=mnist model.rank=3 tracking.mode=online",
+)
+FORMATS = ["markdown", "csv", "latex"]
+VERBS = {
+    "bench": Verb(
+        "Run all cells of a benchmark that are not recorded yet, and print its table.",
+        "rankbench bench tensor_rank data=mnist classes=[6] ranks=[1,2,5]",
+        [NAME, OVERRIDES],
+    ),
+    "run": Verb(
+        "Run one configuration, or with -m every combination of comma-separated values.",
+        "rankbench run model.rank=3 variant=random_labels",
+        [Argument("-m", "--multirun", action="store_true", help="a Hydra multirun"), OVERRIDES],
+    ),
+    "table": Verb(
+        "Print a benchmark's table from its recorded runs.",
+        "rankbench table tensor_rank --format latex",
+        [NAME, Argument("--format", default="markdown", choices=FORMATS), OVERRIDES],
+    ),
+    "figure": Verb(
+        "Write a benchmark's figure and tables from its recorded runs.",
+        "rankbench figure tensor_rank results_dir=results",
+        [NAME, OVERRIDES],
+    ),
+    "compare": Verb(
+        "Compare runs that differ in one factor alone: paired differences with 95 %% intervals.",
+        "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
+        [
+            NAME,
+            Argument("--by", required=True, metavar="FACTOR", help="a configuration column"),
+            Argument("--metric", required=True, help="a metric, such as train_error"),
+            Argument(
+                "--where", nargs="+", default=[], metavar="column=value", help="only such runs"
+            ),
+            Argument("--reference", metavar="VALUE", help="the factor's value to compare with"),
+            OVERRIDES,
+        ],
+    ),
+    "runs": Verb(
+        "List the recorded runs with their status.",
+        "rankbench runs --verify",
+        [
+            Argument("--verify", action="store_true", help="hold each record against its W&B file"),
+            OVERRIDES,
+        ],
+    ),
+    "perf": Verb(
+        "Measure training speed against the published formulation and this machine's peak.",
+        "rankbench perf --rounds 5 --out results/perf",
+        [
+            Argument("--rounds", type=int, default=5, help="how often each case is measured"),
+            Argument("--out", help="a folder for table.md, measurements.csv and PROVENANCE.md"),
+        ],
+    ),
+    "data": Verb(
+        "Get or find, verify and describe data sets.",
+        "rankbench data mnist data.root=data",
+        [Argument("names", nargs="*", metavar="NAME", help="data sets; all if none is given")],
+    ),
+}
+
+
 def build_parser() -> Parser:
     """Return the parser of all verbs; each verb's function is in `bench.verbs`."""
     parser = Parser(prog="rankbench", description="Benchmarks of why trained networks generalize.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
-
-    def verb(name: str, summary: str, example: str) -> Parser:
-        formatter = argparse.RawDescriptionHelpFormatter
-        return verbs.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example: {example}",
-            formatter_class=formatter,
-        )
-
-    def overrides(sub: Parser) -> None:
-        text = "Hydra overrides, such as data=mnist model.rank=3 tracking.mode=online"
-        sub.add_argument("overrides", nargs="*", metavar="key=value", help=text)
-
-    sub = verb(
-        "bench",
-        "Run all cells of a benchmark that are not recorded yet, and print its table.",
-        "rankbench bench tensor_rank data=mnist classes=[6] ranks=[1,2,5]",
-    )
-    sub.add_argument("name", help="the benchmark")
-    overrides(sub)
-    sub = verb(
-        "run",
-        "Run one configuration, or with -m every combination of comma-separated values.",
-        "rankbench run model.rank=3 variant=random_labels",
-    )
-    sub.add_argument("-m", "--multirun", action="store_true", help="a Hydra multirun")
-    overrides(sub)
-    sub = verb(
-        "table", "Print a benchmark's table from its recorded runs.", "rankbench table tensor_rank"
-    )
-    sub.add_argument("name", help="the benchmark")
-    sub.add_argument(
-        "--format", default="markdown", choices=["markdown", "csv", "latex"], help="what to print"
-    )
-    overrides(sub)
-    sub = verb(
-        "figure",
-        "Draw a benchmark's figure from its recorded runs.",
-        "rankbench figure tensor_rank",
-    )
-    sub.add_argument("name", help="the benchmark")
-    overrides(sub)
-    sub = verb(
-        "compare",
-        "Compare runs that differ in one factor alone: paired differences with 95 %% intervals.",
-        "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
-    )
-    sub.add_argument("name", help="the benchmark")
-    sub.add_argument("--by", required=True, metavar="FACTOR", help="a configuration column")
-    sub.add_argument("--metric", required=True, help="a metric, such as train_error")
-    sub.add_argument(
-        "--where", nargs="+", default=[], metavar="column=value", help="only such runs"
-    )
-    sub.add_argument("--reference", metavar="VALUE", help="the factor's value to compare with")
-    overrides(sub)
-    sub = verb("runs", "List the recorded runs with their status.", "rankbench runs --verify")
-    sub.add_argument("--verify", action="store_true", help="hold each record against its W&B file")
-    overrides(sub)
-    sub = verb(
-        "perf",
-        "Measure training speed against the published formulation and this machine's peak.",
-        "rankbench perf --rounds 5 --out results/perf",
-    )
-    sub.add_argument("--rounds", type=int, default=5, help="how often each case is measured")
-    sub.add_argument("--out", help="a folder for table.md, measurements.csv and PROVENANCE.md")
-    sub = verb(
-        "data", "Get or find, verify and describe data sets.", "rankbench data mnist data.root=data"
-    )
-    sub.add_argument("names", nargs="*", metavar="NAME", help="data sets; all if none is given")
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(name, help=verb.summary, description=verb.summary)
+        sub.epilog = f"example: {verb.example}"
+        sub.formatter_class = argparse.RawDescriptionHelpFormatter
+        for argument in verb.arguments:
+            sub.add_argument(*argument.flags, **argument.settings)
     return parser
 
 

@@ -1,6 +1,7 @@
 """What dynamics runs can measure while they train, by the names used in `learner.measures`."""
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,11 +44,11 @@ class Measure(nn.Module):
     def check(cls, model: nn.Module, data: Any) -> None:
         """Raise `UserError` unless a model and a problem have what is measured."""
 
+    @abstractmethod
     def forward(
         self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
     ) -> dict[str, Tensor]:
         """Return measurements by name, shape (replicates,); gradients of the loss are at hand."""
-        raise NotImplementedError
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return what a replicate's whole curve says; it is in the given row of the stack."""
