@@ -66,7 +66,7 @@ VERBS = {
         [NAME, OVERRIDES],
     ),
     "compare": Verb(
-        "Compare runs that differ in one factor alone: paired differences with 95 %% intervals.",
+        "Compare runs that differ in one factor alone: paired differences with intervals.",
         "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
         [
             NAME,
