@@ -32,7 +32,6 @@ from bench.config import (
 )
 from bench.errors import UserError, require
 from bench.learners.base import Learner, LearnerConfig, TrainerConfig
-from bench.report.frame import PLANS
 from bench.run import Settings, run
 from bench.tracking import records
 from bench.tracking.tracker import Place
@@ -91,7 +90,7 @@ class Sweep:
         cells = {cell.run_key: cell.config for cell in self.cells}
         plan = {"command": command, "cells": cells}
         name = hashlib.sha256("".join(sorted(cells)).encode()).hexdigest()[:16]
-        path = self.folder / PLANS / f"{name}.json"
+        path = self.folder / records.PLANS / f"{name}.json"
         path.parent.mkdir(exist_ok=True)
         records.write_atomically(path, json.dumps(plan).encode())
 
@@ -192,7 +191,9 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
             cells[cell.run_key] = cell
     settings, memory = settings_of(config), memory_of(config)
     check(list(cells.values()), settings, memory)
-    return Sweep(settings, list(cells.values()), memory, results_folder(config))
+    results = results_folder(config)
+    records.require_writable(results / benchmark, "results_dir")
+    return Sweep(settings, list(cells.values()), memory, results)
 
 
 def _experiments(benchmark: str, lines: list[str]) -> list[str]:

@@ -25,6 +25,7 @@ from bench.report.publish import publish
 from bench.report.spec import ReportSpec
 from bench.run import Settings
 from bench.run import run as run_cells
+from bench.tracking.records import require_writable
 from bench.tracking.verify import verify_records
 from bench.tracking.wandb_runs import reachable_mode
 from data_prep.images import ImageData
@@ -206,6 +207,8 @@ def perf(arguments: argparse.Namespace) -> int:
     """Measure speed and print the table."""
     given = f"--rounds {arguments.rounds}"
     require(arguments.rounds >= 1, given, "an integer of at least 1")
+    if arguments.out:
+        require_writable(Path(arguments.out), "--out")
     measured = perf_report.measure(arguments.rounds)
     _print_frame(measured, "speed")
     if arguments.out:

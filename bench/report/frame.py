@@ -9,10 +9,9 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.status import Status
-from bench.tracking.records import RECORD_FILE, DamagedRecord, read_record, record_paths
+from bench.tracking.records import PLANS, RECORD_FILE, DamagedRecord, read_record, record_paths
 
 MISSING = "missing"  # a planned run that has no record
-PLANS = ".plans"
 
 
 def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:

@@ -7,9 +7,15 @@ import pandas as pd
 from hydra.utils import get_method
 
 from bench.report import figures, tables
-from bench.report.frame import MISSING, PLANS, load_runs, require_runs
+from bench.report.frame import MISSING, load_runs, require_runs
 from bench.report.spec import ReportSpec
-from bench.tracking.records import RECORD_FILE, read_record, write_atomically
+from bench.tracking.records import (
+    PLANS,
+    RECORD_FILE,
+    read_record,
+    require_writable,
+    write_atomically,
+)
 
 
 def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
@@ -34,7 +40,7 @@ def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
     frame = require_runs(load_runs(runs_dir, benchmark), benchmark)
     parts = tables.sections(frame, spec)
     folder = results_dir / benchmark
-    folder.mkdir(parents=True, exist_ok=True)
+    require_writable(folder, "results_dir")
     texts = {
         "table.md": tables.markdown(parts, spec),
         "table.csv": tables.csv(parts, spec),

@@ -18,6 +18,7 @@ from bench.errors import UserError
 from bench.status import Status
 
 RECORD_FILE = "record.json"
+PLANS = ".plans"  # lists of the runs that were asked for, in a benchmark's folder
 FORMAT = 1
 PACKAGES = (
     "rankbench",
@@ -129,7 +130,7 @@ def finished_keys_among(folder: Path, keys: Iterable[str]) -> set[str]:
     return finished
 
 
-def require_writable(folder: Path) -> None:
+def require_writable(folder: Path, setting: str = "runs_dir") -> None:
     """Raise `UserError` unless files can be written into `folder`, which is made if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def require_writable(folder: Path) -> None:
         probe.unlink()
     except OSError as error:
         allowed = f"a folder that can be written ({error.strerror})"
-        raise UserError(f"runs_dir={folder}", allowed, "set runs_dir") from error
+        raise UserError(f"{setting}={folder}", allowed, f"set {setting}") from error
 
 
 @cache

@@ -76,6 +76,22 @@ def _no_network(self):
     raise RuntimeError("no network")
 
 
+@pytest.mark.parametrize("command", [["bench", "tensor_rank"], ["perf"]])
+def test_a_results_folder_that_cannot_be_written_is_found_before_any_training(
+    command, rankbench, tmp_path
+):
+    blocked = tmp_path / "results"
+    blocked.write_text("a file where the folder should be")
+    words = ["--out", str(blocked)] if command == ["perf"] else [f"results_dir={blocked}"]
+    runs = [] if command == ["perf"] else [f"runs_dir={tmp_path / 'runs'}"]
+    code, out, error = rankbench(*command, *words, *runs)
+    assert code == 2
+    assert out == ""
+    assert f"={blocked}" in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.rglob("record.json"))
+
+
 def test_a_run_folder_that_cannot_be_written_is_named(rankbench, tmp_path):
     blocked = tmp_path / "runs"
     blocked.write_text("a file where the folder should be")
