@@ -1,0 +1,95 @@
+"""Is-same-class: which pairs there are, and how they stand on the canvas."""
+
+import pytest
+import torch
+
+from bench.errors import UserError
+from bench.seeding import generator
+from data_prep.same_class import IsSameClass, draw_pairs, scaled
+
+DIGITS = {"images": "digits", "image_size": 8, "canvas": [10, 30], "train": 200, "test": 100}
+
+
+@pytest.mark.parametrize("sizes", [[2, 2], [2, 5, 3], [40] * 10])
+def test_every_allowed_pair_and_no_other_is_drawn(sizes):
+    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    labels = labels[torch.randperm(len(labels), generator=generator(0, "test"))]
+    count = 40_000
+    pairs, same = draw_pairs(labels, count, generator(1, "test"))
+    first, second = pairs.T
+    assert (first != second).all()
+    assert torch.equal((labels[first] == labels[second]).long(), same)
+    assert same.sum() == count // 2
+    for wanted in (0, 1):
+        drawn = {tuple(pair) for pair in pairs[same == wanted].tolist()}
+        everyone = range(len(labels))
+        allowed = {
+            (a, b)
+            for a in everyone
+            for b in everyone
+            if a != b and (labels[a] == labels[b]) == wanted
+        }
+        assert drawn <= allowed
+        assert len(drawn) > 0.7 * min(len(allowed), count // 2)
+
+
+def test_second_images_are_as_likely_each():
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    pairs, same = draw_pairs(torch.cat([labels, labels]), 60_000, generator(0, "test"))
+    of_first = pairs[(pairs[:, 0] == 3)]
+    for wanted, choices in ((1, 3), (0, 8)):
+        counts = of_first[same[pairs[:, 0] == 3] == wanted][:, 1].bincount()
+        counts = counts[counts > 0].float()
+        assert len(counts) == choices
+        assert counts.max() / counts.min() < 1.35
+
+
+@pytest.mark.parametrize("distance", [0, 3, 14])
+def test_a_batch_is_the_two_images_on_a_black_canvas(distance):
+    data = IsSameClass(**DIGITS, distance=distance)
+    part = data.part(None, "train", 0)
+    indices = torch.tensor([3, 150])
+    images = part(indices)
+    assert images.shape == (2, 1, 10, 30)
+    left, right = data.patches
+    assert right.left - left.right == distance
+    for one, pair in zip(images[:, 0], part.pairs[indices].tolist(), strict=True):
+        for patch, image in zip((left, right), pair, strict=True):
+            torch.testing.assert_close(patch.of(one), part.raw[image] / 255)
+        assert one.sum() == pytest.approx(sum(float(p.of(one).sum()) for p in (left, right)))
+    assert abs(left.left - (30 - right.right)) <= 1
+
+
+def test_the_two_parts_have_images_of_their_own_and_other_seeds_other_pairs():
+    data = IsSameClass(**DIGITS)
+    train, test = (data.part(None, name, 0) for name in ("train", "test"))
+    assert len(train) == 200
+    assert len(test) == 100
+    held = {bytes(image.numpy()) for image in train.raw}
+    assert not held & {bytes(image.numpy()) for image in test.raw}
+    again, other = (data.part(None, "train", seed)(torch.arange(200)) for seed in (0, 1))
+    assert torch.equal(train(torch.arange(200)), again)
+    assert not torch.equal(again, other)
+
+
+def test_images_are_scaled_by_the_mean_over_areas():
+    image = torch.tensor([[0, 10, 7, 7], [20, 30, 7, 7], [1, 1, 0, 255], [1, 1, 255, 0]])
+    small = scaled(image.to(torch.uint8)[None], 2)
+    assert small.tolist() == [[[15, 7], [1, 128]]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"distance": 15}, "a width of at least 31"),
+        ({"image_size": 11}, "a height of at least 11"),
+        ({"train": 201}, "even number"),
+        ({"test": 0}, "even number"),
+        ({"distance": -1}, "at least 0"),
+        ({"images": "imagenet"}, "cifar10, fashion_mnist"),
+        ({"canvas": [30]}, "data.canvas"),
+    ],
+)
+def test_what_does_not_fit_is_refused(change, message):
+    with pytest.raises(UserError, match=message):
+        IsSameClass(**DIGITS | change)
