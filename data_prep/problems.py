@@ -73,12 +73,17 @@ class TargetConfig:
     norm : float, optional
         Frobenius norm; by default that of the draw: Gaussian factors, and for tubal tensors
         ``T * T^T`` with orthonormal T [TUB, experiments].
+    orthonormal : bool
+        Of a hierarchical target: weights with orthonormal columns in place of Gaussian ones, and a
+        root whose weights fall from `rank` to 1 by ones. Then no singular value of a node is close
+        to zero; the last one of a Gaussian target's root often is, too small to be learned.
     """
 
     family: str
     mode_dims: list[int]
     rank: int
     norm: float | None = 1.0
+    orthonormal: bool = False
 
     def __post_init__(self) -> None:
         require(self.family in FAMILIES, f"data.target.family={self.family}", ", ".join(FAMILIES))
@@ -93,6 +98,11 @@ class TargetConfig:
         )
         known = self.norm is None or self.norm > 0
         require(known, f"data.target.norm={self.norm}", "a number above 0, or null")
+        require(
+            not self.orthonormal or self.family == "hierarchical",
+            f"data.target.orthonormal=true for a {self.family} target",
+            "data.target.family=hierarchical",
+        )
 
     def _check_order(self) -> None:
         dims, given = self.mode_dims, f"data.target.mode_dims={self.mode_dims}"
@@ -119,7 +129,7 @@ class TargetConfig:
         if self.family == "tubal":
             tensor = _tubal_tensor(self.mode_dims, self.rank, draw)
         elif self.family == "hierarchical":
-            tensor = _hierarchical_tensor(self.mode_dims, self.rank, draw)
+            tensor = _hierarchical_tensor(self.mode_dims, self.rank, self.orthonormal, draw)
         else:
             tensor = _cp_tensor(self.mode_dims, self.rank, draw)
         return tensor if self.norm is None else tensor * (self.norm / tensor.norm())
@@ -316,14 +326,22 @@ def _cp_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor
     return khatri_rao(factors).sum(-1).reshape(mode_dims)
 
 
-def _hierarchical_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:
+def _hierarchical_tensor(
+    mode_dims: list[int], rank: int, orthonormal: bool, draw: torch.Generator
+) -> Tensor:
     """Pool neighbouring modes in pairs, level by level, up to one tensor [HTF]."""
-    nodes = [_normal(draw, mode_dim, rank) for mode_dim in mode_dims]
-    while len(nodes) > 1:
-        width = 1 if len(nodes) <= 2 else rank
+
+    def weights(rows: int) -> Tensor:
+        normal = _normal(draw, rows, rank)
+        return torch.linalg.qr(normal).Q if orthonormal else normal
+
+    nodes = [weights(mode_dim) for mode_dim in mode_dims]
+    while len(nodes) > 2:
         pairs = [nodes[i : i + 2] for i in range(0, len(nodes), 2)]
-        nodes = [khatri_rao(pair) @ _normal(draw, rank, width) for pair in pairs]
-    return nodes[0].reshape(mode_dims)
+        nodes = [khatri_rao(pair) @ weights(rank) for pair in pairs]
+    falling = torch.arange(rank, 0, -1, dtype=torch.float64).unsqueeze(1)
+    root = falling if orthonormal else _normal(draw, rank, 1)
+    return (khatri_rao(nodes) @ root).reshape(mode_dims)
 
 
 def _tubal_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:

@@ -115,6 +115,38 @@ class LearnedNorms(Measure):
         return {**columns, "gap": gap, "numerical_rank": rank}
 
 
+class NodeRanks(Measure):
+    """The hierarchical tensor rank of the end tensor: its matricizations' ranks [HTF].
+
+    `node_gap` is the ratio of the singular value whose place is the target's rank to the next, and
+    `node_rank` counts the singular values above 1 % of the largest; at the worst node of the tree.
+    """
+
+    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__(model, problem, data)
+        self.rank: int = data.rank
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any) -> None:
+        """Ask for a factorization over a mode tree, and for a target of less than full rank."""
+        cls._require_method(model, "matricization_singular_values")
+        given = f"learner.measures with node_ranks for a target of rank {data.rank}"
+        most = min(data.mode_dims)
+        require(data.rank < most, given, f"a rank under {most}, the least mode dimension")
+
+    def forward(
+        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the smallest gap and the largest rank of any node."""
+        values = model.matricization_singular_values().values()
+        gaps = [each[:, self.rank - 1] / each[:, self.rank] for each in values]
+        ranks = [numerical_rank(each) for each in values]
+        return {
+            "node_gap": torch.stack(gaps).amin(0),
+            "node_rank": torch.stack(ranks).amax(0),
+        }
+
+
 class UnobservedEntry(Measure):
     """The entry that 2 x 2 completion leaves open, and the rank of the end matrix [NORM]."""
 
@@ -321,6 +353,7 @@ def _first(mask: Tensor) -> int:
 MEASURES: dict[str, type[Measure]] = {
     "errors": Errors,
     "learned_norms": LearnedNorms,
+    "node_ranks": NodeRanks,
     "unobserved_entry": UnobservedEntry,
     "tubal_angles": TubalAngles,
     "conserved_differences": ConservedDifferences,

@@ -3,17 +3,21 @@
 PyTorch's second derivative of a convolution finds the weights' part by a convolution whose kernel
 is a whole feature map, several times slower than an ordinary weight gradient, and its second
 derivative of batch normalization takes some twenty passes over the data. Here the first is an
-ordinary weight gradient and the second three passes.
+ordinary weight gradient and the second three passes. And a first convolution, costly for its size,
+can be differentiated with respect to a patch of the images alone.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
+
+from bench.regularizers.patches import Patch
 
 aten = torch.ops.aten
 
@@ -26,7 +30,16 @@ class InputGradients(TorchFunctionMode):
     the inputs. The values are those of the ordinary graph up to rounding. Operations
     other than 2-d convolution and batch normalization in training, and all under autocast, stay
     as they are.
+
+    Parameters
+    ----------
+    patch : Patch, optional
+        The pixels whose gradients are wanted; those of other pixels may be incomplete.
     """
+
+    def __init__(self, patch: Patch | None = None) -> None:
+        super().__init__()
+        self.patch = patch
 
     def __torch_function__(
         self,
@@ -37,11 +50,13 @@ class InputGradients(TorchFunctionMode):
     ) -> Any:
         """Replace the two operations by their twins."""
         kwargs = kwargs or {}
-        twin = _TWINS.get(func)
-        return (twin or func)(*args, **kwargs)
+        if func is torch.conv2d:
+            return _conv2d(self.patch, *args, **kwargs)
+        return (_batch_norm if func is functional.batch_norm else func)(*args, **kwargs)
 
 
 def _conv2d(
+    patch: Patch | None,
     inputs: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -53,7 +68,8 @@ def _conv2d(
     options = stride, padding, dilation
     if not all(isinstance(each, tuple) for each in options) or _autocast(inputs):
         return torch.conv2d(inputs, weight, bias, *options, groups)
-    return _Convolution.apply(inputs, weight, bias, (*options, False, (0, 0), groups))  # pyright: ignore
+    options = *options, False, (0, 0), groups
+    return _Convolution.apply(inputs, weight, bias, options, patch)  # pyright: ignore
 
 
 def _batch_norm(
@@ -78,35 +94,79 @@ def _autocast(inputs: Tensor) -> bool:
     return torch.is_autocast_enabled(inputs.device.type)
 
 
-_TWINS: dict[Callable[..., Any], Callable[..., Any]] = {
-    torch.conv2d: _conv2d,
-    functional.batch_norm: _batch_norm,
-}
-
-
 class _Convolution(Function):
     """A convolution; `options` are those of ``aten::convolution`` from the stride on."""
 
     @staticmethod
     def forward(
-        ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None, options: tuple[Any, ...]
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: tuple[Any, ...],
+        patch: Patch | None,
     ) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.options, ctx.of_leaf = options, inputs.is_leaf
+        # Images: what the penalty is differentiated for, and the training step is not.
+        ctx.of_images = inputs.is_leaf and not isinstance(inputs, nn.Parameter)
+        ctx.options, ctx.patch = options, patch if ctx.of_images else None
         return aten.convolution(inputs, weight, bias, *options)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         inputs, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            change: Any = _ConvolutionBackward.apply(gradient, inputs, weight, ctx.options)
-            return change, None, None, None
+            tensors = gradient, inputs, weight
+            if ctx.patch is None:
+                change = _input_gradient(*tensors, ctx.options)
+            else:
+                change = _patch_gradient(ctx.patch, *tensors, ctx.options)
+            return change, None, None, None, None
         needed = ctx.needs_input_grad
-        mask = [needed[0] and not ctx.of_leaf, needed[1], needed[2]]
+        mask = [needed[0] and not ctx.of_images, needed[1], needed[2]]
         gradients = aten.convolution_backward(
             gradient, inputs, weight, [len(weight)], *ctx.options, mask
         )
-        return *gradients, None
+        return *gradients, None, None
+
+
+def _input_gradient(
+    gradient: Tensor, inputs: Tensor, weight: Tensor, options: tuple[Any, ...]
+) -> Tensor:
+    return _ConvolutionBackward.apply(gradient, inputs, weight, options)  # pyright: ignore
+
+
+def _patch_gradient(
+    patch: Patch, gradient: Tensor, inputs: Tensor, weight: Tensor, options: tuple[Any, ...]
+) -> Tensor:
+    """Return an input gradient that is complete in a patch only, from the outputs that see it."""
+    strides, paddings, dilations, *others = options
+    sides = (patch.top, patch.bottom), (patch.left, patch.right)
+    sizes = weight.shape[2:], gradient.shape[2:]
+    axes = [
+        _outputs_that_see(*side, *setting)
+        for side, *setting in zip(sides, *sizes, strides, paddings, dilations, strict=True)
+    ]
+    (rows, top, height), (columns, left, width) = axes
+    window = inputs.new_empty(*inputs.shape[:2], height, width)
+    found = _input_gradient(
+        gradient[..., rows, columns], window, weight, (strides, (0, 0), dilations, *others)
+    )
+    below, right = inputs.shape[2] - top - height, inputs.shape[3] - left - width
+    return functional.pad(found, (left, right, top, below))
+
+
+def _outputs_that_see(
+    start: int, end: int, kernel: int, outputs: int, stride: int, padding: int, dilation: int
+) -> tuple[slice, int, int]:
+    """Return which outputs of a convolution see the inputs from `start` to before `end`.
+
+    And the place of the first input that those outputs see, and how many they see; along one axis.
+    """
+    reach = dilation * (kernel - 1)
+    first = min(max(0, math.ceil((start + padding - reach) / stride)), outputs - 1)
+    last = max(first, min(outputs - 1, (end - 1 + padding) // stride))
+    return slice(first, last + 1), first * stride - padding, (last - first) * stride + reach + 1
 
 
 class _ConvolutionBackward(Function):

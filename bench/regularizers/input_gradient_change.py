@@ -36,10 +36,7 @@ class InputGradientChange(nn.Module):
     Examples
     --------
     >>> regularizer = InputGradientChange(Patch(0, 0, 8, 8), Patch(0, 24, 8, 8))
-    >>> inputs.requires_grad_()
-    >>> with InputGradients():  # optional: the same values in less time
-    ...     outputs = network(inputs)
-    >>> penalty = regularizer(network, inputs, outputs, targets)
+    >>> outputs, penalty = regularizer.evaluate(network, inputs, targets)
     >>> (criterion(outputs, targets) + coefficient * penalty).backward()
     """
 
@@ -69,10 +66,24 @@ class InputGradientChange(nn.Module):
         """Restore the state of a checkpoint."""
         self.batches = state["batches"]
 
+    def evaluate(
+        self, network: nn.Module, inputs: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return a network's outputs and their penalty, in less time than one after the other.
+
+        Parameters, raised errors and values are those of `forward`.
+        """
+        first, second = self._draw_patches(inputs)
+        with torch.enable_grad():
+            inputs = inputs.detach().requires_grad_()
+            with InputGradients(first):
+                outputs = network(inputs)
+            return outputs, self._penalty(network, inputs, outputs, targets, first, second)
+
     def forward(
         self, network: nn.Module, inputs: Tensor, outputs: Tensor, targets: Tensor
     ) -> Tensor:
-        """Return the penalty of a batch.
+        """Return the penalty of a batch whose outputs are known.
 
         Parameters
         ----------
@@ -98,27 +109,24 @@ class InputGradientChange(nn.Module):
         UserError
             For a batch of one, patches outside the image or overlapping patches.
         """
+        first, second = self._draw_patches(inputs)
+        wanted = torch.is_grad_enabled()
+        with torch.enable_grad():
+            if not (inputs.requires_grad and outputs.requires_grad):
+                inputs = inputs.detach().requires_grad_()
+                with _frozen_statistics(network, True), InputGradients(first):
+                    outputs = network(inputs)
+            penalty = self._penalty(network, inputs, outputs, targets, first, second)
+        return penalty if wanted else penalty.detach()
+
+    def _draw_patches(self, inputs: Tensor) -> tuple[Patch, Patch]:
         require(
             len(inputs) >= 2,
             "a batch of one sample",
             "at least 2 samples, as each takes a patch from the next",
             "drop the last batch if it is that small",
         )
-        first, second = self._draw_patches(*inputs.shape[-2:])
-        wanted = torch.is_grad_enabled()
-        with torch.enable_grad():
-            if not (inputs.requires_grad and outputs.requires_grad):
-                inputs = inputs.detach().requires_grad_()
-                outputs = _evaluate(network, inputs, freeze=True)
-            swapped = inputs.detach().clone()
-            second.of(swapped).copy_(second.of(swapped).roll(-1, 0))
-            swapped_outputs = _evaluate(network, swapped.requires_grad_(), self.freeze_statistics)
-            before = _gradient(outputs, inputs, targets)
-            after = _gradient(swapped_outputs, swapped, targets)
-            penalty = self._alignment(first.of(before), first.of(after)).mean()
-        return penalty if wanted else penalty.detach()
-
-    def _draw_patches(self, height: int, width: int) -> tuple[Patch, Patch]:
+        height, width = inputs.shape[-2:]
         draw = generator(self.seed, "patches", self.batches)
         self.batches += 1
         first = self.first_patch.draw(height, width, None, draw)
@@ -132,6 +140,24 @@ class InputGradientChange(nn.Module):
         require(not first.overlaps(second), f"{first} and {second}, which overlap", "two apart")
         return first, second
 
+    def _penalty(
+        self,
+        network: nn.Module,
+        inputs: Tensor,
+        outputs: Tensor,
+        targets: Tensor,
+        first: Patch,
+        second: Patch,
+    ) -> Tensor:
+        swapped = inputs.detach().clone()
+        second.of(swapped).copy_(second.of(swapped).roll(-1, 0))
+        swapped.requires_grad_()
+        with _frozen_statistics(network, self.freeze_statistics), InputGradients(first):
+            swapped_outputs = network(swapped)
+        before = _gradient(outputs, inputs, targets)
+        after = _gradient(swapped_outputs, swapped, targets)
+        return self._alignment(first.of(before), first.of(after)).mean()
+
     def _alignment(self, before: Tensor, after: Tensor) -> Tensor:
         """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""
         directions = []
@@ -141,11 +167,6 @@ class InputGradientChange(nn.Module):
             # Two masks: the inner one keeps the quotient's derivative finite.
             directions.append(gradient / norm.where(present, 1.0) * present)
         return (directions[0] * directions[1]).sum(1).abs()
-
-
-def _evaluate(network: nn.Module, inputs: Tensor, freeze: bool) -> Tensor:
-    with _frozen_statistics(network, freeze), InputGradients():
-        return network(inputs)
 
 
 def _gradient(outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:

@@ -58,6 +58,17 @@ def test_hierarchical_targets_of_any_order_have_the_rank_of_their_leaves(order):
     assert all(matricization_rank(target, [n]) == 2 for n in range(order))
 
 
+def test_the_root_of_an_orthonormal_target_has_the_singular_values_of_its_weights():
+    """Products of orthonormal columns are orthonormal: what is left are the root's weights."""
+    target = TargetConfig("hierarchical", [5, 4, 5, 4], 3, norm=14**0.5, orthonormal=True)
+    tensor = problem(target).target
+    values = torch.linalg.svdvals(tensor.reshape(20, 20))
+    expected = torch.tensor([3.0, 2.0, 1.0], dtype=values.dtype)
+    torch.testing.assert_close(values[:3], expected)
+    assert values[3] < 1e-12
+    assert all(matricization_rank(tensor, [n]) == 3 for n in range(4))
+
+
 def test_the_published_tubal_target_is_a_projection():
     target = problem(TargetConfig("tubal", [10, 10, 4], 3, norm=None)).target
     assert tubal_rank(target) == 3
@@ -204,6 +215,7 @@ def test_operators_serve_tensors_of_their_order():
         (lambda: TargetConfig("hierarchical", [5, 3, 4], 4), "an integer from 1 to 3"),
         (lambda: TargetConfig("tubal", [3, 3, 9], 4), "an integer from 1 to 3"),
         (lambda: TargetConfig("matrix", [3, 4], 1, norm=0.0), "target.norm=0.0"),
+        (lambda: TargetConfig("cp", [3, 4], 1, orthonormal=True), "target.orthonormal=true"),
         (lambda: LossConfig("cubic"), "loss.kind=cubic"),
         (lambda: LossConfig("huber", huber_threshold=0.0), "loss.huber_threshold=0.0"),
         (lambda: LossConfig(reduction="max"), "loss.reduction=max"),

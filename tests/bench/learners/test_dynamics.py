@@ -212,6 +212,7 @@ def test_every_quick_preset_runs_shortened(tmp_path, name):
         ("tensor", "learner.measures=[speed]", "learner.measures"),
         ("tensor", "learner.measures=[unobserved_entry]", "data=norms_or_rank"),
         ("matrix", "learner.measures=[growth]", "component_drives"),
+        ("hierarchical", "data.target.rank=5", "a rank under 5"),
         ("tensor", "learner.measures=[tubal_angles]", "data.target.family=tubal"),
         ("tensor", "learner.learning_rate=0", "learner.learning_rate=0"),
         ("tensor", "learner.optimizer=adam", "group_rmsprop or gradient_descent"),
