@@ -1,6 +1,7 @@
 """What happens at the end of each interval: recording, display, checkpoint."""
 
 import json
+import os
 import shutil
 import time
 import zipfile
@@ -84,7 +85,7 @@ class Checkpoints(Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         keys = [cell.run_key for cell in pl_module.cells]
         write_atomically(self.path.with_name(CELLS_FILE), json.dumps(keys).encode())
-        temporary = self.path.with_suffix(".tmp")
+        temporary = self.path.with_suffix(f".{os.getpid()}.tmp")
         trainer.save_checkpoint(temporary, weights_only=False)  # optimizer and position too
         temporary.replace(self.path)
         self.last = time.monotonic()

@@ -1,11 +1,9 @@
 """The `rankbench` command: thin verbs over run, sweep and report."""
 
 import argparse
-import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -133,8 +131,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         parsed = parse(arguments)
         from bench import verbs  # after --help, which need not wait for torch
+        from bench.launch import quiet_libraries
 
-        _quiet_libraries()
+        quiet_libraries()
         function: Callable[[argparse.Namespace], int] = getattr(verbs, parsed.verb)
         sys.exit(function(parsed))
     except UserError as error:
@@ -146,14 +145,6 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
-
-
-def _quiet_libraries() -> None:
-    """Keep progress and tables readable: the libraries' own notes stay out of them."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    logging.getLogger("lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"pytorch_lightning\..*")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,14 @@ def compose(overrides: Sequence[str]) -> DictConfig:
         raise UserError(given, _one_line(error), "see `rankbench run --help`") from error
 
 
+def launcher_of(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return Hydra's launcher and its settings, as in ``hydra/launcher=submitit_slurm``."""
+    with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+        config = hydra_compose("config", overrides=list(overrides), return_hydra_config=True)
+        launcher = OmegaConf.to_container(config.hydra.launcher, resolve=True)
+        return launcher  # pyright: ignore[reportReturnType]
+
+
 def _one_line(error: BaseException) -> str:
     """Return what Hydra or OmegaConf said, innermost cause included, as one line."""
     texts = [str(error)]

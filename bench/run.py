@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as lightning
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
 from bench.callbacks import Checkpoints, Progress, Recorder
 from bench.config import Cell, typed
@@ -36,20 +37,28 @@ def run(
     settings: Settings,
     on_progress: Callable[[Learner], None] = lambda learner: None,
 ) -> Learner:
-    """Train cells together, from their checkpoint if there is one, and record each of them."""
+    """Train cells together, from their checkpoint if there is one, and record each of them.
+
+    Raises
+    ------
+    Held
+        If other processes train all of them.
+    """
     config: LearnerConfig = typed(cells[0].config["learner"], "learner")
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA products
     lightning.seed_everything(cells[0].config["seed"], verbose=False)
-    checkpoints = Checkpoints(
-        stack_folder(settings.place, cells) / CHECKPOINT_FILE, settings.trainer.checkpoint_every_s
-    )
     with Tracker(cells, settings.place, config.step) as tracker:
-        learner, data = config.build(cells, settings.trainer, settings.root)
+        checkpoints = Checkpoints(
+            stack_folder(settings.place, tracker.cells) / CHECKPOINT_FILE,
+            settings.trainer.checkpoint_every_s,
+        )
+        learner, data = config.build(tracker.cells, settings.trainer, settings.root)
         trainer = lightning.Trainer(
             max_epochs=-1,  # the learner says when it is done
             accelerator=settings.trainer.accelerator,
             devices=1,
             deterministic=True,
+            plugins=[LightningEnvironment()],  # one process, in a SLURM job too
             callbacks=[Recorder(tracker), Progress(on_progress), checkpoints],
             logger=False,
             enable_checkpointing=False,

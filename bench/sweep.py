@@ -4,9 +4,11 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,17 @@ from bench.config import (
     choices,
     compose,
     get_value,
+    launcher_of,
     plain,
     scientific,
     typed,
     with_values,
 )
 from bench.errors import UserError, require
-from bench.learners.base import Learner, LearnerConfig, TrainerConfig
-from bench.run import Settings, run
+from bench.learners.base import LearnerConfig, TrainerConfig
+from bench.run import Settings, stack_folder
 from bench.tracking import records
+from bench.tracking.claims import last_attempt
 from bench.tracking.tracker import Place
 
 
@@ -45,13 +49,18 @@ class SweepConfig:
     ----------
     max_memory : float
         Gigabytes (1e9 bytes) that one stack of predictors may take.
+    jobs : int
+        How many processes, or jobs of a cluster, the stacks are divided among; without a cluster 1
+        means this process.
     """
 
     max_memory: float = 3.0
+    jobs: int = 1
 
     def __post_init__(self) -> None:
         ok = 0 < self.max_memory < math.inf
         require(ok, f"sweep.max_memory={self.max_memory}", "a number of gigabytes above 0")
+        require(self.jobs >= 1, f"sweep.jobs={self.jobs}", "an integer of at least 1")
 
 
 @dataclass
@@ -68,22 +77,46 @@ class Sweep:
         Bytes that one stack may take.
     results_dir : Path
         Where tables and figures are written.
+    jobs : int
+        How many processes or jobs of a cluster train at once.
+    launcher : dict
+        Hydra's launcher and its settings.
     """
 
     settings: Settings
     cells: list[Cell]
     max_memory: float
     results_dir: Path
+    jobs: int
+    launcher: dict[str, Any]
+    errors: dict[str, str] = field(default_factory=dict, init=False)  # of this call, by run key
+
+    def __post_init__(self) -> None:
+        self.tried = {c.run_key: last_attempt(self.folder / c.run_key) for c in self.missing()}
 
     @property
     def folder(self) -> Path:
         """The folder of the benchmark's runs."""
         return self.settings.place.folder
 
-    def pending(self) -> list[Cell]:
+    def missing(self) -> list[Cell]:
         """Return the cells that have no final record."""
         done = recorded(self.cells, self.settings)
         return [cell for cell in self.cells if cell.run_key not in done]
+
+    def pending(self) -> list[Cell]:
+        """Return the missing cells that have not failed in this call, here or elsewhere."""
+        return [cell for cell in self.missing() if not self._error(cell)]
+
+    def _error(self, cell: Cell) -> str | None:
+        attempt, error = records.failure(self.folder / cell.run_key)
+        elsewhere = error if attempt > self.tried[cell.run_key] else None
+        return self.errors.get(cell.run_key) or elsewhere
+
+    def failures(self) -> list[str]:
+        """Return why cells are missing, a line for each reason."""
+        reasons = Counter(self._error(c) or "their process is gone" for c in self.missing())
+        return [f"{n} runs failed and will be retried: {why}" for why, n in reasons.items()]
 
     def write_plan(self, command: str) -> None:
         """Keep the command and its cells, so that a table can count those that are missing."""
@@ -94,24 +127,26 @@ class Sweep:
         path.parent.mkdir(exist_ok=True)
         records.write_atomically(path, json.dumps(plan).encode())
 
-    def launch(
-        self, stack: list[Cell], on_progress: Callable[[list[Cell], Learner], None]
-    ) -> str | None:
-        """Run one stack; return its error, one line, if it failed.
+    def after(self, stack: list[Cell], error: Exception) -> list[list[Cell]]:
+        """Return what to train in place of a stack that failed.
 
-        A failed stack is recorded with its traceback and does not keep others from running.
+        If the error may be that of one cell, as when the memory does not suffice, that is the
+        halves of the stack, so that in the end it is that cell's alone.
         """
-        try:
-            run(stack, self.settings, lambda learner: on_progress(stack, learner))
-        except UserError:
-            raise
-        except Exception as error:
-            message = " ".join(str(error).split()) or type(error).__name__
-            return f"{len(stack)} runs failed and will be retried: {message}"
-        return None
+        missing = {cell.run_key for cell in self.missing()}
+        rest = [cell for cell in stack if cell.run_key in missing]
+        if len(rest) > 1 and not isinstance(error, OSError | UserError):
+            shutil.rmtree(stack_folder(self.settings.place, stack), ignore_errors=True)
+            return [rest[len(rest) // 2 :], rest[: len(rest) // 2]]
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        self.errors |= {cell.run_key: message for cell in rest}
+        return []
 
     def stacks(self) -> list[list[Cell]]:
-        """Divide the pending cells into stacks; those with a checkpoint first, as they were."""
+        """Divide the pending cells into stacks, one a job at least where there are enough.
+
+        Those with a checkpoint come first, as they were.
+        """
         pending = {cell.run_key: cell for cell in self.pending()}
         known = {cell.run_key: cell for cell in self.cells}
         stacks = []
@@ -124,16 +159,18 @@ class Sweep:
         def stack_key(cell: Cell) -> str:
             return typed(cell.config["learner"], "learner").stack_key(cell)
 
+        most = math.ceil(len(pending) / self.jobs)
         for _, group in groupby(sorted(pending.values(), key=stack_key), stack_key):
-            stacks += self._within_memory(list(group))
+            stacks += self._within_memory(list(group), most)
         return stacks
 
-    def _within_memory(self, cells: list[Cell]) -> Iterator[list[Cell]]:
+    def _within_memory(self, cells: list[Cell], most: int) -> Iterator[list[Cell]]:
         """Divide cells that can train together into stacks that fit into the memory."""
         learner: LearnerConfig = typed(cells[0].config["learner"], "learner")
         stack: list[Cell] = []
         for cell in cells:
-            if stack and learner.memory([*stack, cell]) > self.max_memory:
+            full = len(stack) == most or learner.memory([*stack, cell]) > self.max_memory
+            if stack and full:
                 yield stack
                 stack = []
             stack.append(cell)
@@ -193,7 +230,9 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
     check(list(cells.values()), settings, memory)
     results = results_folder(config)
     records.require_writable(results / benchmark, "results_dir")
-    return Sweep(settings, list(cells.values()), memory, results)
+    jobs = typed(config["sweep"], "sweep").jobs
+    hydra_lines = [line for line in lines if line.startswith("hydra")]
+    return Sweep(settings, list(cells.values()), memory, results, jobs, launcher_of(hydra_lines))
 
 
 def _experiments(benchmark: str, lines: list[str]) -> list[str]:

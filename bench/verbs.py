@@ -15,7 +15,7 @@ from rich.table import Table
 from bench import sweep as sweeps
 from bench.config import Cell, choices, compose, plain, scientific, typed
 from bench.errors import UserError, require
-from bench.learners.base import Learner
+from bench.launch import launch
 from bench.perf import report as perf_report
 from bench.report import tables
 from bench.report.compare import as_text, where
@@ -25,25 +25,26 @@ from bench.report.publish import publish
 from bench.report.spec import ReportSpec
 from bench.run import Settings
 from bench.run import run as run_cells
+from bench.tracking.claims import Held
 from bench.tracking.records import require_writable
 from bench.tracking.verify import verify_records
 from bench.tracking.wandb_runs import reachable_mode
 from data_prep.images import ImageData
 
-LOCATIONS = ("runs_dir=", "results_dir=", "data.root=")
+LOCATIONS = ("runs_dir=", "results_dir=", "data.root=", "hydra", "sweep.jobs=")
 
 
 def bench(arguments: argparse.Namespace) -> int:
     """Run a benchmark's pending cells, then print its table and name its figure."""
     sweep = sweeps.prepare(arguments.name, arguments.overrides)
     sweep.settings = _with_reachable_tracking(sweep.settings)
-    stacks = sweep.stacks()
-    pending = sum(len(stack) for stack in stacks)
-    _say(f"{arguments.name}: {len(sweep.cells)} cells, {pending} to run in {len(stacks)} stacks")
-    # Where things lie on this machine is nobody else's business.
+    pending, stacks = len(sweep.pending()), len(sweep.stacks())
+    _say(f"{arguments.name}: {len(sweep.cells)} cells, {pending} to run in {stacks} stacks")
+    # Where things lie and run is nobody else's business.
     words = [word for word in arguments.overrides if not word.startswith(LOCATIONS)]
     sweep.write_plan(shlex.join(["rankbench", "bench", arguments.name, *words]))
-    errors = _launch(sweep, stacks)
+    _launch(sweep, pending)
+    errors = sweep.failures()
     for error in errors:
         _say(f"rankbench: {error}")
     place = sweep.settings.place
@@ -53,7 +54,7 @@ def bench(arguments: argparse.Namespace) -> int:
     return 1 if errors else 0
 
 
-def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
+def _launch(sweep: sweeps.Sweep, total: int) -> None:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(),
@@ -63,28 +64,18 @@ def _launch(sweep: sweeps.Sweep, stacks: list[list[Cell]]) -> list[str]:
         TimeRemainingColumn(),
         TextColumn("loss {task.fields[loss]:.3g}"),
     ]
-    total = sum(len(stack) for stack in stacks)
     with Progress(*columns, console=Console(stderr=True), disable=not total) as display:
         nan = float("nan")
         task = display.add_task(
             sweep.settings.place.benchmark, total=total, cells=f"0/{total}", loss=nan
         )
-        done = 0
 
-        def on_progress(stack: list[Cell], learner: Learner) -> None:
-            share, loss = learner.progress()
-            ended = done + sum(outcome is not None for outcome in learner.outcomes)
-            completed = done + share * len(stack)
-            display.update(task, completed=completed, cells=f"{ended}/{total}")
-            if loss == loss:  # not NaN, as it is when nothing trains any more
+        def on_progress(done: float, ended: int, loss: float) -> None:
+            display.update(task, completed=done, cells=f"{ended}/{total}")
+            if loss == loss:  # not NaN, as it is when nothing trains here
                 display.update(task, loss=loss)
 
-        errors = []
-        for stack in stacks:
-            error = sweep.launch(stack, on_progress)
-            errors += [error] if error else []
-            done += len(stack)
-        return errors
+        launch(sweep, on_progress)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -112,7 +103,11 @@ def _run_one(config: dict[str, Any]) -> int:
     if cell.run_key in sweeps.recorded([cell], settings):
         print(f"already recorded: {folder}")
         return 0
-    learner = run_cells([cell], settings)
+    try:
+        learner = run_cells([cell], settings)
+    except Held as held:
+        _say(f"{held}; call again when it has ended")
+        return 1
     (outcome,) = learner.outcomes
     if outcome is None:
         return 1

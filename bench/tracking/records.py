@@ -130,15 +130,27 @@ def finished_keys_among(folder: Path, keys: Iterable[str]) -> set[str]:
     return finished
 
 
+def failure(run: Path) -> tuple[int, str | None]:
+    """Return the attempt that a run's record is of, and its error's last line if it failed."""
+    try:
+        record = read_record(run / RECORD_FILE)
+    except DamagedRecord:
+        return 0, None
+    failed = record["status"] == Status.FAILED
+    return record["attempt"], (record.get("error") or "failed").splitlines()[-1] if failed else None
+
+
 def require_writable(folder: Path, setting: str = "runs_dir") -> None:
     """Raise `UserError` unless files can be written into `folder`, which is made if missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".writable.{os.getpid()}"
+        probe, link = (folder / f".{name}.{os.getpid()}" for name in ("writable", "linked"))
         probe.touch()
+        os.link(probe, link)  # what claims are made of
         probe.unlink()
+        link.unlink()
     except OSError as error:
-        allowed = f"a folder that can be written ({error.strerror})"
+        allowed = f"a folder that can be written, with hard links ({error.strerror})"
         raise UserError(f"{setting}={folder}", allowed, f"set {setting}") from error
 
 

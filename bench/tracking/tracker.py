@@ -4,8 +4,9 @@ import io
 import math
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from bench.config import Cell
 from bench.status import Status
 from bench.tracking import records
+from bench.tracking.claims import Claims, Held
 from bench.tracking.wandb_runs import TrackingConfig, open_run
 
 WEIGHTS_FILE = "model.pt"
@@ -54,35 +56,72 @@ class Tracker:
 
     Curves are against `step`, the name of an entry of each of their points.
 
-    Cells whose record is already final are left as they are. Used as a context manager: cells that
-    have not ended when it closes are recorded as stopped, or as failed with the traceback.
+    Cells whose record is already final are left as they are, and those that another process trains
+    are left out of `cells`. Used as a context manager: cells that have not ended when it closes are
+    recorded as stopped, or as failed with the traceback.
+
+    W&B must not cost a training: what it raises is kept in the record, and the run goes on.
+
+    Raises
+    ------
+    Held
+        On entering, if other processes train all that is not final.
     """
 
     def __init__(self, cells: Sequence[Cell], place: Place, step: str = "epoch") -> None:
         self.place = place
         self.step = step
         self.cells = list(cells)
-        done = records.finished_keys_among(place.folder, [cell.run_key for cell in cells])
-        self.open = [cell.run_key not in done for cell in cells]
-        self.runs: list[wandb.Run | None] = [None for _ in cells]
-        self.attempts = [1 for _ in cells]
-        self.curves: list[list[dict[str, float]]] = [[] for _ in cells]
+        self.claims = Claims(place.folder)
         self.start = time.monotonic()
 
     def __enter__(self) -> "Tracker":
-        for i, cell in enumerate(self.cells):
-            if self.open[i]:
-                folder = self.place.folder / cell.run_key
-                folder.mkdir(parents=True, exist_ok=True)
-                self.attempts[i] = 1 + len(list(folder.glob("wandb/*run-*")))
-                if self.place.mode != "disabled":
-                    self.runs[i] = self._open(i, folder)
+        self.claims.__enter__()
+        try:
+            self._begin()
+        except BaseException:
+            self.claims.__exit__()
+            raise
         return self
 
-    def _open(self, i: int, folder: Path) -> wandb.Run:
+    def _begin(self) -> None:
+        self._claim()
+        self.open = [cell.run_key in self.claims.attempts for cell in self.cells]
+        self.curves: list[list[dict[str, float]]] = [[] for _ in self.cells]
+        self.runs: list[wandb.Run | None] = [None for _ in self.cells]
+        nowhere = {"mode": "disabled", "run_id": None, "path": None}
+        self.links: list[dict[str, Any]] = [dict(nowhere) for _ in self.cells]
+        for i in range(len(self.cells)):
+            if self.open[i] and self.place.mode == "online":
+                self._guarded(i, lambda i=i: self._open(i))
+                if self.runs[i] is None:  # the network has gone; `wandb sync` can upload later
+                    self.place = replace(self.place, mode="offline")
+            if self.open[i] and self.place.mode == "offline":
+                self._guarded(i, lambda i=i: self._open(i))
+
+    def _claim(self) -> None:
+        """Claim the cells without a final record; where others hold some, keep only our own."""
+        wanted = self._unfinished()
+        self.claims.take(wanted)
+        # Somebody may have ended a run between our look at its record and our claim.
+        wanted = [key for key in self._unfinished() if key in wanted]
+        mine = {key: n for key, n in self.claims.attempts.items() if key in wanted}
+        self.claims.attempts = mine
+        if len(mine) < len(wanted):
+            self.cells = [cell for cell in self.cells if cell.run_key in mine]
+        if wanted and not mine:
+            raise Held(f"{len(wanted)} runs are being trained by another process")
+
+    def _unfinished(self) -> list[str]:
+        keys = [cell.run_key for cell in self.cells]
+        done = records.finished_keys_among(self.place.folder, keys)
+        return [key for key in keys if key not in done]
+
+    def _open(self, i: int) -> None:
         cell = self.cells[i]
-        extra = {"run_key": cell.run_key, "attempt": self.attempts[i]}
-        return open_run(
+        folder = (self.place.folder / cell.run_key).absolute()
+        extra = {"run_key": cell.run_key, "attempt": self.claims.attempts[cell.run_key]}
+        run = open_run(
             folder,
             self.place.tracking,
             mode=self.place.mode,
@@ -92,13 +131,25 @@ class Tracker:
             step=self.step,
             values={**cell.config, **extra},
         )
+        path = Path(run.settings.sync_dir).absolute().relative_to(folder).as_posix()
+        self.links[i] = {"mode": self.place.mode, "run_id": run.id, "path": path}
+        self.runs[i] = run
+
+    def _guarded(self, i: int, call: Callable[[], Any]) -> None:
+        """Call W&B; if it raises, keep what it said for the record and let the cell go on."""
+        try:
+            call()
+        except Exception as error:
+            said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            self.links[i].setdefault("trouble", said)
+            self.runs[i] = None
 
     def log(self, i: int, point: Mapping[str, float]) -> None:
         """Add a point to a cell's curve; its entry `step` is its place."""
         self.curves[i].append(dict(point))
         run = self.runs[i]
         if run is not None:
-            run.log(dict(point), step=int(point[self.step]), commit=True)
+            self._guarded(i, lambda: run.log(dict(point), step=int(point[self.step]), commit=True))
 
     def finish(
         self,
@@ -112,6 +163,9 @@ class Tracker:
         if not self.open[i]:
             return
         cell = self.cells[i]
+        if self.claims.lost(cell.run_key):
+            self.open[i] = False  # it is the other owner's to record
+            return
         folder = self.place.folder / cell.run_key
         if weights:
             buffer = io.BytesIO()
@@ -125,7 +179,7 @@ class Tracker:
             "run_key": cell.run_key,
             "status": str(status),
             "error": error,
-            "attempt": self.attempts[i],
+            "attempt": self.claims.attempts[cell.run_key],
             "seed": cell.config["seed"],
             "config": cell.config,
             "metrics": dict(metrics),
@@ -142,16 +196,22 @@ class Tracker:
         self.open[i] = False
 
     def _close_run(self, i: int, summary: Mapping[str, Any]) -> dict[str, Any]:
-        run, self.runs[i] = self.runs[i], None
-        if run is None:
-            return {"mode": "disabled", "run_id": None, "path": None}
-        run.summary.update({name: _finite_or_word(value) for name, value in summary.items()})
-        folder = (self.place.folder / self.cells[i].run_key).absolute()
-        path = Path(run.settings.sync_dir).absolute().relative_to(folder)
-        run.finish(exit_code=0 if Status(summary["status"]).final else 1)
-        return {"mode": self.place.mode, "run_id": run.id, "path": path.as_posix()}
+        run = self.runs[i]
+        if run is not None:
+            words = {name: _finite_or_word(value) for name, value in summary.items()}
+            self._guarded(i, lambda: run.summary.update(words))
+            code = 0 if Status(summary["status"]).final else 1
+            self._guarded(i, lambda: run.finish(exit_code=code))
+        self.runs[i] = None
+        return self.links[i]
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
+        try:
+            self._end(error)
+        finally:
+            self.claims.__exit__()
+
+    def _end(self, error: BaseException | None) -> None:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         status = Status.STOPPED if error is None or interrupted else Status.FAILED
         text = None
@@ -160,7 +220,9 @@ class Tracker:
         for i, still_open in enumerate(self.open):
             if still_open:
                 last = self.curves[i][-1] if self.curves[i] else {}
-                self.finish(i, status, last, error=text)
+                # An error is on its way already; a full disk must not hide it.
+                with suppress(OSError) if error else nullcontext():
+                    self.finish(i, status, last, error=text)
 
 
 def _finite_or_word(value: Any) -> Any:

@@ -21,6 +21,8 @@ def verify_record(path: Path) -> list[str]:
         record = read_record(path)
     except DamagedRecord:
         return []  # named by `load_runs` already
+    if "trouble" in record["wandb"]:
+        return [f"{path}: its W&B run is not whole ({record['wandb']['trouble']})"]
     if record["wandb"]["mode"] == "disabled":
         return []
     files = list((path.parent / record["wandb"]["path"]).glob("*.wandb"))

@@ -6,18 +6,21 @@ import os
 import socket
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import wandb
+from wandb.sdk.mailbox import MailboxClosedError
 from wandb.util import get_core_path
 
 from bench.errors import require
 
 MODES = ("offline", "online", "disabled")
 FLUSH_SECONDS = 5  # how much of a curve a killed run may lose
+PATIENCE_SECONDS = 30  # how long a W&B server that does not answer is waited for
 
 
 @dataclass
@@ -96,11 +99,11 @@ def open_run(
     values : mapping
         The run's configuration.
     """
-    run = wandb.init(
+    arguments: dict[str, Any] = dict(
         project=config.project,
         entity=config.entity,
         dir=str(folder.absolute()),  # the W&B service may live in another folder
-        mode=mode,  # pyright: ignore[reportArgumentType]
+        mode=mode,
         reinit="create_new",
         group=benchmark,
         job_type=job_type,
@@ -116,8 +119,15 @@ def open_run(
             x_disable_stats=True,
             x_save_requirements=False,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
+            init_timeout=PATIENCE_SECONDS,
         ),
     )
+    try:
+        run = wandb.init(**arguments)
+    except (ConnectionError, MailboxClosedError):  # W&B's service was killed: start another
+        with suppress(ConnectionError):
+            wandb.teardown()
+        run = wandb.init(**arguments)
     run.define_metric(step, hidden=True)
     run.define_metric("*", step_metric=step)
     return run
