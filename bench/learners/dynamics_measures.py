@@ -262,8 +262,9 @@ class ConservedDifferences(Measure):
 class Growth(Measure):
     """Norms and drives of all components, and the exponent of the law by which they grow."""
 
-    from_factor = 4.0  # growth of each vector after which the start's imbalance no longer counts
-    to_share = 0.9  # of the component's largest norm
+    # Shares of the component's largest norm. Below the first the start's imbalance still counts:
+    # the smaller the start, the less.
+    from_share, to_share = 0.02, 0.9
     least_share = 0.2  # of the largest component's norm, for a component to count as learned
     least_points = 8
 
@@ -307,7 +308,7 @@ class Growth(Measure):
             norms, drives = table[name], table[name.replace("norm", "drive")]
             if norms.max() < self.least_share * largest:
                 continue
-            first = _first(norms > self.from_factor**self.vectors * norms[0])
+            first = _first(norms > self.from_share * norms.max())
             last = _first(norms > self.to_share * norms.max())
             if last - first >= self.least_points:
                 part = slice(first, last)
