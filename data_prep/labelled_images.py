@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from bench.errors import require
-from bench.regularizers.patches import PatchSampler
+from bench.regularizers.patches import Patch, PatchSampler
 
 
 class LabelledPart(nn.Module):
@@ -78,6 +78,11 @@ class LabelledImages:
     @abstractmethod
     def patches(self) -> tuple[PatchSampler, PatchSampler]:
         """The regularizer's patches A and B, as `InputGradientChange` takes them."""
+
+    @property
+    def extent(self) -> Patch:
+        """Where everything lies that a network has to relate: by default the whole image."""
+        return Patch(0, 0, *self.image_shape)
 
     @abstractmethod
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:

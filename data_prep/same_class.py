@@ -79,6 +79,12 @@ class IsSameClass(LabelledImages):
         left = (self.canvas[1] - 2 * size - self.distance) // 2
         return Patch(top, left, size, size), Patch(top, left + size + self.distance, size, size)
 
+    @property
+    def extent(self) -> Patch:
+        """The rectangle that holds the two images."""
+        first, second = self.patches
+        return Patch(first.top, first.left, first.height, second.right - first.left)
+
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the images' files with their SHA-256."""
         return self.source.files(root, download=download)

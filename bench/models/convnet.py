@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.errors import require
 from bench.models.hierarchical import HierarchicalTensorFactorization, checked_widths
 from bench.models.mode_tree import PATTERNS, Arity, ModeTree, mode_tree
+from bench.models.network import NetworkConfig
 from bench.models.product_pooling import evaluate_tree
 from bench.seeding import generator
 
@@ -19,7 +20,7 @@ FEATURES = ("one_hot", "affine")
 
 
 @dataclass
-class CircuitConfig:
+class CircuitConfig(NetworkConfig):
     """Schema of `configs/model/circuit.yaml`.
 
     Parameters

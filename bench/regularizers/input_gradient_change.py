@@ -27,6 +27,12 @@ class InputGradientChange(nn.Module):
     freeze_statistics : bool
         Keep the running statistics of batch normalization from being updated by the images with
         replaced patches. The penalty is the same. The published form updates them.
+    patches_per_sample : bool
+        Draw two patches for each sample. The published form draws two for the batch.
+    swap_differing : bool
+        Take each sample's patch B from the next sample in which it differs, and leave samples
+        without one out of the mean. In the published form it may be replaced by an equal one, as
+        black by black: the sample then counts 1 and pulls at nothing.
     epsilon : float
         A sample whose g or g' has at most this norm counts 0 and pulls at nothing. The published
         form divides by zero there and is this one everywhere else.
@@ -46,6 +52,8 @@ class InputGradientChange(nn.Module):
         second_patch: PatchSampler,
         *,
         freeze_statistics: bool = False,
+        patches_per_sample: bool = False,
+        swap_differing: bool = False,
         epsilon: float = 1e-12,
         seed: int = 0,
     ) -> None:
@@ -54,6 +62,8 @@ class InputGradientChange(nn.Module):
         self.first_patch = first_patch
         self.second_patch = second_patch
         self.freeze_statistics = freeze_statistics
+        self.patches_per_sample = patches_per_sample
+        self.swap_differing = swap_differing
         self.epsilon = epsilon
         self.seed = seed
         self.batches = 0
@@ -73,12 +83,12 @@ class InputGradientChange(nn.Module):
 
         Parameters, raised errors and values are those of `forward`.
         """
-        first, second = self._draw_patches(inputs)
+        pairs = self._draw_patches(inputs)
         with torch.enable_grad():
             inputs = inputs.detach().requires_grad_()
-            with InputGradients(first):
+            with _gradients_in(pairs):
                 outputs = network(inputs)
-            return outputs, self._penalty(network, inputs, outputs, targets, first, second)
+            return outputs, self._penalty(network, inputs, outputs, targets, pairs)
 
     def forward(
         self, network: nn.Module, inputs: Tensor, outputs: Tensor, targets: Tensor
@@ -109,26 +119,31 @@ class InputGradientChange(nn.Module):
         UserError
             For a batch of one, patches outside the image or overlapping patches.
         """
-        first, second = self._draw_patches(inputs)
+        pairs = self._draw_patches(inputs)
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             if not (inputs.requires_grad and outputs.requires_grad):
                 inputs = inputs.detach().requires_grad_()
-                with _frozen_statistics(network, True), InputGradients(first):
+                with _frozen_statistics(network, True), _gradients_in(pairs):
                     outputs = network(inputs)
-            penalty = self._penalty(network, inputs, outputs, targets, first, second)
+            penalty = self._penalty(network, inputs, outputs, targets, pairs)
         return penalty if wanted else penalty.detach()
 
-    def _draw_patches(self, inputs: Tensor) -> tuple[Patch, Patch]:
+    def _draw_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
+        """Draw A and B for each sample, or one A and one B for all."""
         require(
             len(inputs) >= 2,
             "a batch of one sample",
             "at least 2 samples, as each takes a patch from the next",
             "drop the last batch if it is that small",
         )
-        height, width = inputs.shape[-2:]
         draw = generator(self.seed, "patches", self.batches)
         self.batches += 1
+        count = len(inputs) if self.patches_per_sample else 1
+        height, width = inputs.shape[-2:]
+        return [self._draw_pair(height, width, draw) for _ in range(count)]
+
+    def _draw_pair(self, height: int, width: int, draw: torch.Generator) -> tuple[Patch, Patch]:
         first = self.first_patch.draw(height, width, None, draw)
         second = self.second_patch.draw(height, width, first, draw)
         for patch in (first, second):
@@ -146,17 +161,34 @@ class InputGradientChange(nn.Module):
         inputs: Tensor,
         outputs: Tensor,
         targets: Tensor,
-        first: Patch,
-        second: Patch,
+        pairs: list[tuple[Patch, Patch]],
     ) -> Tensor:
-        swapped = inputs.detach().clone()
-        second.of(swapped).copy_(second.of(swapped).roll(-1, 0))
+        first, second = (
+            torch.stack([_pixels(patch, inputs) for patch in patches])
+            for patches in zip(*pairs, strict=True)
+        )
+        swapped, counts = self._swap(inputs.detach(), second)
         swapped.requires_grad_()
-        with _frozen_statistics(network, self.freeze_statistics), InputGradients(first):
+        with _frozen_statistics(network, self.freeze_statistics), _gradients_in(pairs):
             swapped_outputs = network(swapped)
         before = _gradient(outputs, inputs, targets)
         after = _gradient(swapped_outputs, swapped, targets)
-        return self._alignment(first.of(before), first.of(after)).mean()
+        alignment = self._alignment(_at(before, first), _at(after, first))
+        return (alignment * counts).sum() / counts.sum().clamp(min=1)
+
+    def _swap(self, inputs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Replace each sample's pixels by another's; say which samples count, shape (batch,)."""
+        samples = torch.arange(len(inputs), device=inputs.device)
+        counts, steps = torch.ones_like(samples, dtype=inputs.dtype), 1
+        if self.swap_differing:
+            own = _at(inputs, pixels)
+            later = [_at(inputs.roll(-step, 0), pixels) for step in range(1, len(inputs))]
+            differs = torch.stack([(other != own).flatten(1).any(1) for other in later], 1)
+            counts, steps = differs.any(1).to(inputs.dtype), 1 + differs.long().argmax(1)
+        others = inputs[(samples + steps) % len(inputs)]
+        index = pixels.unsqueeze(1).expand(len(inputs), inputs.shape[1], -1)
+        swapped = inputs.flatten(2).scatter(2, index, _at(others, pixels))
+        return swapped.view_as(inputs), counts
 
     def _alignment(self, before: Tensor, after: Tensor) -> Tensor:
         """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""
@@ -167,6 +199,27 @@ class InputGradientChange(nn.Module):
             # Two masks: the inner one keeps the quotient's derivative finite.
             directions.append(gradient / norm.where(present, 1.0) * present)
         return (directions[0] * directions[1]).sum(1).abs()
+
+
+def _gradients_in(pairs: list[tuple[Patch, Patch]]) -> InputGradients:
+    """Return the mode for input gradients in the first patch, if it is the same for all samples."""
+    return InputGradients(pairs[0][0] if len(pairs) == 1 else None)
+
+
+def _pixels(patch: Patch, inputs: Tensor) -> Tensor:
+    """Return a patch's places in flattened images, shape (pixels,), int64."""
+    height, width = inputs.shape[-2:]
+    places = torch.arange(height * width, device=inputs.device).view(height, width)
+    return patch.of(places).flatten()
+
+
+def _at(images: Tensor, pixels: Tensor) -> Tensor:
+    """Return some pixels of each image, shape (batch, channels, pixels).
+
+    `pixels` has shape (batch, pixels), or (1, pixels) for the same ones in all images.
+    """
+    index = pixels.unsqueeze(1).expand(len(images), images.shape[1], -1)
+    return images.flatten(2).gather(2, index)
 
 
 def _gradient(outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:

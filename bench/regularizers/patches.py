@@ -36,9 +36,19 @@ class Patch:
         """The first column to the right."""
         return self.left + self.width
 
+    @property
+    def rows(self) -> slice:
+        """The rows as an index."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        """The columns as an index."""
+        return slice(self.left, self.right)
+
     def of(self, images: Tensor) -> Tensor:
         """Return a view of the patch in images of shape (..., height, width)."""
-        return images[..., self.top : self.bottom, self.left : self.right]
+        return images[..., self.rows, self.columns]
 
     def overlaps(self, other: "Patch") -> bool:
         """Say whether the two patches share a pixel."""

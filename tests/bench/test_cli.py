@@ -113,7 +113,7 @@ def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
     assert code == 0
     assert "1,437 + 360" in out
     assert "inside scikit-learn" in out
-    assert out.count("missing or damaged") == 2
+    assert out.count("missing or damaged") == 3
     assert "without MNIST/raw/train-images-idx3-ubyte" in error
     assert list(tmp_path.iterdir()) == []
 

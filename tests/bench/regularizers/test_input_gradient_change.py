@@ -276,3 +276,61 @@ def test_what_cannot_be_is_refused(first, second, samples, message):
 def test_bad_arguments_are_refused(make):
     with pytest.raises(UserError, match="not allowed"):
         make()
+
+
+class Recorded(nn.Module):
+    """Keeps what it is evaluated at."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(64, generator=draw()))
+        self.seen = []
+
+    def forward(self, images):
+        self.seen.append(images.detach().clone())
+        return (images.flatten(1).cumsum(1).tanh() * self.weight).sum(1).square()
+
+
+def test_patches_of_its_own_for_each_sample_are_the_published_form_sample_by_sample():
+    inputs, targets = torch.rand(5, 1, 8, 8, generator=draw()).double(), torch.zeros(5)
+    patches = RandomPatch(2), RandomPatch(3)
+    network = Recorded().double()
+    own = InputGradientChange(*patches, patches_per_sample=True, seed=3)
+    got = own(network, inputs, network(inputs), targets)
+    source, expected = generator(3, "patches", 0), []
+    for i in range(5):
+        first = patches[0].draw(8, 8, None, source)
+        second = patches[1].draw(8, 8, first, source)
+        alone = InputGradientChange(first, second)
+        pair = torch.stack([inputs[i], inputs[(i + 1) % 5]])
+        swapped = inputs[i].clone()
+        second.of(swapped).copy_(second.of(inputs[(i + 1) % 5]))
+        gradients = []
+        for image in (pair[0], swapped):
+            at = image[None].requires_grad_()
+            (gradient,) = torch.autograd.grad(network(at).sum(), at)
+            gradients.append(first.of(gradient).flatten(1))
+        expected.append(alone._alignment(*gradients))
+    assert got.item() == pytest.approx(torch.cat(expected).mean().item(), rel=1e-9)
+
+
+def test_a_patch_is_swapped_with_the_next_one_that_differs():
+    images = torch.zeros(5, 1, 8, 8, dtype=torch.float64)
+    images[:, 0, 0, 0] = torch.arange(5)  # outside the patch
+    images[3, 0, 5, 5] = 1.0
+    network, second = Recorded().double(), Patch(4, 4, 3, 3)
+    regularizer = InputGradientChange(Patch(0, 0, 2, 2), second, swap_differing=True)
+    regularizer(network, images, network(images), torch.zeros(5)).backward()
+    swapped = second.of(network.seen[-1][:, 0]).sum((1, 2))
+    assert swapped.tolist() == [1, 1, 1, 0, 1]
+    assert network.weight.grad.isfinite().all()
+
+
+def test_samples_without_a_differing_patch_do_not_count():
+    images = torch.rand(4, 1, 8, 8, generator=draw())
+    images[:, :, 4:7, 4:7] = 0
+    network, patches = Recorded(), (Patch(0, 0, 2, 2), Patch(4, 4, 3, 3))
+    regularizer = InputGradientChange(*patches, swap_differing=True)
+    assert regularizer(network, images, network(images), torch.zeros(4)) == 0
+    published = InputGradientChange(*patches)
+    assert published(network, images, network(images), torch.zeros(4)).item() == pytest.approx(1)

@@ -1,0 +1,45 @@
+"""Which pixels the last feature map of a convolutional network depends on."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def receptive_field(network: nn.Module, image_shape: tuple[int, int]) -> list[Tensor] | None:
+    """Find which rows and which columns of an image each unit before the global pooling sees.
+
+    After the pooling a network is linear, so only what one unit sees can interact. Found by
+    following not-a-number through the network: whatever a NaN can reach becomes NaN.
+
+    Parameters
+    ----------
+    network : nn.Module
+        A network of rectangular kernels that keeps an image of one row one row high.
+    image_shape : (int, int)
+        Height and width of its images.
+
+    Returns
+    -------
+    list of Tensor or None
+        For rows and for columns, shape (units, pixels), bool. None for a network without an
+        `nn.AdaptiveAvgPool2d`, whose units are not placed on a map.
+    """
+    # In float64 on a CPU no convolution takes a shortcut that mixes neighbouring windows.
+    probe = copy.deepcopy(network).cpu().double().eval()
+    pools = [module for module in probe.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
+    if not pools:
+        return None
+    maps: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        maps.append(inputs[0])
+
+    handle = pools[-1].register_forward_pre_hook(keep)
+    for axis, length in enumerate(image_shape):
+        lines = torch.zeros(length, length, dtype=torch.float64).fill_diagonal_(torch.nan)
+        with torch.no_grad():
+            probe(lines.view(length, 1, length, 1) if axis == 0 else lines.view(length, 1, 1, -1))
+    handle.remove()
+    return [each.isnan().any(1).flatten(1).T for each in maps]

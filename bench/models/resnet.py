@@ -1,0 +1,109 @@
+"""Residual networks on gray images: torchvision's, and a compact one for two cores."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from bench.errors import require
+from bench.models.network import NetworkConfig
+from bench.seeding import derive_seed
+
+DEPTHS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}
+
+
+@dataclass
+class ResNetConfig(NetworkConfig):
+    """Schema of `configs/model/resnet18.yaml` and `resnet34.yaml` [He et al. 2016].
+
+    Parameters
+    ----------
+    depth : int
+        18 or 34.
+    dropout : float
+        The share of the pooled features that is dropped in training.
+    """
+
+    depth: int = 18
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.depth in DEPTHS, f"model.depth={self.depth}", "18 or 34")
+        _check_dropout(self.dropout)
+
+    def build(self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int) -> ResNet:
+        """Return torchvision's network with a stem for one channel."""
+        with _seeded(seed):
+            network = ResNet(BasicBlock, DEPTHS[self.depth], num_classes=outputs)
+            network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.fc = nn.Sequential(nn.Dropout(self.dropout), network.fc)  # pyright: ignore
+        return network
+
+
+@dataclass
+class CompactResNetConfig(NetworkConfig):
+    """Schema of `configs/model/compact_resnet.yaml`: the same parts, fewer and narrower.
+
+    Parameters
+    ----------
+    stem : list of int
+        Width, kernel size and stride of the first convolution.
+    widths, strides : list of int
+        Those of the residual blocks, each of two 3 x 3 convolutions.
+    dropout : float
+        The share of the pooled features that is dropped in training.
+    """
+
+    stem: list[int] = field(default_factory=lambda: [16, 7, 4])
+    widths: list[int] = field(default_factory=lambda: [32, 64, 64, 64])
+    strides: list[int] = field(default_factory=lambda: [2, 2, 1, 1])
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        ok = len(self.stem) == 3 and min(self.stem) >= 1 and self.stem[1] % 2 == 1
+        require(ok, f"model.stem={self.stem}", "width, kernel size and stride; the kernel size odd")
+        given = f"model.widths={self.widths} and model.strides={self.strides}"
+        ok = len(self.widths) == len(self.strides) > 0 and min(*self.widths, *self.strides) >= 1
+        require(ok, given, "as many of each, one or more, integers of at least 1")
+        _check_dropout(self.dropout)
+
+    def build(
+        self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
+    ) -> nn.Sequential:
+        """Return the network, started as torchvision's."""
+        width, kernel, stride = self.stem
+        with _seeded(seed):
+            layers: list[nn.Module] = [
+                nn.Conv2d(1, width, kernel, stride, kernel // 2, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+            ]
+            for planes, stride in zip(self.widths, self.strides, strict=True):
+                shortcut = None
+                if (stride, planes) != (1, width):
+                    projection = nn.Conv2d(width, planes, 1, stride, bias=False)
+                    shortcut = nn.Sequential(projection, nn.BatchNorm2d(planes))
+                layers.append(BasicBlock(width, planes, stride, shortcut))
+                width = planes
+            head = [nn.Flatten(), nn.Dropout(self.dropout), nn.Linear(width, outputs)]
+            network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), *head)
+            for module in network.modules():
+                if isinstance(module, nn.Conv2d):
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        return network
+
+
+def _check_dropout(dropout: float) -> None:
+    require(0 <= dropout < 1, f"model.dropout={dropout}", "a number of at least 0 and below 1")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Let torch's own initialization depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "network"))
+        yield
