@@ -96,7 +96,11 @@ VERBS = {
     "data": Verb(
         "Get or find, verify and describe data sets.",
         "rankbench data mnist data.root=data",
-        [Argument("names", nargs="*", metavar="NAME", help="data sets; all if none is given")],
+        [
+            Argument("names", nargs="*", metavar="NAME", help="data sets; all if none is given"),
+            OVERRIDES,
+            Argument("--show", action="store_true", help="draw samples of tasks of two classes"),
+        ],
     ),
 }
 

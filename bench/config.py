@@ -27,7 +27,7 @@ CONFIG_DIR = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "con
 
 SCIENTIFIC_GROUPS = ("data", "model", "learner", "trainer")
 # What changes where and how a run is computed and kept, but not its numbers.
-EXECUTION_KEYS = {"root", "accelerator", "log_every_n_epochs", "checkpoint_every_s"}
+EXECUTION_KEYS = {"root", "workers", "accelerator", "log_every_n_epochs", "checkpoint_every_s"}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from bench.config import Cell, choices, compose, plain, scientific, typed
 from bench.errors import UserError, require
 from bench.launch import launch
 from bench.perf import report as perf_report
-from bench.report import tables
+from bench.report import samples, tables
 from bench.report.compare import as_text, where
 from bench.report.compare import compare as compare_runs
 from bench.report.frame import load_runs, require_runs
@@ -30,7 +30,10 @@ from bench.tracking.records import require_writable
 from bench.tracking.verify import verify_records
 from bench.tracking.wandb_runs import reachable_mode
 from data_prep.images import ImageData
+from data_prep.labelled_images import LabelledImages
+from data_prep.torchvision_images import data_root
 
+IMAGES = (ImageData, LabelledImages)  # the other data are drawn in memory
 LOCATIONS = ("runs_dir=", "results_dir=", "data.root=", "hydra", "sweep.jobs=")
 
 
@@ -213,27 +216,46 @@ def perf(arguments: argparse.Namespace) -> int:
 
 
 def data(arguments: argparse.Namespace) -> int:
-    """Describe data sets; those asked for by name are downloaded if they are missing."""
-    overrides = [word for word in arguments.names if "=" in word]
+    """Describe data sets; those asked for by name are downloaded or drawn if they are missing."""
+    overrides = arguments.overrides + [word for word in arguments.names if "=" in word]
     asked = [word for word in arguments.names if "=" not in word]
-    known: dict[str, tuple[ImageData, str | None]] = {}
-    for name in choices("data"):
-        node = plain(compose([f"data={name}"]))["data"]
-        if isinstance(typed(node, "data"), ImageData):  # the others are generated, not kept
-            node = plain(compose([f"data={name}", *overrides]))["data"]
-            known[name] = (typed(node, "data"), node["root"])
+    known = [name for name in choices("data") if isinstance(_images(_with_data(name)), IMAGES)]
     for name in asked:
         require(name in known, f"the data set {name}", ", ".join(known))
-    rows = [_describe(*known[name], download=bool(asked)) for name in asked or known]
+    configs = [_with_data(name, *overrides) for name in asked or known]
+    for images in map(_images, configs):
+        shown = isinstance(images, LabelledImages) or not arguments.show
+        require(shown, f"--show with {images.name}", "a task of two classes, by its name")
+    rows = [
+        _describe(_images(config), config["data"]["root"], download=bool(asked))
+        for config in configs
+    ]
     _print_frame(pd.DataFrame(rows), "data sets")
+    for config in configs if arguments.show else []:
+        images, folder = _images(config), sweeps.results_folder(config)
+        print(samples.write(images, config["data"]["root"], folder / f"{images.name}_samples.png"))
     return 0
 
 
-def _describe(images: ImageData, root: str | None, *, download: bool) -> dict[str, str]:
+def _with_data(name: str, *overrides: str) -> dict[str, Any]:
+    return plain(compose([f"data={name}", *overrides]))
+
+
+def _images(config: dict[str, Any]) -> Any:
+    return typed(config["data"], "data")
+
+
+def _describe(
+    images: ImageData | LabelledImages, root: str | None, *, download: bool
+) -> dict[str, str]:
+    if isinstance(images, LabelledImages):
+        counts, shape, classes = (images.train, images.test), images.image_shape, 2
+    else:
+        counts, shape, classes = images.COUNTS.values(), [images.SIDE] * 2, images.CLASSES
     row = {
         "name": images.name,
-        "train + test": " + ".join(f"{count:,}" for count in images.COUNTS.values()),
-        "size": f"{images.SIDE} x {images.SIDE}, {images.CLASSES} classes",
+        "train + test": " + ".join(f"{count:,}" for count in counts),
+        "size": f"{' x '.join(map(str, shape))}, {classes} classes",
     }
     try:
         files = images.files(root, download=download)
@@ -243,7 +265,7 @@ def _describe(images: ImageData, root: str | None, *, download: bool) -> dict[st
         _say(f"{images.name}: {error}")
         return row | {"state": "missing or damaged", "root": "-", "SHA-256": "-"}
     checksums = "\n".join(f"{path.name} {digest[:16]}..." for path, digest in files)
-    place = str(files[0][0].parents[2]) if files else "inside scikit-learn"
+    place = str(data_root(root)) if files else "inside scikit-learn"
     return row | {"state": "verified", "root": place, "SHA-256": checksums or "-"}
 
 

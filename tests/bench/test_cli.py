@@ -52,6 +52,9 @@ BAD = {
     "compare without a factor": (["compare", "tensor_rank"], "--by"),
     "no runs": (["runs"], "runs_dir"),
     "unknown data": (["data", "nothing"], "mnist"),
+    "samples of many classes": (["data", "digits", "--show"], "two classes"),
+    "no room for a path": (["data", "pathfinder", "data.scene.length=60"], "data.scene.length"),
+    "odd sample count": (["data", "pathfinder", "data.train=7"], "even"),
     "unknown preset": (["bench", "tensor_rank", "preset=huge"], "preset"),
 }
 
@@ -113,9 +116,19 @@ def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
     assert code == 0
     assert "1,437 + 360" in out
     assert "inside scikit-learn" in out
-    assert out.count("missing or damaged") == 3
+    assert out.count("missing or damaged") == 5
     assert "without MNIST/raw/train-images-idx3-ubyte" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_draws_pathfinder_and_shows_samples(rankbench, tmp_path):
+    words = ["data.train=40", "data.test=2", f"data.root={tmp_path}", f"results_dir={tmp_path}"]
+    code, out, _ = rankbench("data", "pathfinder", "--show", *words)
+    assert code == 0
+    assert "40 + 2" in out
+    assert "150 x 150" in out
+    assert (tmp_path / "pathfinder_samples.png").stat().st_size > 10_000
+    assert len(list((tmp_path / "pathfinder").iterdir())) == 1
 
 
 @pytest.mark.real_data

@@ -1,0 +1,364 @@
+"""The images of Pathfinder: dashed paths that do not touch, and discs on the ends of two of them.
+
+A scene is laid out in drawn units and painted straight at the image's resolution. Points are
+complex numbers, x + iy with y downwards: one product turns a point into a dash's frame.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bench.errors import UserError, require
+from bench.seeding import generator
+
+LEAST_PROPOSED = 16  # paths that are proposed at once
+ROUNDS = 4  # such proposals before the scene is begun anew
+TURNS = np.linspace(-math.pi / 2, math.pi / 2, 1025)
+TURN_CDF = 0.5 + (TURNS + np.sin(TURNS) * np.cos(TURNS)) / math.pi  # of the density cos(t)^2
+
+
+class Dashes(NamedTuple):
+    """Dashes of equal length: centers and unit directions, complex arrays of one shape."""
+
+    centers: NDArray[np.complex128]
+    directions: NDArray[np.complex128]
+
+    def at(self, place: Any) -> "Dashes":
+        """Return the dashes at an index of the arrays."""
+        return Dashes(self.centers[place], self.directions[place])
+
+    def join(self, others: "list[Dashes]") -> "Dashes":
+        """Return a row of these and other dashes."""
+        parts = [self, *others]
+        return Dashes(
+            np.concatenate([part.centers.ravel() for part in parts]),
+            np.concatenate([part.directions.ravel() for part in parts]),
+        )
+
+
+Starts = Callable[[int], NDArray[np.complex128]]
+NOTHING = Dashes(np.empty(0, complex), np.empty(0, complex))
+
+
+class NoRoomError(Exception):
+    """A scene that could not be laid out; the message says what to change."""
+
+
+@dataclass
+class SceneConfig:
+    """What a Pathfinder scene looks like; lengths are in drawn units.
+
+    Parameters
+    ----------
+    length : int
+        Dashes of each of the two paths; the distractors have a third of it.
+    drawn_size, image_size : int
+        Side of the square that a scene is laid out in, and of the image in pixels.
+    dash_length, thickness : float
+        Size of a dash.
+    gap : float
+        Distance between a dash and the point at which its path turns, half the distance to the next
+        dash. Dashes that do not follow one another keep twice this distance, edge to edge.
+    continuity : float
+        How straight paths are: a turn t has the density cos(continuity t)^2 and is thus at most
+        pi / (2 continuity).
+    disc_radius : float
+        Of the discs on two ends.
+    padding : float
+        Free margin of the scene.
+    start_distance : float
+        Between the starts of the two paths.
+    distractor_dashes : int
+        Dashes of all distractors together; what their length leaves over makes one more distractor.
+    max_tries : int
+        Scenes that are begun before the parameters count as impossible.
+    """
+
+    length: int = 9
+    drawn_size: int = 300
+    image_size: int = 150
+    dash_length: float = 5.0
+    thickness: float = 2.0
+    gap: float = 3.0
+    continuity: float = 1.8
+    disc_radius: float = 3.0
+    padding: float = 22.0
+    start_distance: float = 27.0
+    distractor_dashes: int = 30
+    max_tries: int = 100
+
+    def __post_init__(self) -> None:
+        for name, least in (("length", 2), ("drawn_size", 1), ("max_tries", 1)):
+            value = getattr(self, name)
+            require(value >= least, f"data.scene.{name}={value}", f"an integer of at least {least}")
+        size = self.image_size
+        require(32 <= size <= 300, f"data.scene.image_size={size}", "an integer from 32 to 300")
+        for name in ("dash_length", "thickness", "gap", "disc_radius", "start_distance"):
+            value = getattr(self, name)
+            require(0 < value < math.inf, f"data.scene.{name}={value}", "a number above 0")
+        for name in ("padding", "distractor_dashes"):
+            value = getattr(self, name)
+            require(0 <= value < math.inf, f"data.scene.{name}={value}", "a number of at least 0")
+        ok = 0.5 < self.continuity < math.inf  # so that no path turns back
+        require(ok, f"data.scene.continuity={self.continuity}", "a number above 0.5")
+        needed = 2 * self.inset + self.dash_length
+        require(
+            self.drawn_size > needed,
+            f"data.scene.drawn_size={self.drawn_size} with data.scene.padding={self.padding}",
+            f"more than {needed:g}, what padding, gap and a single dash need",
+        )
+
+        least = self.drawn_size / size
+        require(
+            self.disc_radius >= least,
+            f"data.scene.disc_radius={self.disc_radius} in images of {size} x {size}",
+            f"at least {least:g}, the width of a pixel",
+        )
+
+    @property
+    def inset(self) -> float:
+        """Least distance of a dash's ends from the border."""
+        return self.padding + self.gap + self.thickness / 2
+
+    @property
+    def distractor_length(self) -> int:
+        """Dashes of a distractor."""
+        return max(1, self.length // 3)
+
+    @property
+    def distractors(self) -> int:
+        """Number of distractors."""
+        return math.ceil(3 * self.distractor_dashes / self.length)
+
+
+def draw_images(config: SceneConfig, indices: range, seed: int, *name: object) -> NDArray[np.uint8]:
+    """Draw the images of some indices, shape (images, image_size, image_size), uint8.
+
+    Even ones are connected.
+    """
+    return np.stack([draw_image(config, i % 2 == 0, seed, *name, i) for i in indices])
+
+
+def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -> NDArray[np.uint8]:
+    """Draw the image called `name`.
+
+    The discs are the ends of one path if `connected`, else one end of each. All else, what is
+    redrawn included, does not depend on `connected`.
+
+    Returns
+    -------
+    ndarray
+        Shape (image_size, image_size), uint8. A dash is white where it covers a pixel and gray
+        where it covers a part: as much as it would cover of a unit square at the pixel's center
+        turned into the dash's direction. This is the drawing at a high resolution averaged to the
+        image's, but for that turn; no pixel is shared by two dashes.
+
+    Raises
+    ------
+    UserError
+        If there is no room in `config.max_tries` scenes.
+    """
+    draw = generator(seed, "pathfinder", *name)
+    origin = int(torch.randint(2, (), generator=draw))
+    discs = [(origin, 0), (origin if connected else 1 - origin, 1)]
+    causes = []
+    for _ in range(config.max_tries):
+        try:
+            return paint(config, *lay_out(config, draw), discs)
+        except NoRoomError as cause:
+            causes.append(str(cause))
+    most = max(set(causes), key=causes.count)
+    raise UserError(
+        f"data.scene.length={config.length} with data.scene.drawn_size={config.drawn_size}",
+        f"a scene with room for everything, and {config.max_tries} tries found none",
+        most,
+    )
+
+
+def lay_out(config: SceneConfig, draw: torch.Generator) -> tuple[Dashes, Dashes]:
+    """Lay out a scene by proposing random walks until enough keep their distance.
+
+    Returns
+    -------
+    paths, distractors : Dashes
+        Shapes (2, length) and (distractors, distractor_length).
+
+    Raises
+    ------
+    NoRoomError
+        If `ROUNDS` proposals leave a path or a distractor without a place.
+    """
+
+    def uniform(*shape: int) -> NDArray[np.float64]:
+        return torch.rand(shape, generator=draw, dtype=torch.float64).numpy()
+
+    def anywhere(count: int) -> NDArray[np.complex128]:
+        x, y = uniform(2, count)
+        return config.inset * (1 + 1j) + (config.drawn_size - 2 * config.inset) * (x + 1j * y)
+
+    def around_start(count: int) -> NDArray[np.complex128]:
+        start, _ = ends(config, first)[0]
+        return start + config.start_distance * np.exp(2j * math.pi * uniform(count))
+
+    def add(placed: Dashes, starts: Starts, count: int, length: int, culprit: str) -> Dashes:
+        chosen: list[Dashes] = []
+        for _ in range(ROUNDS):
+            proposed = max(LEAST_PROPOSED, 2 * count)
+            walks = random_walks(config, starts(proposed), uniform(proposed, length))
+            chosen += fitting(config, walks, placed.join(chosen))
+            if len(chosen) >= count:
+                return Dashes(*map(np.stack, zip(*chosen[:count], strict=True)))
+        raise NoRoomError(f"raise data.scene.drawn_size, or lower data.scene.{culprit}")
+
+    first = add(NOTHING, anywhere, 1, config.length, "length")
+    second = add(first, around_start, 1, config.length, "length")
+    paths = Dashes(*map(np.concatenate, zip(first, second, strict=True)))
+    if not config.distractors:
+        return paths, NOTHING
+    others = config.distractors, config.distractor_length
+    return paths, add(paths, anywhere, *others, "distractor_dashes")
+
+
+def random_walks(
+    config: SceneConfig, starts: NDArray[np.complex128], uniform: NDArray[np.float64]
+) -> Dashes:
+    """Return a path from each start.
+
+    Parameters
+    ----------
+    config : SceneConfig
+        Sizes and continuity.
+    starts : ndarray
+        Shape (walks,), complex.
+    uniform : ndarray
+        Shape (walks, dashes), numbers in [0, 1): the first direction and the turns.
+    """
+    turns = np.interp(uniform, TURN_CDF, TURNS) / config.continuity
+    turns[:, 0] = 2 * math.pi * uniform[:, 0]
+    directions = np.exp(1j * turns.cumsum(1))
+    half = config.dash_length / 2
+    centers = np.empty_like(directions)
+    centers[:, 0] = starts + half * directions[:, 0]
+    centers[:, 1:] = (half + config.gap) * (directions[:, 1:] + directions[:, :-1])
+    return Dashes(centers.cumsum(1), directions)
+
+
+def fitting(config: SceneConfig, walks: Dashes, placed: Dashes) -> list[Dashes]:
+    """Return the walks that fit inside, beside `placed`, beside themselves and those before."""
+    walks = walks.at(inside(config, walks).all(1))
+    walks = walks.at(apart(config, walks.at(np.s_[:, :, None]), placed).all((1, 2)))
+    i, j = np.triu_indices(walks.centers.shape[1], 2)  # dashes that do not follow one another
+    walks = walks.at(apart(config, walks.at(np.s_[:, i]), walks.at(np.s_[:, j])).all(1))
+    rows, columns = walks.at(np.s_[:, None, :, None]), walks.at(np.s_[None, :, None, :])
+    together = np.all(apart(config, rows, columns), axis=(2, 3))
+    chosen: list[int] = []
+    for walk in range(len(together)):
+        if together[walk, chosen].all():
+            chosen.append(walk)
+    return [walks.at(walk) for walk in chosen]
+
+
+def inside(config: SceneConfig, dashes: Dashes) -> NDArray[np.bool_]:
+    """Say which dashes keep out of the padding."""
+    middle = config.drawn_size / 2
+    center = dashes.centers - middle * (1 + 1j)
+    end = config.dash_length / 2 * dashes.directions
+    x, y = np.abs(center.real) + np.abs(end.real), np.abs(center.imag) + np.abs(end.imag)
+    return np.maximum(x, y) <= middle - config.inset
+
+
+def apart(config: SceneConfig, first: Dashes, second: Dashes) -> NDArray[np.bool_]:
+    """Say which dashes keep their distance from one another; the two shapes are broadcast."""
+    half = config.dash_length / 2
+    nearest, crossing = np.float64(np.inf), np.True_
+    for one, other in ((first, second), (second, first)):
+        turned = one.directions.conj()
+        center, end = (other.centers - one.centers) * turned, half * other.directions * turned
+        tips = center - end, center + end  # of the other, in the frame of the one
+        for tip in tips:
+            beyond = np.maximum(np.abs(tip.real) - half, 0)
+            nearest = np.minimum(nearest, beyond**2 + tip.imag**2)
+        crossing = crossing & (tips[0].imag * tips[1].imag < 0)
+    return (nearest >= (2 * config.gap + config.thickness) ** 2) & ~crossing
+
+
+def ends(config: SceneConfig, paths: Dashes) -> NDArray[np.complex128]:
+    """Return where paths of shape (paths, dashes) start and end, shape (paths, 2)."""
+    tips = paths.centers[:, [0, -1]]
+    return tips + config.dash_length / 2 * paths.directions[:, [0, -1]] * [-1, 1]
+
+
+def paint(
+    config: SceneConfig, paths: Dashes, distractors: Dashes, discs: list[tuple[int, int]]
+) -> NDArray[np.uint8]:
+    """Return the image of a scene with discs on the ends (path, 0 or 1); see `draw_image`.
+
+    Raises
+    ------
+    NoRoomError
+        If two dashes, or a dash and a disc that may be on another, touch the same pixel.
+    """
+    scale, size = config.image_size / config.drawn_size, config.image_size
+    length, width = config.dash_length * scale, config.thickness * scale
+    radius = config.disc_radius * scale
+    dashes = paths.join([distractors])
+    pixels, local = footprints(dashes.centers * scale, math.hypot(length, width) / 2, size)
+    local = local * dashes.directions.conj()[:, None]
+    shown = overlap(local.real, length) * overlap(local.imag, width)
+    on_tips, local = footprints(ends(config, paths).ravel() * scale, radius, size)
+    discs_shown = np.clip(radius + 0.5 - np.abs(local), 0, 1)
+    first_and_last = np.arange(paths.centers.size).reshape(paths.centers.shape)[:, [0, -1]].ravel()
+    image, owner = np.zeros(size**2), np.zeros(size**2, int)
+    touched = np.concatenate([pixels[shown > 0], on_tips[discs_shown > 0]])
+    wanted = np.concatenate([np.nonzero(shown)[0], first_and_last[np.nonzero(discs_shown)[0]]])
+    owner[touched] = wanted  # of several owners of a pixel the last remains
+    if (owner[touched] != wanted).any():
+        raise NoRoomError(
+            "raise data.scene.gap or data.scene.image_size, or lower data.scene.disc_radius"
+        )
+    image[pixels[shown > 0]] = shown[shown > 0]
+    for path, end in discs:
+        at = on_tips[2 * path + end]
+        image[at] = np.maximum(image[at], discs_shown[2 * path + end])
+    return np.rint(255 * image).astype(np.uint8).reshape(size, size)
+
+
+def footprints(
+    centers: NDArray[np.complex128], reach: float, size: int
+) -> tuple[NDArray[np.int64], NDArray[np.complex128]]:
+    """Return the pixels around each center, and where they are as seen from it.
+
+    Parameters
+    ----------
+    centers : ndarray
+        Shape (shapes,), complex, in pixels.
+    reach : float
+        How far the shapes extend from their centers.
+    size : int
+        Side of the image; pixels beyond its border are put on the border.
+
+    Returns
+    -------
+    pixels : ndarray
+        Shape (shapes, pixels), indices into the image's rows, one after the other.
+    local : ndarray
+        The same shape, complex: the pixels' centers less the shapes' centers.
+    """
+    steps = np.arange(math.ceil(2 * reach) + 2)
+    corners = centers - (reach + 0.5) * (1 + 1j)
+    columns = np.floor(corners.real)[:, None, None] + steps
+    rows = np.floor(corners.imag)[:, None, None] + steps[:, None]
+    columns, rows = columns.clip(0, size - 1), rows.clip(0, size - 1)
+    pixels = (rows * size + columns).astype(np.int64)
+    local = columns + 1j * rows + 0.5 * (1 + 1j) - centers[:, None, None]
+    return pixels.reshape(len(centers), -1), local.reshape(len(centers), -1)
+
+
+def overlap(distance: NDArray[np.float64], extent: float) -> NDArray[np.float64]:
+    """Return how much of unit intervals, `distance` from the middle of another, it covers."""
+    return np.clip((extent + 1) / 2 - np.abs(distance), 0, min(1, extent))

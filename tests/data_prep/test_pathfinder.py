@@ -1,0 +1,78 @@
+"""The file of Pathfinder images."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import UserError
+from data_prep.pathfinder import Pathfinder
+from data_prep.pathfinder_scenes import SceneConfig, draw_images
+
+
+def task(**values):
+    return Pathfinder(**{"train": 600, "test": 20, "scene": SceneConfig(length=3)} | values)
+
+
+def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
+    files = []
+    for workers in (1, 2):
+        ((path, _),) = task(workers=workers).files(str(tmp_path / str(workers)))
+        files.append(path.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_parts_are_balanced_and_what_their_seed_says(tmp_path):
+    data = task(train=6, test=4, draw_seed=3)
+    for name, count in (("train", 6), ("test", 4)):
+        part = data.part(str(tmp_path), name, seed=0)
+        expected = torch.from_numpy(draw_images(data.scene, range(count), 3, name)) / 255
+        assert part.labels.tolist() == [1, 0] * (count // 2)
+        assert torch.equal(part(torch.arange(count)), expected[:, None])
+        assert torch.equal(part(torch.tensor([2, 1])), expected[[2, 1], None])
+
+
+@pytest.mark.parametrize("how", ["truncated", "bytes", "pixels", "parameters"])
+def test_a_damaged_or_foreign_file_is_drawn_anew(tmp_path, how):
+    data = task(train=4, test=2)
+    ((path, digest),) = data.files(str(tmp_path))
+    good = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(good[: len(good) // 2])
+    elif how == "bytes":
+        path.write_bytes(good[:200] + b"xxxx" + good[204:])
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        if how == "pixels":
+            arrays["test"][0, 0, 0] ^= 1
+        else:
+            arrays["parameters"] = np.array(task(train=4, test=2, draw_seed=1).parameters)
+        np.savez_compressed(path, **arrays)
+    with pytest.raises(UserError, match=r"data\.root"):
+        data.files(str(tmp_path), download=False)
+    assert data.files(str(tmp_path)) == [(path, digest)]
+    assert path.read_bytes() == good
+
+
+def test_other_parameters_have_another_file():
+    paths = {task(**v).path(None) for v in ({}, {"draw_seed": 1}, {"train": 602}, {"workers": 2})}
+    assert len(paths) == 3
+
+
+def test_equal_images_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "data_prep.pathfinder.draw_images",
+        lambda scene, indices, *name: np.zeros((len(indices), 4, 4), np.uint8),
+    )
+    with pytest.raises(UserError, match="3 of 4 images like another"):
+        task(train=2, test=2, workers=1).files(str(tmp_path))
+    assert not [name for _, _, names in os.walk(tmp_path) for name in names]
+
+
+@pytest.mark.parametrize("values", [{"train": 7}, {"test": 0}, {"draw_seed": -1}, {"workers": 0}])
+def test_bad_tasks_are_refused(values):
+    ((name, value),) = values.items()
+    with pytest.raises(UserError, match=f"data.{name}={value}"):
+        task(**values)
