@@ -70,16 +70,24 @@ def _read(folder: Path, split: str) -> RawImages:
         except Exception as error:
             given, allowed = f"the folder {folder / TORCHVISION}", "torchvision's CIFAR-10, whole"
             raise UserError(f"{given} ({error})", allowed, "download it again") from error
-        images, labels = [Image.fromarray(each) for each in data.data], data.targets
+        pixels, labels = [_luma(Image.fromarray(each)) for each in data.data], data.targets
     else:
         files = _image_files(folder / CIFAR10.NAME / split, CIFAR10.CLASSES)
-        images = [Image.open(path) for each in files for path in each]
+        pixels = [_open(path) for each in files for path in each]
         labels = [label for label, each in enumerate(files) for _ in each]
-    try:
-        pixels = [np.asarray(image.convert("L")) for image in images]
-    except OSError as error:
-        raise UserError(f"an image in {folder} ({error})", "images that are whole") from error
     return RawImages(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
+
+
+def _open(path: Path) -> np.ndarray:
+    try:
+        with Image.open(path) as image:
+            return _luma(image)
+    except OSError as error:
+        raise UserError(f"the image {path} ({error})", "an image that is whole") from error
+
+
+def _luma(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("L"))
 
 
 def _image_files(folder: Path, classes: int) -> list[list[Path]]:
