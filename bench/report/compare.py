@@ -30,7 +30,8 @@ def compare(
     spec : ReportSpec
         The benchmark's report, for the columns to average over.
     factor : str
-        A configuration column, such as ``"variant"``.
+        A configuration column, such as ``"variant"``; of ``"model.rank"``, ``"rank"`` will do if
+        no other column ends so.
     metric : str
         A metric column.
     reference : optional
@@ -51,7 +52,9 @@ def compare(
         If the factor or metric does not exist, or the factor has one value only.
     """
     config = [name for name in frame if "." in str(name) or name in ("variant", "seed")]
-    require(factor in config, f"--by {factor}", ", ".join(config))
+    meant = [name for name in config if factor in (name, name.rpartition(".")[2])]
+    require(len(meant) == 1, f"--by {factor}", ", ".join(config))
+    (factor,) = meant
     metrics = [
         str(name) for name in frame.select_dtypes("number") if name not in [*config, "attempt"]
     ]

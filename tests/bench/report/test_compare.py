@@ -109,6 +109,15 @@ def test_other_settings_have_their_own_rows():
     assert result["data.levels"].tolist() == [2, 2, 3, 3] * 2
 
 
+def test_a_factor_goes_by_its_last_name_where_that_is_the_only_one():
+    frame = runs()
+    whole = compare(frame, spec(), "model.rank", "train_error")
+    pd.testing.assert_frame_equal(compare(frame, spec(), "rank", "train_error"), whole)
+    frame["data.rank"] = frame["model.rank"]
+    with pytest.raises(UserError, match="--by rank"):
+        compare(frame, spec(), "rank", "train_error")
+
+
 @pytest.mark.parametrize(
     ("factor", "metric", "message"),
     [
