@@ -82,12 +82,7 @@ class ClassificationConfig:
         """Raise `UserError` for files, counts or a model that do not fit."""
         for data in {repr(each): each for each in (_data(cell) for cell in cells)}.values():
             given = f"data.train={data.train} with learner.batch_size={self.batch_size}"
-            require(
-                data.train % self.batch_size != 1,
-                given,
-                "batches of at least 2 images",
-                "choose one that does not leave a single image",
-            )
+            require(data.train % self.batch_size != 1, given, "no batch of a single image")
             least = 2 * SAMPLES
             require(data.test >= least, f"data.test={data.test}", f"at least {least}, to measure")
             data.files(root)
@@ -235,10 +230,9 @@ class Classification(Learner):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return stochastic gradient descent."""
-        rate, momentum, decay = (
-            getattr(self.config, name) for name in ("learning_rate", "momentum", "weight_decay")
-        )
-        return torch.optim.SGD(self.network.parameters(), rate, momentum, weight_decay=decay)
+        config, weights = self.config, self.network.parameters()
+        rate, decay = config.learning_rate, config.weight_decay
+        return torch.optim.SGD(weights, rate, config.momentum, weight_decay=decay)
 
     def on_fit_start(self) -> None:
         """Bring the data to the device."""
@@ -345,9 +339,7 @@ class Classification(Learner):
         # Evenly spaced, as the classes may stand one after the other.
         count = min(PROBES, len(part))
         probes = torch.arange(count, device=self.device) * len(part) // count
-        published = InputGradientChange(
-            self.regularizer.first_patch, self.regularizer.second_patch, seed=self.seed
-        )
+        published = InputGradientChange(*_data(self.cells[0]).patches, seed=self.seed)
         penalties = []
         with torch.no_grad():
             for indices in probes.split(min(self.config.batch_size, SAMPLES)):

@@ -14,9 +14,9 @@ PANELS = ["test_accuracy", "train_accuracy", "penalty", "locality"]
 
 
 def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path) -> Figure:
-    """Draw a row of panels for each section: metrics against `spec.x`, a colour a coefficient.
+    """Draw a row of panels for each section: metrics against `spec.x`.
 
-    Published values, where there are some, are horizontal bars of the same colour.
+    Each value of `spec.hue` has a colour; published values are a dotted line of the same.
 
     Parameters
     ----------
@@ -27,10 +27,11 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
     frame, runs_dir
         Not needed here; see `bench.report.figures.draw`.
     """
+    panels = [metric for metric in PANELS if metric in spec.metrics]
     figure, axes = plt.subplots(
         len(parts),
-        len(PANELS),
-        figsize=(3.7 * len(PANELS), 3.6 * len(parts)),
+        len(panels),
+        figsize=(3.7 * len(panels), 3.6 * len(parts)),
         squeeze=False,
         layout="constrained",
     )
@@ -38,7 +39,7 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
     handles = {}
     for part, line in zip(parts, axes, strict=True):
         line[0].set_title(part.title, loc="left", fontsize=10)
-        for metric, axis in zip(PANELS, line, strict=True):
+        for metric, axis in zip(panels, line, strict=True):
             for name, rows in part.rows.sort_values(spec.x).groupby(spec.hue):
                 i = names.index(name)
                 spread = rows[f"{metric}_std"].fillna(0)
@@ -55,6 +56,6 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
             axis.grid(axis="y", alpha=0.3, linewidth=0.6)
             if metric.endswith("accuracy"):
                 axis.set_ylim(0.45, 1.01)
-    words = [f"{spec.label(spec.hue)} {name:g}" for name in handles]
+    words = [f"{spec.label(spec.hue)}: {name}" for name in handles]
     figure.legend(handles.values(), words, loc="outside lower center", ncols=4, frameon=False)
     return figure
