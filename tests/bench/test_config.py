@@ -119,7 +119,17 @@ def test_every_file_composes_against_its_schema(path):
             typed(node, name)
 
 
-@pytest.mark.parametrize("benchmark", [name for name in choices("benchmark") if name != "single"])
+REAL_DATA = ("is_same_class", "regularizer_forms")  # read MNIST by default
+
+
+@pytest.mark.parametrize(
+    "benchmark",
+    [
+        pytest.param(name, marks=[pytest.mark.real_data] if name in REAL_DATA else [])
+        for name in choices("benchmark")
+        if name != "single"
+    ],
+)
 def test_every_benchmark_s_grid_is_valid(benchmark, tmp_path):
     sweep = prepare(benchmark, [f"runs_dir={tmp_path}"])
     assert len({cell.run_key for cell in sweep.cells}) == len(sweep.cells) > 1
