@@ -1,5 +1,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
+# What the page is tested in: the system's Chromium, else Playwright's own, else Debian's package
+BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
+DEBIAN_BROWSER := { apt-get update && apt-get install --yes --no-install-recommends chromium; }
 
 .PHONY: help bench test format clean
 
@@ -30,4 +33,5 @@ clean: ## remove what these targets made, except runs and data
 .venv/tested: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BROWSER) || $(BIN)/playwright install chromium || $(DEBIAN_BROWSER)
 	touch $@ .venv/installed

@@ -56,7 +56,18 @@ VERBS = {
     "table": Verb(
         "Print a benchmark's table from its recorded runs.",
         "rankbench table tensor_rank --format latex",
-        [NAME, Argument("--format", default="markdown", choices=FORMATS), OVERRIDES],
+        [
+            NAME,
+            Argument("--format", default="markdown", choices=FORMATS),
+            Argument(
+                "--from",
+                dest="source",
+                default="records",
+                choices=["records", "wandb"],
+                help="what the runs are read from: record files (default), or W&B's files alone",
+            ),
+            OVERRIDES,
+        ],
     ),
     "figure": Verb(
         "Write a benchmark's figure and tables from its recorded runs.",
@@ -68,14 +79,37 @@ VERBS = {
         "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
         [
             NAME,
-            Argument("--by", required=True, metavar="FACTOR", help="a configuration column"),
+            Argument("--by", metavar="FACTOR", help="a configuration column"),
             Argument("--metric", required=True, help="a metric, such as train_error"),
             Argument(
                 "--where", nargs="+", default=[], metavar="column=value", help="only such runs"
             ),
-            Argument("--reference", metavar="VALUE", help="the factor's value to compare with"),
+            Argument(
+                "--reference",
+                metavar="VALUE",
+                help="the factor's value to compare with (default: the first), or `published`:"
+                " every row of the table with its published value, without --by",
+            ),
             OVERRIDES,
         ],
+    ),
+    "report": Verb(
+        "Write one HTML page of all claims, tables, figures and runs; it needs nothing beside it.",
+        "rankbench report --from results",
+        [
+            Argument(
+                "--from",
+                dest="source",
+                choices=["runs", "results"],
+                help="recorded runs, or the results folder (default: runs, if there are any)",
+            ),
+            OVERRIDES,
+        ],
+    ),
+    "sync": Verb(
+        "Upload the runs that are offline to W&B, with W&B's own `wandb sync`.",
+        "rankbench sync runs_dir=runs",
+        [OVERRIDES],
     ),
     "runs": Verb(
         "List the recorded runs with their status.",

@@ -5,6 +5,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -18,15 +19,18 @@ from bench.errors import UserError, require
 from bench.launch import launch
 from bench.perf import report as perf_report
 from bench.report import samples, tables
-from bench.report.compare import as_text, where
+from bench.report.compare import as_text, compare_published, where
 from bench.report.compare import compare as compare_runs
-from bench.report.frame import load_runs, require_runs
-from bench.report.publish import publish
+from bench.report.frame import load_runs, load_wandb_runs, require_runs
+from bench.report.page import render
+from bench.report.publish import log_summary, publish, publish_all
 from bench.report.spec import ReportSpec
 from bench.run import Settings
 from bench.run import run as run_cells
 from bench.tracking.claims import Held
-from bench.tracking.records import require_writable
+from bench.tracking.records import record_paths, require_writable, write_atomically
+from bench.tracking.sync import offline_runs
+from bench.tracking.sync import sync as upload
 from bench.tracking.verify import verify_records
 from bench.tracking.wandb_runs import reachable_mode
 from data_prep.images import ImageData
@@ -53,6 +57,7 @@ def bench(arguments: argparse.Namespace) -> int:
     place = sweep.settings.place
     _print_table(arguments.name, place.runs_dir)
     figure = publish(arguments.name, place.runs_dir, sweep.results_dir)
+    log_summary(place, figure.parent)
     print(f"\nfigure: {figure}\nruns:   {place.folder}")
     return 1 if errors else 0
 
@@ -128,7 +133,8 @@ def _with_reachable_tracking(settings: Settings) -> Settings:
 
 def table(arguments: argparse.Namespace) -> int:
     """Print a benchmark's table."""
-    _print_table(arguments.name, _runs_dir(arguments), arguments.format)
+    runs_dir = _runs_dir(arguments)
+    _print_table(arguments.name, runs_dir, arguments.format, arguments.source)
     return 0
 
 
@@ -136,9 +142,50 @@ def figure(arguments: argparse.Namespace) -> int:
     """Write a benchmark's figure and all its other results."""
     require_benchmark(arguments.name)
     config = plain(compose(arguments.overrides))
-    runs_dir = Path(config["runs_dir"])
-    print(publish(arguments.name, runs_dir, sweeps.results_folder(config)))
+    settings = _with_reachable_tracking(sweeps.settings_of(config))
+    place = replace(settings.place, benchmark=arguments.name)
+    path = publish(arguments.name, place.runs_dir, sweeps.results_folder(config))
+    log_summary(place, path.parent)
+    print(path)
     return 0
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """Write the page of all results, from recorded runs or from a results folder."""
+    config = plain(compose(arguments.overrides))
+    runs_dir, results_dir = Path(config["runs_dir"]), Path(config["results_dir"] or "results")
+    source = arguments.source or ("runs" if any(record_paths(runs_dir)) else "results")
+    folder = results_dir if source == "results" else sweeps.results_folder(config)
+    require_writable(folder, "results_dir")
+    errors = []
+    if source == "results":
+        text = render(results_dir)
+    else:
+        with TemporaryDirectory() as temporary:
+            errors = publish_all(runs_dir, Path(temporary), _say)
+            text = render(Path(temporary))
+    path = folder / "index.html"
+    write_atomically(path, text.encode())
+    print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, from the {source}")
+    return 1 if errors else 0
+
+
+def sync(arguments: argparse.Namespace) -> int:
+    """Upload the runs that are offline; say which were not."""
+    runs_dir = _runs_dir(arguments)
+    files = offline_runs(runs_dir)
+    if not files:
+        print(f"nothing to upload: no offline run in {runs_dir} that W&B does not have")
+        return 0
+    _, reason = reachable_mode("online")
+    require(not reason, f"`rankbench sync` while {reason}", "a W&B key and a server that answers")
+    with Progress(console=Console(stderr=True)) as display:
+        task = display.add_task("uploading to W&B", total=len(files))
+        failed = upload(files, lambda count: display.advance(task, count))
+    for path, said in failed.items():
+        _say(f"not uploaded: {path.parents[2].relative_to(runs_dir)}: {said}")
+    print(f"{len(files) - len(failed)} of {len(files)} runs uploaded")
+    return 1 if failed else 0
 
 
 def _runs_dir(arguments: argparse.Namespace) -> Path:
@@ -151,31 +198,49 @@ def require_benchmark(name: str) -> None:
     require(name in known, f"the benchmark {name}", ", ".join(known))
 
 
-def _loaded(name: str, runs_dir: Path) -> tuple[pd.DataFrame, ReportSpec]:
+def _loaded(name: str, runs_dir: Path, source: str = "records") -> tuple[pd.DataFrame, ReportSpec]:
     require_benchmark(name)
     spec = ReportSpec.of(name)
-    frame = load_runs(runs_dir, name)
-    for line in frame.attrs["damaged"]:
-        _say(f"left out: {line}")
+    frame = (load_runs if source == "records" else load_wandb_runs)(runs_dir, name)
+    _say_damaged(frame)
     return require_runs(frame, name), spec
 
 
-def _print_table(name: str, runs_dir: Path, form: str = "markdown") -> None:
-    frame, spec = _loaded(name, runs_dir)
+def _say_damaged(frame: pd.DataFrame) -> None:
+    damaged = frame.attrs["damaged"]
+    for line in damaged:
+        _say(f"left out: {line}")
+    if damaged:
+        _say(f"{len(damaged)} files left out, {len(frame)} runs read")
+
+
+def _print_table(
+    name: str, runs_dir: Path, form: str = "markdown", source: str = "records"
+) -> None:
+    frame, spec = _loaded(name, runs_dir, source)
     print(getattr(tables, form)(tables.sections(frame, spec), spec), end="")
 
 
 def compare(arguments: argparse.Namespace) -> int:
     """Print paired comparisons."""
+    allowed = "--by with a factor, as --by variant, or --reference published"
+    named = arguments.by or arguments.reference == "published"
+    require(bool(named), "`rankbench compare` without --by", allowed)
     # `--where` takes all words that follow it, so an override may be among them.
     conditions = [word for word in arguments.where if not word.startswith("runs_dir=")]
     arguments.overrides += [word for word in arguments.where if word not in conditions]
     frame, spec = _loaded(arguments.name, _runs_dir(arguments))
     chosen = where(frame, conditions)
-    result = compare_runs(chosen, spec, arguments.by, arguments.metric, arguments.reference)
-    _print_frame(as_text(result), f"{arguments.metric} by {arguments.by}")
+    factor, metric, reference = arguments.by, arguments.metric, arguments.reference
+    if reference == "published":
+        result = compare_published(chosen, spec, metric, factor)
+        pairs = "Pairs: a run and the published value"
+    else:
+        result = compare_runs(chosen, spec, factor, metric, reference)
+        pairs = f"Pairs over {' and '.join(spec.label(name) for name in spec.over)}"
+    _print_frame(as_text(result), f"{metric} by {factor or 'row'}")
     print(
-        f"Pairs over {' and '.join(spec.label(name) for name in spec.over)}. Difference: mean with"
+        f"{pairs}. Difference: mean with"
         " t interval. Ratio: mean of the reference over mean of the other, bootstrap interval."
         " p: paired t test, Benjamini-Hochberg corrected."
     )
@@ -186,8 +251,7 @@ def runs(arguments: argparse.Namespace) -> int:
     """List the recorded runs; with --verify, hold each record against its W&B file."""
     runs_dir = _runs_dir(arguments)
     frame = load_runs(runs_dir)
-    for line in frame.attrs["damaged"]:
-        _say(f"damaged: {line}")
+    _say_damaged(frame)
     if frame.empty:
         raise UserError(f"runs_dir={runs_dir} without records", "a folder with recorded runs")
     keys = [name for name in ("benchmark", "data.name", "variant") if name in frame]

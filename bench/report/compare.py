@@ -8,11 +8,15 @@ import pandas as pd
 from scipy import stats
 
 from bench.errors import UserError, require
-from bench.report.frame import usable
+from bench.report.frame import config_columns, usable
 from bench.report.spec import ReportSpec
+from bench.report.tables import sections
 
 CONFIDENCE = 0.95
 RESAMPLES = 5000
+STATISTICS = ["difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high"]
+STATISTICS += ["effect_size", "p"]
+ROUNDING = 1e-12  # differences that vary less, relative to the values, do not vary
 
 
 def compare(
@@ -51,24 +55,78 @@ def compare(
     UserError
         If the factor or metric does not exist, or the factor has one value only.
     """
-    config = [name for name in frame if "." in str(name) or name in ("variant", "seed")]
-    meant = [name for name in config if factor in (name, name.rpartition(".")[2])]
-    require(len(meant) == 1, f"--by {factor}", ", ".join(config))
-    (factor,) = meant
-    metrics = [
-        str(name) for name in frame.select_dtypes("number") if name not in [*config, "attempt"]
-    ]
-    require(metric in metrics, f"--metric {metric}", ", ".join(metrics))
+    factor = _column(factor, config_columns(frame), f"--by {factor}")
+    _require_metric(frame, metric)
     values = _ordered(frame[factor])
     require(len(values) > 1, f"--by {factor} with {len(values)} recorded value", "at least two")
     first = _matching(values, reference) if reference is not None else values[0]
-    fixed = _fixed_columns(frame, spec, factor, config)
+    fixed = _fixed_columns(frame, spec, factor, config_columns(frame))
     rows = []
     for key, group in frame.groupby(fixed, dropna=False, sort=True) if fixed else [((), frame)]:
         named = dict(zip(fixed, key, strict=True))
         for other in values:
             if other != first:
                 rows.append(named | _pair_up(group, spec.over, factor, metric, first, other))
+    return _corrected(rows)
+
+
+def compare_published(
+    frame: pd.DataFrame, spec: ReportSpec, metric: str, factor: str | None = None
+) -> pd.DataFrame:
+    """Compare every row of a benchmark's table with the value that was published for it.
+
+    Each run makes a pair with the published value, which is the mean over runs of its own.
+
+    Parameters
+    ----------
+    frame, spec, metric
+        As for `compare`.
+    factor : str, optional
+        A column of the table, whose values the comparisons are named by.
+
+    Returns
+    -------
+    DataFrame
+        As of `compare`, the published value being the reference.
+    """
+    keys = [spec.section, *spec.rows]
+    if factor is not None:
+        factor = _column(factor, keys, f"--by {factor} --reference published")
+    _require_metric(frame, metric)
+    allowed = ", ".join(name for name in spec.metrics if name in spec.published_values)
+    require(metric in allowed.split(", "), f"--metric {metric} --reference published", allowed)
+    rows = []
+    for part in sections(frame, spec):
+        for _, row in part.rows.drop_duplicates(spec.rows).iterrows():
+            runs = part.runs[(part.runs[spec.rows] == row[spec.rows]).all(axis="columns")]
+            named = {spec.section: part.title, **row[spec.rows]}
+            named["comparison"] = f"{named.pop(factor) if factor else 'ours'} - published"
+            rows.append(named | _with_published(runs, metric, row[f"{metric}_published"]))
+    return _corrected(rows)
+
+
+def _with_published(runs: pd.DataFrame, metric: str, published: float) -> dict[str, Any]:
+    values = runs[metric][usable(runs)].dropna().to_numpy()
+    missing = len(runs) - len(values)
+    refused = f"{missing} of {len(runs)} runs are missing" if missing else ""
+    refused = "no published value for this setting" if pd.isna(published) else refused
+    return _statistics(np.full(len(values), published), values, refused)
+
+
+def _column(name: str, columns: list[str], given: str) -> str:
+    """Return the one column that a name, or the last part of a dotted one, stands for."""
+    meant = [column for column in columns if name in (column, column.rpartition(".")[2])]
+    require(len(meant) == 1, given, ", ".join(columns))
+    return meant[0]
+
+
+def _require_metric(frame: pd.DataFrame, metric: str) -> None:
+    others = [*config_columns(frame), "attempt", "wall_time_s", "stacked_with"]
+    metrics = [str(name) for name in frame.select_dtypes("number") if name not in others]
+    require(metric in metrics, f"--metric {metric}", ", ".join(metrics))
+
+
+def _corrected(rows: list[dict[str, Any]]) -> pd.DataFrame:
     result = pd.DataFrame(rows)
     tested = result["p"].notna()
     result.loc[tested, "p"] = stats.false_discovery_control(result.loc[tested, "p"])
@@ -112,25 +170,32 @@ def _pair_up(
     wide = good.pivot_table(index=pairs_over, columns=factor, values=metric, aggfunc="first")
     wide = wide.reindex(columns=[first, other]).dropna()
     expected = len(planned[pairs_over].drop_duplicates())
-    row: dict[str, Any] = {"comparison": f"{other} - {first}", "pairs": len(wide), "refused": ""}
-    if len(wide) < expected:
-        row["refused"] = f"{expected - len(wide)} of {expected} pairs are missing"
-    elif len(wide) < 2:
-        row["refused"] = "an interval needs at least two pairs"
-    if row["refused"]:
-        return row | {"p": float("nan")}
-    return row | paired_statistics(wide[first].to_numpy(), wide[other].to_numpy())
+    missing = expected - len(wide)
+    refused = f"{missing} of {expected} pairs are missing" if missing else ""
+    named = {"comparison": f"{other} - {first}"}
+    return named | _statistics(wide[first].to_numpy(), wide[other].to_numpy(), refused)
+
+
+def _statistics(first: np.ndarray, other: np.ndarray, refused: str) -> dict[str, Any]:
+    """Return the numbers of one comparison, or the reason why there are none."""
+    if not refused and len(first) < 2:
+        refused = "an interval needs at least two pairs"
+    numbers = {} if refused else paired_statistics(first, other)
+    nothing = dict.fromkeys(STATISTICS, float("nan"))
+    return {"pairs": len(first), "refused": refused, **nothing, **numbers}
 
 
 def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """Return the statistics of `compare` for two aligned samples of shape (pairs,)."""
     difference = other - first
-    mean, error = difference.mean(), stats.sem(difference)
+    mean, spread = difference.mean(), difference.std(ddof=1)
+    if spread < ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
+        spread = 0.0
     low, high = mean, mean
-    if error > 0:
+    if spread:
+        error = spread / len(difference) ** 0.5
         low, high = stats.t.interval(CONFIDENCE, len(difference) - 1, mean, error)
-    ratio_low, ratio_high = _ratio_interval(first, other)
-    spread = difference.std(ddof=1)
+    ratio_low, ratio_high = ratio_interval(first, other)
     return {
         "difference": mean,
         "difference_low": low,
@@ -143,7 +208,7 @@ def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     }
 
 
-def _ratio_interval(first: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+def ratio_interval(first: np.ndarray, other: np.ndarray) -> tuple[float, float]:
     """Return the percentile bootstrap interval of mean(first) / mean(other), pairs resampled."""
     draws = np.random.default_rng(0).integers(len(first), size=(RESAMPLES, len(first)))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -170,19 +235,19 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
 
 
 def as_text(result: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison as text for a table."""
+    """Return a comparison as text for a table; numbers have four significant digits."""
     shown = ["comparison", "pairs", "difference", "ratio", "effect_size", "p", "refused"]
     text = result[
         [name for name in result if name not in shown and not name.endswith(("low", "high"))]
     ]
     text = text.astype(str).assign(comparison=result.comparison, pairs=result.pairs.astype(str))
     for name in ("difference", "ratio"):
-        columns = (result.get(f"{name}{end}") for end in ("", "_low", "_high"))
+        columns = (result[f"{name}{end}"] for end in ("", "_low", "_high"))
         text[f"{name} [95 %]"] = [
-            "-" if pd.isna(middle) else f"{middle:.4f} [{low:.4f}, {high:.4f}]"
+            "-" if pd.isna(middle) else f"{middle:.4g} [{low:.4g}, {high:.4g}]"
             for middle, low, high in zip(*columns, strict=True)
         ]
-    text["effect size"] = [_short(value) for value in result.effect_size]
+    text["effect size"] = [_short(value) for value in result["effect_size"]]
     text["p"] = [_short(value) for value in result.p]
     if result.refused.any():
         text["refused"] = result.refused

@@ -1,7 +1,6 @@
 """Figures of what is learned when, from the curves of recorded runs."""
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.figures import PALETTE
-from bench.report.frame import MISSING, load_curves, settings, usable
+from bench.report.frame import MISSING, load_curves, usable
 from bench.report.spec import ReportSpec
 from bench.report.tables import Section
 
@@ -32,10 +31,7 @@ def draw_components(
     a tree at the smallest scale), of the first seed that ended; then the reconstruction errors of
     all seeds against iterations; last the final errors against the scale.
     """
-    rows = [
-        (part, runs, _curves_of(runs, spec, runs_dir))
-        for part, runs in _runs_of(parts, spec, frame)
-    ]
+    rows = [(part, part.runs, _curves_of(part.runs, runs_dir)) for part in parts]
     panels = [_norm_panels(runs, curves) for _, runs, curves in rows]
     columns = max(map(len, panels)) + 2
     figure, axes = plt.subplots(
@@ -54,17 +50,7 @@ def draw_components(
     return figure
 
 
-def _runs_of(
-    parts: list[Section], spec: ReportSpec, frame: pd.DataFrame
-) -> Iterator[tuple[Section, pd.DataFrame]]:
-    """Yield each section with its runs, in the order in which the table was made."""
-    sections = iter(parts)
-    for _, part in frame.groupby(spec.section, sort=True):
-        for _, runs in settings(part, [spec.section, *spec.rows, *spec.over]):
-            yield next(sections), runs.dropna(axis="columns", how="all")
-
-
-def _curves_of(runs: pd.DataFrame, spec: ReportSpec, runs_dir: Path) -> pd.DataFrame:
+def _curves_of(runs: pd.DataFrame, runs_dir: Path) -> pd.DataFrame:
     """Return the curves of the runs that are recorded."""
     return load_curves(runs_dir, runs.benchmark.iloc[0], runs.index[runs.status != MISSING])
 
@@ -145,9 +131,9 @@ def draw_norms(
     A colour a depth; a row of panels a kind of start.
     """
     rows = [
-        (start, runs, _curves_of(runs, spec, runs_dir))
-        for _, section in _runs_of(parts, spec, frame)
-        for start, runs in section.groupby("model.start")
+        (start, runs, _curves_of(runs, runs_dir))
+        for part in parts
+        for start, runs in part.runs.groupby("model.start")
     ]
     figure, axes = plt.subplots(
         len(rows), 2, figsize=(8.4, 3.4 * len(rows)), squeeze=False, layout="constrained"
@@ -179,10 +165,7 @@ def draw_tubal(
     parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path
 ) -> Figure:
     """Draw test error by R and by scale, and the two phases: angles and singular tubes [TUB]."""
-    rows = [
-        (part, runs, _curves_of(runs, spec, runs_dir))
-        for part, runs in _runs_of(parts, spec, frame)
-    ]
+    rows = [(part, part.runs, _curves_of(part.runs, runs_dir)) for part in parts]
     figure, axes = plt.subplots(
         len(rows), 4, figsize=(14.5, 3.2 * len(rows)), squeeze=False, layout="constrained"
     )

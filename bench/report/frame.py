@@ -1,7 +1,8 @@
 """Recorded runs as one tidy table."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,12 @@ import pandas as pd
 from bench.errors import UserError
 from bench.status import Status
 from bench.tracking.records import PLANS, RECORD_FILE, DamagedRecord, read_record, record_paths
+from bench.tracking.wandb_runs import number, read_wandb_file, wandb_file
 
 MISSING = "missing"  # a planned run that has no record
+# What "the best validation" is the best of, by the first that a curve has.
+VALIDATION = {"validation_error": min, "validation_loss": min, "validation_accuracy": max}
+AT_BEST = "@best_validation"
 
 
 def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
@@ -27,12 +32,24 @@ def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFra
     Returns
     -------
     DataFrame
-        One row a run, indexed by `run_key` (str), with the columns `benchmark`, `status` (str: see
-        `bench.status.Status`, or ``"missing"`` for a planned run without a record), `attempt`,
-        `seed` (int), `wall_time_s` (float, of the whole stack), `stacked_with` (int), `created`
-        (str, UTC), `wandb_path` (str), a column for each configuration value, named by its dotted
-        key such as ``model.rank``, and a float column for each metric, such as ``train_error``.
-        ``frame.attrs["damaged"]`` lists what could not be read, a line a file.
+        One row a run, indexed by `run_key` (str), with the columns
+
+        ==================== ======= ==============================================================
+        `benchmark`          str     the benchmark that the run belongs to
+        `status`             str     see `bench.status.Status`; ``"missing"``: planned, no record
+        `attempt`            float   how often the run was begun
+        `wall_time_s`        float   seconds, of the whole stack that trained together
+        `stacked_with`       float   how many runs trained together
+        `created`            str     when it ended: ISO 8601, UTC
+        `wandb_path`         str     its W&B folder, inside the run's own folder
+        `variant`, `seed`    str,int which data, and the seed of every random draw
+        ``model.rank``, ...  any     a column a configuration value, by its dotted key; lists as str
+        ``train_error``, ... float   a column a metric: the run's last measurement
+        ``...@best_validation`` float the same where the run's validation was best, if it has one
+        ==================== ======= ==============================================================
+
+        Numbers are NaN and texts None where a run has none (`attempt` and the like are floats for
+        that reason). ``frame.attrs["damaged"]`` lists what could not be read, a line a file.
     """
     rows: dict[str, dict[str, Any]] = {}
     damaged = []
@@ -46,12 +63,52 @@ def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFra
     for path in record_paths(Path(runs_dir), benchmark):
         try:
             record = read_record(path)
+            if not {"variant", "seed", "data"} <= {*record["config"]}:
+                raise DamagedRecord(f"{path}: the configuration is not one of rankbench's")
         except DamagedRecord as error:
             damaged.append(str(error))
             continue
         rows[record["run_key"]] = row_of(record)
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run_key")
     frame.attrs["damaged"] = damaged
+    return frame
+
+
+def load_wandb_runs(runs_dir: str | Path, benchmark: str) -> pd.DataFrame:
+    """Load the runs of a benchmark from W&B's files alone: no record is read.
+
+    Returns
+    -------
+    DataFrame
+        As of `load_runs`, without `stacked_with` and `created`. A run that was killed is
+        ``"missing"``; runs that were planned and never begun are not there.
+    """
+    folders = sorted(path for path in Path(runs_dir).glob(f"{benchmark}/[!.]*") if path.is_dir())
+    files = [file for file in map(wandb_file, folders) if file]
+    with ThreadPoolExecutor(4) as pool:
+        stored = list(pool.map(read_wandb_file, files))
+    rows = {}
+    for file, run in zip(files, stored, strict=True):
+        config = {name: v for name, v in run["config"].items() if name != "_wandb"}
+        summary = {name: number(value) for name, value in run["summary"].items()}
+        key, attempt = config.pop("run_key", file.parents[2].name), config.pop("attempt", None)
+        curve = [{name: number(v) for name, v in point.items()} for point in run["history"]]
+        rows[key] = row_of({
+            "benchmark": run["group"],
+            "status": summary.pop("status", MISSING),
+            "attempt": attempt,
+            "wall_time_s": summary.pop("wall_time_s", None),
+            "wandb": {"path": file.parent.relative_to(file.parents[2]).as_posix()},
+            "config": config,
+            "metrics": {
+                name: value
+                for name, value in summary.items()
+                if isinstance(value, int | float) and not name.startswith("_")
+            },
+            "curve": curve,
+        })  # fmt: skip
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run_key")
+    frame.attrs["damaged"] = []
     return frame
 
 
@@ -80,11 +137,21 @@ def row_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as one row of `load_runs`."""
     names = ("benchmark", "status", "attempt", "wall_time_s", "stacked_with", "created")
     return {
-        **{name: record[name] for name in names},
+        **{name: record.get(name) for name in names},
         "wandb_path": record["wandb"].get("path"),
         **flatten(record["config"]),
-        **{name: float("nan") if v is None else v for name, v in record["metrics"].items()},
+        **{name: float("nan" if v is None else v) for name, v in record["metrics"].items()},
+        **{f"{name}{AT_BEST}": v for name, v in best_validation(record["curve"]).items()},
     }
+
+
+def best_validation(curve: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the first point of a curve with the best validation; empty if it has none."""
+    for name, best in VALIDATION.items():
+        points = [point for point in curve if point.get(name) is not None]
+        if points:
+            return best(points, key=lambda point: point[name])
+    return {}
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -96,6 +163,11 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{name}"] = str(value) if isinstance(value, list) else value
     return flat
+
+
+def config_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns that are configuration values."""
+    return [str(name) for name in frame if "." in str(name) or name in ("variant", "seed")]
 
 
 def require_runs(frame: pd.DataFrame, benchmark: str) -> pd.DataFrame:
@@ -121,8 +193,7 @@ def settings(frame: pd.DataFrame, known: list[str]) -> Iterator[tuple[str, pd.Da
     part : DataFrame
         The runs.
     """
-    config = [name for name in frame if "." in str(name) or name in ("variant", "seed")]
-    apart = [name for name in config if name not in known and name != "trainer._target_"]
+    apart = [n for n in config_columns(frame) if n not in known and n != "trainer._target_"]
     varying = [name for name in apart if frame[name].nunique(dropna=False) > 1]
     if not varying:
         yield "", frame

@@ -1,11 +1,15 @@
 """Writing a benchmark's results folder: tables, figure, runs and where they come from."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
+import wandb
 from hydra.utils import get_method
 
+from bench.config import choices
 from bench.report import figures, tables
 from bench.report.frame import MISSING, load_runs, require_runs
 from bench.report.spec import ReportSpec
@@ -13,9 +17,12 @@ from bench.tracking.records import (
     PLANS,
     RECORD_FILE,
     read_record,
+    record_paths,
     require_writable,
     write_atomically,
 )
+from bench.tracking.tracker import Place
+from bench.tracking.wandb_runs import open_run
 
 
 def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
@@ -47,10 +54,58 @@ def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
         "table.tex": tables.latex(parts, spec),
         "PROVENANCE.md": provenance(frame, runs_dir, benchmark),
     }
+    frame.to_parquet(folder / "runs.parquet")
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
-    frame.to_parquet(folder / "runs.parquet")
     return figures.save(get_method(spec.draw)(parts, spec, frame, runs_dir), folder)
+
+
+def publish_all(runs_dir: Path, results_dir: Path, say: Callable[[str], None]) -> list[str]:
+    """Publish every benchmark that has recorded runs; return what went wrong, a line each.
+
+    A figure that cannot be drawn yet, as in the middle of a sweep, keeps no other from being drawn.
+    Runs that belong to no benchmark, as those of `rankbench run`, are kept as `runs.parquet` alone.
+    """
+    errors = []
+    known = choices("benchmark")
+    for name in sorted({path.parts[-3] for path in record_paths(runs_dir)}):
+        say(f"{name} ...")
+        if name not in known:
+            errors.append(f"{name}: left out, for there is no such benchmark")
+        elif name == "single":
+            (results_dir / name).mkdir()
+            load_runs(runs_dir, name).to_parquet(results_dir / name / "runs.parquet")
+        else:
+            try:
+                publish(name, runs_dir, results_dir)
+            except Exception as error:
+                told = " ".join(str(error).split())
+                errors.append(f"{name}: not drawn ({type(error).__name__}: {told})")
+    for error in errors:
+        say(error)
+    return errors
+
+
+def log_summary(place: Place, folder: Path) -> None:
+    """Log a benchmark's figure and table as one more W&B run of its group, the newest only."""
+    if place.mode == "disabled":
+        return
+    own = place.folder / ".summary"
+    shutil.rmtree(own, ignore_errors=True)
+    own.mkdir(parents=True)
+    run = open_run(
+        own,
+        place.tracking,
+        mode=place.mode,
+        benchmark=place.benchmark,
+        job_type="summary",
+        name=f"{place.benchmark} summary",
+        step=None,
+        values={},
+    )
+    table = wandb.Table(dataframe=pd.read_csv(folder / "table.csv"))
+    run.log({"figure": wandb.Image(str(folder / "figure.png")), "table": table})
+    run.finish()
 
 
 def provenance(frame: pd.DataFrame, runs_dir: Path, benchmark: str) -> str:

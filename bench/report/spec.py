@@ -42,6 +42,11 @@ class ReportSpec:
         Configuration values that the published ones hold for.
     published_setting : str
         What else the reader must know of the published values.
+    selections : list of str
+        By which rules a run's numbers are taken from its curve: ``last``, ``best validation``; the
+        table has rows for each.
+    claims : list of dict
+        What must hold if the title is true; see `bench.report.verdicts.Claim`.
     summary : str
         ``mean``: mean and standard deviation. ``median``: median, least and largest value.
     draw : str
@@ -60,6 +65,8 @@ class ReportSpec:
     published: str = ""
     published_for: dict[str, Any] = field(default_factory=dict)
     published_setting: str = ""
+    selections: list[str] = field(default_factory=lambda: ["last"])
+    claims: list[dict[str, Any]] = field(default_factory=list)
     summary: str = "mean"
     draw: str = "bench.report.figures.draw"
 

@@ -4,8 +4,18 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.report.frame import settings, usable
+from bench.report.frame import AT_BEST, MISSING, settings, usable
 from bench.report.spec import ReportSpec
+from bench.status import Status
+
+# The rules by which a run's numbers are taken from its curve, and what a metric's column ends with.
+SELECTIONS = {"last": "", "best validation": AT_BEST}
+RULES = {
+    "last": "Selection `last`: a run's last measurement.",
+    "best validation": "Selection `best validation`: the measurement with the best validation.",
+}
+# The ends, apart from those that count, in the order in which a table names them.
+WITHOUT_NUMBERS = [Status.DIVERGED, Status.FAILED, Status.STOPPED, MISSING]
 
 
 @dataclass
@@ -17,24 +27,28 @@ class Section:
     title : str
         The data set and what is particular to the setting.
     rows : DataFrame
-        One row a table row: the row's columns, for each metric ``<metric>`` (mean),
-        ``<metric>_std``, ``<metric>_published``, and the counts `done`, `expected`, `diverged`.
+        One row a table row: the row's columns, the rule of `selection`, for each metric
+        ``<metric>`` (mean), ``<metric>_std``, ``<metric>_published``, and the counts `expected`,
+        `done`, `diverged`, `failed`, `stopped`, `missing`.
     reference : float
         The mean of the reference metric; NaN if the benchmark has none.
     caption : str
         Setting, number of runs and spread, in words.
+    runs : DataFrame
+        The runs themselves.
     """
 
     title: str
     rows: pd.DataFrame
     reference: float
     caption: str
+    runs: pd.DataFrame
 
 
 def sections(frame: pd.DataFrame, spec: ReportSpec) -> list[Section]:
     """Summarize runs as the sections of a benchmark's table."""
     result = []
-    for name, part in frame.groupby(spec.section, sort=True):
+    for name, part in frame.groupby(spec.section, sort=True, dropna=False):
         for title, runs in settings(part, [spec.section, *spec.rows, *spec.over]):
             heading = f"{name} ({title})" if title else str(name)
             result.append(_section(heading, runs, spec))
@@ -42,25 +56,34 @@ def sections(frame: pd.DataFrame, spec: ReportSpec) -> list[Section]:
 
 
 def _section(title: str, runs: pd.DataFrame, spec: ReportSpec) -> Section:
-    good = runs[usable(runs)]
-    grouped = runs.groupby(spec.rows, sort=True)
-    rows = grouped.size().rename("expected").to_frame()
-    rows["done"] = good.groupby(spec.rows).size().reindex(rows.index, fill_value=0)
-    diverged = runs[runs.status == "diverged"].groupby(spec.rows).size()
-    rows["diverged"] = diverged.reindex(rows.index, fill_value=0)
-    keys = pd.MultiIndex.from_frame(
-        rows.index.to_frame(index=False).assign(**{spec.section: runs[spec.section].iloc[0]})
-    ).reorder_levels([spec.section, *spec.rows])
+    rows = pd.concat([_summarize(runs, spec, rule) for rule in spec.selections])
+    rows = rows.sort_values(spec.rows, kind="stable", ignore_index=True)
+    keys = rows[spec.rows].assign(**{spec.section: runs[spec.section].iloc[0]})
+    keys = pd.MultiIndex.from_frame(keys).reorder_levels([spec.section, *spec.rows])
+    known, wanted = spec.published_values, spec.published_for.items()
+    comparable = all(key in runs and (runs[key] == value).all() for key, value in wanted)
     for metric in spec.metrics:
-        values = good.groupby(spec.rows)[metric] if metric in good else None
-        for name, statistic in _statistics(metric, spec).items():
-            rows[name] = float("nan") if values is None else values.agg(statistic)
-        known, wanted = spec.published_values, spec.published_for.items()
-        comparable = all(key in runs and (runs[key] == v).all() for key, v in wanted)
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
+    good = runs[usable(runs)]
     reference = good[spec.reference].mean() if spec.reference in good else float("nan")
-    return Section(title, rows.reset_index(), reference, _caption(runs, spec))
+    return Section(title, rows, reference, _caption(runs, spec), runs)
+
+
+def _summarize(runs: pd.DataFrame, spec: ReportSpec, rule: str) -> pd.DataFrame:
+    """Return counts and summarized metrics of each table row, by one rule of selection."""
+    counts = runs.groupby(spec.rows, dropna=False).status.value_counts().unstack(fill_value=0)
+    rows = counts.sum(axis="columns").rename("expected").to_frame()
+    rows["done"] = counts.drop(columns=WITHOUT_NUMBERS, errors="ignore").sum(axis="columns")
+    rows = rows.join(counts.reindex(columns=[*map(str, WITHOUT_NUMBERS)], fill_value=0))
+    good = runs[usable(runs)].groupby(spec.rows, dropna=False)
+    for metric in spec.metrics:
+        column = f"{metric}{SELECTIONS[rule]}"
+        for name, statistic in _statistics(metric, spec).items():
+            rows[name] = good[column].agg(statistic) if column in runs else float("nan")
+    rows = rows.reset_index()
+    rows.insert(len(spec.rows), "selection", rule)
+    return rows
 
 
 def _statistics(metric: str, spec: ReportSpec) -> dict[str, str]:
@@ -80,14 +103,15 @@ def _caption(runs: pd.DataFrame, spec: ReportSpec) -> str:
     budget = " and ".join(f"{runs[name].max():,.0f} {name.rpartition('_')[2]}" for name in budgets)
     return (
         f"{summary} over {' and '.join(averaged)}; {count} of {len(runs)} runs"
-        f" done; at most {budget}, numbers of the last measurement."
+        f" done; at most {budget}. {' '.join(RULES[rule] for rule in spec.selections)}"
     )
 
 
 def cells_as_text(section: Section, spec: ReportSpec, plus_minus: str) -> pd.DataFrame:
     """Return a section as text: what the Markdown and LaTeX tables show."""
     rows = section.rows
-    text = pd.DataFrame({spec.label(key): rows[key].astype(str) for key in spec.rows})
+    keys = [*spec.rows, "selection"]
+    text = pd.DataFrame({spec.label(key): rows[key].astype(str) for key in keys})
     measured = [metric for metric in spec.metrics if rows[metric].notna().any()]
     for metric in measured or spec.metrics:
         pairs = zip(rows[metric], rows[f"{metric}_std"], strict=True)
@@ -102,18 +126,24 @@ def cells_as_text(section: Section, spec: ReportSpec, plus_minus: str) -> pd.Dat
             shown = [_number(value) for value in values]
             text[f"published {spec.label(metric)}"] = shown
     text["runs"] = [
-        f"{done}/{expected}" + (f" ({diverged} diverged)" if diverged else "")
-        for done, expected, diverged in rows[["done", "expected", "diverged"]].to_numpy()
+        f"{done}/{expected}" + (f" ({without})" if without else "")
+        for done, expected, without in zip(
+            rows.done, rows.expected, rows[WITHOUT_NUMBERS].apply(_counted, axis=1), strict=True
+        )
     ]
     return text
+
+
+def _counted(counts: pd.Series) -> str:
+    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
 
 
 def _number(value: float) -> str:
     if pd.isna(value):
         return "-"
-    if float(value).is_integer() and value:
+    if float(value).is_integer() and 0 < abs(value) < 1e7:
         return f"{value:.0f}"
-    return f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 
 
 def _mean_and_std(mean: float, std: float, plus_minus: str) -> str:
@@ -155,7 +185,7 @@ def latex(parts: list[Section], spec: ReportSpec) -> str:
     blocks = []
     for section in parts:
         text = cells_as_text(section, spec, r"$\pm$").map(_tex)
-        columns = "l" * len(spec.rows) + "r" * (len(text.columns) - len(spec.rows))
+        columns = "l" * (len(spec.rows) + 1) + "r" * (len(text.columns) - len(spec.rows) - 1)
         body = [" & ".join(row) + r" \\" for row in text.to_numpy().tolist()]
         caption = _tex(f"{spec.title} {section.title}. {' '.join(notes(section, spec))}")
         lines = [

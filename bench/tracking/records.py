@@ -105,6 +105,8 @@ def read_record(path: Path) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise DamagedRecord(f"{path}: the field {name!r} is missing or of the wrong type")
+    if not all(isinstance(value, int | float | None) for value in record["metrics"].values()):
+        raise DamagedRecord(f"{path}: a metric is not a number")
     if record["status"] not in list(Status) or record["run_key"] != path.parent.name:
         raise DamagedRecord(f"{path}: unknown status, or a record of another folder")
     return record

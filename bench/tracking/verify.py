@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.tracking.records import DamagedRecord, finite_or_none, read_record, record_paths
-from bench.tracking.wandb_runs import read_wandb_file
+from bench.tracking.wandb_runs import number, read_wandb_file
 
 
 def verify_records(runs_dir: Path) -> list[str]:
@@ -36,10 +36,10 @@ def _differences(record: dict[str, Any], stored: dict[str, Any]) -> list[str]:
     config = {name: value for name, value in stored["config"].items() if name != "_wandb"}
     expected = {**record["config"], "run_key": record["run_key"], "attempt": record["attempt"]}
     summary = finite_or_none(
-        {name: _number(stored["summary"].get(name)) for name in record["metrics"]}
+        {name: number(stored["summary"].get(name)) for name in record["metrics"]}
     )
     names = list(record["curve"][0]) if record["curve"] else []
-    curve = [{name: _number(row.get(name)) for name in names} for row in stored["history"]]
+    curve = [{name: number(row.get(name)) for name in names} for row in stored["history"]]
     pairs = {
         "the configuration": (expected, config),
         "the metrics": (record["metrics"], summary),
@@ -49,8 +49,3 @@ def _differences(record: dict[str, Any], stored: dict[str, Any]) -> list[str]:
         "the group": (record["benchmark"], stored.get("group")),
     }
     return [name for name, (ours, theirs) in pairs.items() if ours != theirs]
-
-
-def _number(value: Any) -> Any:
-    """Read the words that W&B's files have for floats that JSON has none for."""
-    return float(value) if value in ("NaN", "Infinity", "-Infinity") else value

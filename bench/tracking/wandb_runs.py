@@ -19,6 +19,12 @@ from wandb.util import get_core_path
 from bench.errors import require
 
 MODES = ("offline", "online", "disabled")
+# Which way is better; `wandb` has no goals any more, so the summary's aggregation says it.
+BETTER = {
+    **dict.fromkeys(["train_error", "validation_error", "test_error"], "min"),
+    **dict.fromkeys(["train_loss", "validation_loss", "reconstruction_error"], "min"),
+    **dict.fromkeys(["train_accuracy", "validation_accuracy", "test_accuracy"], "max"),
+}
 FLUSH_SECONDS = 5  # how much of a curve a killed run may lose
 PATIENCE_SECONDS = 30  # how long a W&B server that does not answer is waited for
 
@@ -79,7 +85,7 @@ def open_run(
     benchmark: str,
     job_type: str,
     name: str,
-    step: str,
+    step: str | None,
     values: Mapping[str, Any],
 ) -> wandb.Run:
     """Open one W&B run beside others that are open in this process.
@@ -95,7 +101,7 @@ def open_run(
     benchmark, job_type, name : str
         The run's group, job type and display name.
     step : str
-        The metric that the others are drawn against.
+        The metric that the others are drawn against, if there are curves.
     values : mapping
         The run's configuration.
     """
@@ -128,8 +134,11 @@ def open_run(
         with suppress(ConnectionError):
             wandb.teardown()
         run = wandb.init(**arguments)
-    run.define_metric(step, hidden=True)
-    run.define_metric("*", step_metric=step)
+    if step:
+        run.define_metric(step, hidden=True)
+        run.define_metric("*", step_metric=step)
+        for metric, better in BETTER.items():
+            run.define_metric(metric, step_metric=step, summary=better)
     return run
 
 
@@ -137,6 +146,12 @@ def wandb_file(folder: Path) -> Path | None:
     """Return the newest ``.wandb`` file of a run's folder."""
     files = sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)
     return files[-1] if files else None
+
+
+def number(value: Any) -> Any:
+    """Read a number of W&B's files: whole ones stand there as integers, infinite ones as words."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return float(value) if is_number or value in ("NaN", "Infinity", "-Infinity") else value
 
 
 def read_wandb_file(path: Path) -> dict[str, Any]:

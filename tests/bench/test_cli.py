@@ -2,6 +2,8 @@
 
 import pytest
 
+from bench.cli import VERBS
+
 BAD = {
     "unknown benchmark": (["bench", "tensor_ranks"], "tensor_rank"),
     "unknown variant": (["bench", "tensor_rank", "variants=[original,blurred]"], "random_labels"),
@@ -49,7 +51,18 @@ BAD = {
     "no verb": ([], "--help"),
     "table without runs": (["table", "tensor_rank"], "rankbench bench tensor_rank"),
     "table of nothing": (["table", "nothing"], "tensor_rank"),
-    "compare without a factor": (["compare", "tensor_rank"], "--by"),
+    "compare without a metric": (["compare", "tensor_rank"], "--metric"),
+    "compare without a factor": (["compare", "tensor_rank", "--metric", "train_error"], "--by"),
+    "compare without runs": (
+        ["compare", "tensor_rank", "--by", "variant", "--metric", "train_error"],
+        "rankbench bench tensor_rank",
+    ),
+    "table from W&B without runs": (
+        ["table", "tensor_rank", "--from", "wandb"],
+        "rankbench bench tensor_rank",
+    ),
+    "table from elsewhere": (["table", "tensor_rank", "--from", "csv"], "--help"),
+    "report without runs": (["report", "--from", "runs"], "rankbench bench tensor_rank"),
     "no runs": (["runs"], "runs_dir"),
     "unknown data": (["data", "nothing"], "mnist"),
     "samples of many classes": (["data", "digits", "--show"], "two classes"),
@@ -104,7 +117,7 @@ def test_a_run_folder_that_cannot_be_written_is_named(rankbench, tmp_path):
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("verb", ["bench", "run", "table", "figure", "compare", "runs", "data"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_explains_itself_with_an_example(verb, rankbench):
     code, out, _ = rankbench(verb, "--help")
     assert code == 0

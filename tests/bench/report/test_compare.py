@@ -1,12 +1,14 @@
 """Paired comparisons against scipy, called directly."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
 
 from bench.errors import UserError
-from bench.report.compare import compare, paired_statistics, where
+from bench.report.compare import as_text, compare, compare_published, paired_statistics, where
 from bench.report.spec import ReportSpec
 
 
@@ -95,9 +97,9 @@ def test_missing_pairs_are_refused_with_a_reason():
 
 def test_a_difference_that_never_varies_has_no_p_value():
     frame = runs()
-    frame["train_error"] = np.where(frame.variant == "original", 0.25, 0.5)
+    frame["train_error"] = np.where(frame.variant == "original", 0.25, 0.5) + 0.1 * frame.seed
     row = compare(frame, spec(), "variant", "train_error").iloc[0]
-    assert row.difference == row.difference_low == row.difference_high == 0.25
+    assert row.difference == row.difference_low == row.difference_high == pytest.approx(0.25)
     assert np.isnan(row.p)
 
 
@@ -137,3 +139,48 @@ def test_where_keeps_the_runs_that_fit_and_refuses_what_is_not_recorded():
         where(runs(), ["model.rank=7"])
     with pytest.raises(UserError, match=r"model\.rank"):
         where(runs(), ["rank=1"])
+
+
+def published():
+    """Return runs on MNIST, for which values are published, and their specification."""
+    frame = runs().assign(**{"data.name": "mnist", "trainer.max_epochs": 100})
+    return frame, replace(spec(), published="tensor_rank.csv")
+
+
+def test_ours_against_published_is_scipy_s_one_sample_test():
+    frame, known = published()
+    result = compare_published(frame, known, "train_error")
+    assert len(result) == 6
+    raw = []
+    for _, row in result.iterrows():
+        key = ("mnist", row["variant"], row["model.rank"])
+        value = known.published_values.loc[key, "train_error"]
+        mine = frame[(frame.variant == row["variant"]) & (frame["model.rank"] == row["model.rank"])]
+        test = stats.ttest_1samp(mine.train_error, value)
+        raw.append(test.pvalue)
+        assert row.difference == pytest.approx(mine.train_error.mean() - value)
+        interval = test.confidence_interval(0.95)
+        ends = (row.difference_low + value, row.difference_high + value)
+        assert ends == pytest.approx(tuple(interval))
+        assert row.effect_size == pytest.approx(row.difference / mine.train_error.std())
+    assert result.p.to_numpy() == pytest.approx(stats.false_discovery_control(raw))
+
+
+def test_published_comparisons_can_be_named_by_a_factor_and_are_refused_where_runs_are_missing():
+    frame, known = published()
+    frame.loc[frame.index[0], "status"] = "failed"
+    result = compare_published(frame, known, "train_error", "variant")
+    refused = result[result.refused != ""]
+    assert refused.comparison.tolist() == ["random_images - published"]
+    assert refused.refused.tolist() == ["1 of 12 runs are missing"]
+    assert "variant" not in result
+
+
+def test_what_nobody_published_is_refused_and_can_be_printed():
+    frame, known = published()
+    known = replace(known, published_for={"data.levels": 2})
+    result = compare_published(frame, known, "train_error")
+    assert set(result.refused) == {"no published value for this setting"}
+    assert (as_text(result)["difference [95 %]"] == "-").all()
+    with pytest.raises(UserError, match="allowed: train_error"):
+        compare_published(frame.assign(loss=0.0), known, "loss")

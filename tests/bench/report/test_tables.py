@@ -1,9 +1,13 @@
 """Tables from a small hand-made set of runs; the golden text has been read."""
 
+from dataclasses import replace
+from io import StringIO
+
 import pandas as pd
 import pytest
 
 from bench.report import figures, tables
+from bench.report.frame import best_validation
 from bench.report.spec import ReportSpec
 
 GOLDEN_MARKDOWN = """\
@@ -11,21 +15,40 @@ GOLDEN_MARKDOWN = """\
 
 ## mnist
 
-| variant | rank | train error | test error | published train error | published test error | runs |
-| --- | --- | --- | --- | --- | --- | --- |
-| original | 1 | 0.0200 ± 0.0141 | 0.0250 ± 0.0071 | 0.0230 | 0.0240 | 2/2 |
-| original | 2 | 0.0100 | 0.0200 | 0.0155 | 0.0195 | 1/3 (1 diverged) |
-| random_labels | 1 | - | - | 0.0890 | 0.0920 | 0/1 |
+| variant | rank | selection | train error | test error | published train error | published test error | runs |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+| original | 1 | last | 0.0200 ± 0.0141 | 0.0250 ± 0.0071 | 0.0230 | 0.0240 | 2/2 |
+| original | 2 | last | 0.0100 | 0.0200 | 0.0155 | 0.0195 | 1/3 (1 diverged, 1 missing) |
+| random_labels | 1 | last | - | - | 0.0890 | 0.0920 | 0/1 (1 failed) |
 
 Mean ± standard deviation over 2 class values and 2 seed values; 3 of 6 runs done; at most 100 \
-epochs, numbers of the last measurement.
+epochs. Selection `last`: a run's last measurement.
 constant: 0.0900.
 Published values: ten classes.
-"""
+"""  # noqa: E501
 
-GOLDEN_LATEX_ROW = (
-    r"    original & 1 & 0.0200 $\pm$ 0.0141 & 0.0250 $\pm$ 0.0071 & 0.0230 & 0.0240 & 2/2 \\"
-)
+GOLDEN_LATEX = r"""
+\begin{table}
+  \centering
+  \caption{A claim. mnist. Mean $\pm$ standard deviation over 2 class values and 2 seed values; 3 of 6 runs done; at most 100 epochs. Selection `last`: a run's last measurement. constant: 0.0900. Published values: ten classes.}
+  \begin{tabular}{lllrrrrr}
+    \toprule
+    variant & rank & selection & train error & test error & published train error & published test error & runs \\
+    \midrule
+    original & 1 & last & 0.0200 $\pm$ 0.0141 & 0.0250 $\pm$ 0.0071 & 0.0230 & 0.0240 & 2/2 \\
+    original & 2 & last & 0.0100 & 0.0200 & 0.0155 & 0.0195 & 1/3 (1 diverged, 1 missing) \\
+    random\_labels & 1 & last & - & - & 0.0890 & 0.0920 & 0/1 (1 failed) \\
+    \bottomrule
+  \end{tabular}
+\end{table}
+""".lstrip()  # noqa: E501
+
+GOLDEN_CSV = """\
+variant,model.rank,selection,expected,done,diverged,failed,stopped,missing,train_error,train_error_std,test_error,test_error_std,train_error_published,test_error_published,section,reference
+original,1,last,2,2,0,0,0,0,0.0200,0.0141,0.0250,0.0071,0.0230,0.0240,mnist,0.0900
+original,2,last,3,1,1,0,0,1,0.0100,,0.0200,,0.0155,0.0195,mnist,0.0900
+random_labels,1,last,1,0,0,1,0,0,,,,,0.0890,0.0920,mnist,0.0900
+"""
 
 
 def spec():
@@ -65,12 +88,13 @@ def test_markdown_is_the_golden_text():
     assert tables.markdown(tables.sections(runs(), spec()), spec()) == GOLDEN_MARKDOWN
 
 
-def test_latex_is_a_booktabs_table_with_the_same_numbers():
-    text = tables.latex(tables.sections(runs(), spec()), spec())
-    assert GOLDEN_LATEX_ROW in text.splitlines()
-    assert text.count(r"\begin{tabular}{llrrrrr}") == text.count(r"\end{tabular}") == 1
-    assert "random\\_labels & 1 & - & - & 0.0890" in text
-    assert text.index(r"\toprule") < text.index(r"\midrule") < text.index(r"\bottomrule")
+def test_latex_is_the_golden_text():
+    assert tables.latex(tables.sections(runs(), spec()), spec()) == GOLDEN_LATEX
+
+
+def test_csv_is_the_golden_text_unrounded():
+    text = tables.csv(tables.sections(runs(), spec()), spec())
+    assert pd.read_csv(StringIO(text)).to_csv(index=False, float_format="%.4f") == GOLDEN_CSV
 
 
 def test_csv_holds_the_unrounded_numbers(tmp_path):
@@ -108,3 +132,24 @@ def test_the_figure_shows_every_curve(tmp_path):
     path = figures.save(figure, tmp_path)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert b"<svg" in (tmp_path / "figure.svg").read_bytes()
+
+
+def test_the_best_validation_is_one_more_row_of_every_setting():
+    chosen = runs().assign(**{"train_error@best_validation": 0.5})
+    both = replace(spec(), selections=["last", "best validation"])
+    (part,) = tables.sections(chosen, both)
+    first = part.rows[part.rows["model.rank"] == 1].set_index("selection").loc[:, "train_error"]
+    assert first["last"].tolist() == pytest.approx([0.02, float("nan")], nan_ok=True)
+    assert first["best validation"].tolist() == pytest.approx([0.5, float("nan")], nan_ok=True)
+    text = tables.markdown([part], both)
+    assert "| original | 1 | best validation | 0.5000 |" in text
+    assert "the measurement with the best validation" in text
+
+
+def test_the_best_validation_is_the_first_of_the_best():
+    accuracies = [0.5, 0.9, 0.9, 0.7]
+    curve = [{"epoch": i, "validation_accuracy": value} for i, value in enumerate(accuracies)]
+    assert best_validation(curve)["epoch"] == 1
+    errors = [{"epoch": i, "validation_error": 1 - value} for i, value in enumerate(accuracies)]
+    assert best_validation(errors)["epoch"] == 1
+    assert best_validation([{"epoch": 0, "train_error": 0.1}]) == {}

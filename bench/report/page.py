@@ -1,0 +1,218 @@
+"""One self-contained HTML page of all results: no server, no network, no file beside it."""
+
+import json
+from base64 import b64encode
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bench.config import choices
+from bench.errors import UserError
+from bench.report import tables
+from bench.report.compare import as_text, compare, compare_published
+from bench.report.frame import config_columns, usable
+from bench.report.spec import ReportSpec
+from bench.report.verdicts import Finding, findings
+
+MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+@dataclass
+class Grid:
+    """A table as text.
+
+    Parameters
+    ----------
+    title : str
+        What it shows.
+    header : list of str
+        The columns' names.
+    rows : list of list of str
+        The cells.
+    notes : list of str
+        What stands below it.
+    """
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+    @classmethod
+    def of(cls, frame: pd.DataFrame, title: str, notes: list[str]) -> "Grid":
+        """Return a data frame of text as a grid."""
+        return cls(title, [str(name) for name in frame], frame.to_numpy().tolist(), notes)
+
+
+@dataclass
+class Chapter:
+    """What the page shows of one benchmark's results folder."""
+
+    name: str
+    spec: ReportSpec
+    figure: str
+    caption: str
+    tables: list[Grid]
+    comparisons: list[Grid]
+    findings: list[Finding]
+    provenance: str
+    left_out: list[str]
+
+
+def render(results_dir: Path) -> str:
+    """Return the page of all results folders below a folder.
+
+    Parameters
+    ----------
+    results_dir : Path
+        A folder with the folders that `bench.report.publish.publish` writes, at any depth.
+
+    Raises
+    ------
+    UserError
+        If there is no results folder.
+    """
+    found = {path.parent: pd.read_parquet(path) for path in results_dir.rglob("runs.parquet")}
+    folders = {folder: found[folder] for folder in sorted(found)}
+    if not folders:
+        mend = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
+        raise UserError(f"{results_dir} without results", "folders with a runs.parquet", mend)
+    known = choices("benchmark")
+    chapters = [
+        _chapter(folder, frame, results_dir)
+        for folder, frame in folders.items()
+        if folder.name in known and folder.name != "single"
+    ]
+    names = [folder.relative_to(results_dir).as_posix() for folder in folders]
+    frames = dict(zip(names, folders.values(), strict=True))
+    environment = Environment(
+        loader=PackageLoader("bench.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made = pd.concat([frame["created"].dropna() for frame in frames.values() if "created" in frame])
+    status = pd.concat([frame["status"] for frame in frames.values()]).value_counts()
+    return environment.get_template("page.html.jinja").render(
+        chapters=chapters,
+        status=status.to_dict(),
+        made=(made.min(), made.max()) if len(made) else None,
+        runs=_runs_as_json(frames),
+    )
+
+
+def _chapter(folder: Path, frame: pd.DataFrame, results_dir: Path) -> Chapter:
+    spec = ReportSpec.of(folder.name)
+    parts = tables.sections(frame, spec)
+    grids = [
+        Grid.of(tables.cells_as_text(part, spec, "±"), part.title, tables.notes(part, spec))
+        for part in parts
+    ]
+    provenance = folder / "PROVENANCE.md"
+    return Chapter(
+        name=folder.relative_to(results_dir).as_posix(),
+        spec=spec,
+        figure=_data_uri([folder / f"figure{suffix}" for suffix in MEDIA]),
+        caption=_caption(parts, spec),
+        tables=grids,
+        comparisons=_comparisons(frame, spec, folder.name),
+        findings=findings(parts, spec),
+        provenance=provenance.read_text() if provenance.is_file() else "",
+        left_out=frame.attrs.get("damaged", []),
+    )
+
+
+def _data_uri(paths: list[Path]) -> str:
+    """Return the smallest of some image files as a URI that holds it; empty if there is none."""
+    sizes = {path.stat().st_size: path for path in paths if path.is_file()}
+    if not sizes:
+        return ""
+    path = sizes[min(sizes)]
+    return f"data:{MEDIA[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
+
+
+def _caption(parts: list[tables.Section], spec: ReportSpec) -> str:
+    """Say what the panels show: settings, spread and number of runs."""
+    done = sum(int(usable(part.runs).sum()) for part in parts)
+    planned = sum(len(part.runs) for part in parts)
+    spread = parts[0].caption.partition(";")[0]
+    return f"{', '.join(part.title for part in parts)}. {spread}. {done} of {planned} runs done."
+
+
+def _comparisons(frame: pd.DataFrame, spec: ReportSpec, benchmark: str) -> list[Grid]:
+    """Compare the values of the factor that the figure tells apart, and ours with published."""
+    metric = spec.metrics[0]
+    varied = [name for name in (spec.hue, spec.x) if name != spec.section]
+    varied = [name for name in varied if frame[name].nunique() > 1]
+    command = f"rankbench compare {benchmark}"
+    grids = []
+    if varied and metric in frame:
+        result = compare(frame, spec, varied[0], metric)
+        title = f"{command} --by {varied[0]} --metric {metric}"
+        grids.append(_compared(result, title))
+    if metric in frame and metric in spec.published_values:
+        title = f"{command} --reference published --metric {metric}"
+        grids.append(_compared(compare_published(frame, spec, metric), title))
+    return grids
+
+
+def _compared(result: pd.DataFrame, command: str) -> Grid:
+    """Return the comparisons that have numbers, and the count of those refused."""
+    refused = result[result.refused != ""]
+    notes = [
+        f"{count} of {len(result)} refused: {reason}."
+        for reason, count in refused.refused.value_counts().items()
+    ]
+    return Grid.of(as_text(result[result.refused == ""]), command, notes)
+
+
+def _runs_as_json(frames: dict[str, pd.DataFrame]) -> str:
+    """Return the table of all runs as JSON that can stand inside a script element."""
+    table = {"metrics": [], "rows": []}
+    for name, frame in frames.items():
+        metrics = [m for m in _metrics(name) if m in frame]
+        table["metrics"] += [m for m in metrics if m not in table["metrics"]]
+        values = frame[metrics].astype(float).to_numpy()
+        places = {m: table["metrics"].index(m) for m in metrics}
+        columns = zip(
+            frame.index,
+            frame["data.name"],
+            _settings(frame),
+            frame["status"],
+            frame["wall_time_s"],
+            frame["wandb_path"].fillna(""),
+            values,
+            strict=True,
+        )
+        for key, data, setting, status, seconds, path, numbers in columns:
+            shown = {places[m]: _short(v) for m, v in zip(metrics, numbers, strict=True) if v == v}
+            table["rows"].append([name, data, setting, status, shown, _short(seconds), path, key])
+    text = json.dumps(table, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _metrics(name: str) -> list[str]:
+    benchmark = name.rpartition("/")[2]
+    known = [known for known in choices("benchmark") if known != "single"]
+    return ReportSpec.of(benchmark).metrics if benchmark in known else ["train_error", "test_error"]
+
+
+def _settings(frame: pd.DataFrame) -> list[str]:
+    """Return in words what tells each run of a benchmark from the others."""
+    told = [name for name in config_columns(frame) if not name.endswith(("_target_", "data.name"))]
+    told = [name for name in told if frame[name].nunique(dropna=False) > 1]
+    words = [
+        [f"{name.rpartition('.')[2]}={value}" if value == value else "" for value in frame[name]]
+        for name in told
+    ]
+    return [" ".join(filter(None, row)) for row in zip(*words, strict=True)] or [""] * len(frame)
+
+
+def _short(value: float) -> float | str | None:
+    if value != value:
+        return None
+    return float(f"{value:.5g}") if np.isfinite(value) else str(value)

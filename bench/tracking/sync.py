@@ -1,0 +1,49 @@
+"""Uploading offline W&B runs with W&B's own `wandb sync`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+BATCH = 20  # runs that one `wandb sync` uploads, between two movements of the progress display
+
+
+def offline_runs(runs_dir: Path) -> list[Path]:
+    """Return the ``.wandb`` files of all offline runs that `wandb sync` has not uploaded yet."""
+    found = sorted(runs_dir.glob("*/*/wandb/offline-run-*/run-*.wandb"))
+    return [path for path in found if not _marker(path).exists()]
+
+
+def sync(files: list[Path], on_progress: Callable[[int], None]) -> dict[Path, str]:
+    """Upload runs; return those that were not uploaded, with what W&B said.
+
+    Parameters
+    ----------
+    files : list of Path
+        From `offline_runs`.
+    on_progress : callable
+        Called with the number of runs dealt with since the last call.
+    """
+    failed = {}
+    for start in range(0, len(files), BATCH):
+        batch = files[start : start + BATCH]
+        said = _wandb_sync(batch)
+        failed |= {path: said for path in batch if not _marker(path).exists()}
+        on_progress(len(batch))
+    return failed
+
+
+def _wandb_sync(files: list[Path]) -> str:
+    """Run `wandb sync`; return the last line that it printed, which tells its errors."""
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, files)]
+    environment = {name: v for name, v in os.environ.items() if name != "WANDB_SILENT"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+    told = [line for line in lines if "ERROR" in line or "rror:" in line]
+    return (told or lines or ["nothing"])[-1].strip()
+
+
+def _marker(path: Path) -> Path:
+    """Return the file that W&B leaves beside a run that is uploaded whole."""
+    return path.with_suffix(".wandb.synced")
