@@ -141,7 +141,7 @@ def _counted(counts: pd.Series) -> str:
 def _number(value: float) -> str:
     if pd.isna(value):
         return "-"
-    if float(value).is_integer() and 0 < abs(value) < 1e7:
+    if value and abs(value) < 1e9 and (float(value).is_integer() or abs(value) >= 1e5):
         return f"{value:.0f}"
     return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e5 else f"{value:.1e}"
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 BATCH = 20  # runs that one `wandb sync` uploads, between two movements of the progress display
 
@@ -36,9 +37,10 @@ def sync(files: list[Path], on_progress: Callable[[int], None]) -> dict[Path, st
 
 def _wandb_sync(files: list[Path]) -> str:
     """Run `wandb sync`; return the last line that it printed, which tells its errors."""
-    command = [sys.executable, "-m", "wandb", "sync", *map(str, files)]
+    command = [sys.executable, "-m", "wandb", "sync", *(str(path.resolve()) for path in files)]
     environment = {name: v for name, v in os.environ.items() if name != "WANDB_SILENT"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    with TemporaryDirectory() as scratch:  # where W&B leaves logs of the upload itself
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
     told = [line for line in lines if "ERROR" in line or "rror:" in line]
     return (told or lines or ["nothing"])[-1].strip()
