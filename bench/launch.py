@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from multiprocessing import connection
 from typing import Any
 
@@ -29,9 +29,6 @@ from bench.tracking.claims import Held
 
 POLL_S = 2.0
 QUEUE_POLL_S = 10.0  # clusters ask not to be asked more often
-# Settings that submitit has for every kind of cluster.
-SHARED = ("name", "nodes", "timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node")
-SHARED += ("tasks_per_node", "stderr_to_stdout")
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # Called with the work done and the cells that have ended, both in cells, and the mean loss.
@@ -181,15 +178,21 @@ def _submit(sweep: Sweep, parts: Sequence[Sweep]) -> list[Any]:
         return []
     where = "a machine with SLURM's sbatch and srun"
     require(bool(shutil.which("sbatch")), "hydra/launcher=submitit_slurm", where)
+    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit import AutoExecutor
     from submitit.core.utils import FailedJobError
 
-    given = {name: value for name, value in sweep.launcher.items() if name != "_target_"}
-    again = given.pop("max_num_timeout")
+    again = sweep.launcher["max_num_timeout"]
     executor = AutoExecutor(sweep.folder / ".jobs", cluster="slurm", slurm_max_num_timeout=again)
-    prefix = {name: "" if name in SHARED else "slurm_" for name in given}
+    own = ("_target_", "submitit_folder", "max_num_timeout")
+    shared = [one.name for one in fields(BaseQueueConf)]  # by every kind of cluster
+    given = {
+        name if name in shared else f"slurm_{name}": value
+        for name, value in {**sweep.launcher, "name": sweep.settings.place.benchmark}.items()
+        if name not in own
+    }
     try:
-        executor.update_parameters(**{prefix[name] + name: value for name, value in given.items()})
+        executor.update_parameters(**given)
         return executor.map_array(Job(), parts)
     except FailedJobError as error:
         message = str(error).strip().splitlines()[-1]

@@ -81,9 +81,11 @@ def _read(folder: Path, split: str) -> RawImages:
 def _open(path: Path) -> np.ndarray:
     try:
         with Image.open(path) as image:
-            return _luma(image)
-    except OSError as error:
+            size, pixels = image.size, _luma(image)
+    except Exception as error:  # Pillow raises whatever its decoders stumble over
         raise UserError(f"the image {path} ({error})", "an image that is whole") from error
+    require(size == (CIFAR10.SIDE,) * 2, f"the image {path} of {size} pixels", "32 x 32 pixels")
+    return pixels
 
 
 def _luma(image: Image.Image) -> np.ndarray:

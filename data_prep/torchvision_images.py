@@ -85,7 +85,11 @@ class TorchvisionImages(ImageData):
         images, labels = (
             path for path, _ in self.files(root) if path.name.startswith(STEMS[split])
         )
-        return RawImages(read_image_file(str(images)), read_label_file(str(labels)))
+        try:
+            return RawImages(read_image_file(str(images)), read_label_file(str(labels)))
+        except Exception as error:  # cut short since they were verified
+            given = f"{images.name} or {labels.name} ({type(error).__name__}: {error})"
+            raise UserError(given, "files that nobody changes while they are read") from error
 
 
 @dataclass

@@ -1,0 +1,124 @@
+"""A benchmark on a real SLURM: spread, preempted, cancelled. `make slurm-test` starts one."""
+
+import getpass
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.report import load_runs
+
+pytestmark = pytest.mark.slurm
+
+CELLS = ["classes=[0,1]", "ranks=[1,2]", "seeds=[0]"]
+STARTED = []
+LONG = ["trainer.max_epochs=600", "trainer.checkpoint_every_s=0.2"]
+SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=10"]
+
+
+def bench(runs_dir, *overrides):
+    """Start `rankbench bench` as a user does."""
+    command = [sys.executable, "-m", "bench.cli", "bench", "tensor_rank", f"runs_dir={runs_dir}"]
+    command += [*CELLS, *overrides]
+    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    STARTED.append(started)
+    return started
+
+
+@pytest.fixture(autouse=True)
+def _leave_nothing_behind():
+    yield
+    for started in STARTED:
+        started.kill()
+        started.communicate()
+    STARTED.clear()
+    subprocess.run(["scancel", f"--user={getpass.getuser()}"], check=True)
+
+
+def queue(states, count=1):
+    """Wait until so many jobs are in one of the states; return their ids."""
+    command = ["squeue", "--noheader", "--array", "--format=%i", f"--states={states}"]
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        jobs = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+        if len(jobs) >= count:
+            return jobs
+        time.sleep(0.2)
+    raise AssertionError(f"no {count} jobs became {states}")
+
+
+def wait_for(runs_dir, pattern):
+    deadline = time.monotonic() + 120
+    while not (found := list(runs_dir.glob(pattern))):
+        assert time.monotonic() < deadline, f"no {pattern}"
+        time.sleep(0.1)
+    return found
+
+
+def weights(runs_dir):
+    return {path.parent.name: path.read_bytes() for path in runs_dir.glob("*/*/model.pt")}
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """The weights of the long benchmark, trained undisturbed in one process."""
+    folder = tmp_path_factory.mktemp("straight")
+    started = bench(folder, *LONG)
+    _, error = started.communicate(timeout=300)
+    assert started.returncode == 0, error
+    return weights(folder)
+
+
+def test_an_array_of_jobs_gives_what_one_process_gives(tmp_path, straight):
+    started = bench(tmp_path, *LONG, *SLURM, "sweep.jobs=2", "hydra.launcher.cpus_per_task=1")
+    out, error = started.communicate(timeout=400)
+    assert started.returncode == 0, error
+    assert "12 of 12 runs done" in out
+    assert weights(tmp_path) == straight
+    assert len(list(tmp_path.glob("tensor_rank/.jobs/*_result.pkl"))) == 2
+    assert (load_runs(tmp_path).attempt == 1).all()
+
+
+def test_a_preempted_job_is_queued_again_and_goes_on(tmp_path, straight):
+    started = bench(tmp_path, *LONG, *SLURM, f"hydra.launcher.cpus_per_task={os.cpu_count()}")
+    wait_for(tmp_path, "tensor_rank/.stacks/*/last.ckpt")
+    (job,) = queue("RUNNING")
+    urgent = ["sbatch", "--partition=high", f"--cpus-per-task={os.cpu_count()}"]
+    urgent += ["--output=/dev/null", "--wait", "--wrap=sleep 1"]
+    subprocess.run(urgent, check=True, capture_output=True)
+    out, error = started.communicate(timeout=400)
+    assert started.returncode == 0, error
+    assert "12 of 12 runs done" in out
+    assert weights(tmp_path) == straight
+    attempts = load_runs(tmp_path).attempt
+    assert set(attempts) == {1, 2}, f"{job} was not preempted in the middle"
+
+
+def test_a_cancelled_job_is_reported_and_the_other_one_counts(tmp_path, straight):
+    overrides = [*LONG, *SLURM, "sweep.jobs=2", "hydra.launcher.cpus_per_task=1"]
+    started = bench(tmp_path, *overrides)
+    wait_for(tmp_path, "tensor_rank/.stacks/*/last.ckpt")
+    job = next(job for job in queue("RUNNING") if job.endswith("_1"))
+    subprocess.run(["scancel", "--signal=KILL", job], check=True)
+    out, error = started.communicate(timeout=400)
+    assert started.returncode == 1
+    assert f"job {job} has ended without them" in error
+    assert "Traceback" not in error
+    finished = weights(tmp_path)
+    assert 0 < len(finished) < 12
+    assert all(straight[key] == found for key, found in finished.items())
+    assert f"{len(finished)} of 12 runs done" in out
+    again = bench(tmp_path, *LONG)
+    again.communicate(timeout=300)
+    assert again.returncode == 0
+    assert weights(tmp_path) == straight
+
+
+def test_a_setting_that_sbatch_refuses_is_one_line(tmp_path):
+    started = bench(tmp_path, *SLURM, "hydra.launcher.partition=nowhere")
+    _, error = started.communicate(timeout=120)
+    assert started.returncode == 2
+    assert "nvalid partition" in error.splitlines()[-1]
+    assert "Traceback" not in error

@@ -1,0 +1,251 @@
+"""Bad input, in number: whatever is given, one line of refusal or a result; nothing else.
+
+22,000 inputs in all; `FUZZ_SHARE=0.1` takes a tenth of them.
+"""
+
+import json
+import os
+import signal
+from io import BytesIO, StringIO
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from bench.cli import VERBS, main
+from bench.config import choices, compose, plain
+from bench.errors import UserError
+from bench.report import load_runs
+from bench.report.frame import flatten
+from bench.tracking.records import FIELDS, DamagedRecord, read_record
+from data_prep import cifar10
+from data_prep.cifar10 import CIFAR10
+from data_prep.torchvision_images import MNIST, TorchvisionImages
+
+pytestmark = pytest.mark.stress
+
+SECONDS = 30  # longer than any input takes on a busy machine
+SHARE = float(os.environ.get("FUZZ_SHARE", "1"))
+
+
+def inputs(count):
+    """Draw so many inputs, or the share of them that is asked for."""
+    return settings(
+        max_examples=max(1, round(count * SHARE)),
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        database=None,
+    )
+
+
+@pytest.fixture(autouse=True)
+def an_alarm():
+    """Let an input that hangs fail."""
+
+    def ring(number, frame):
+        raise AssertionError("it hangs")
+
+    old = signal.signal(signal.SIGALRM, ring)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, old)
+
+
+@pytest.fixture
+def call(tmp_path, monkeypatch):
+    """Run the command line without training or downloads; return exit code and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RANKBENCH_DATA", raising=False)
+
+    def no_download(self, folder, missing, *, allowed):
+        raise UserError(f"{folder} without {missing}", "a network")
+
+    monkeypatch.setattr(TorchvisionImages, "_download", no_download)
+    monkeypatch.setattr("bench.verbs.launch", lambda sweep, on_progress: None)
+    monkeypatch.setattr("bench.verbs.run_cells", lambda *_: pytest.exit("an input trains"))
+    monkeypatch.setattr("bench.verbs._run_one", lambda config: 0)
+    monkeypatch.setattr("bench.sweep.hydra_multirun", lambda overrides, task: 0)
+    monkeypatch.setattr("bench.cli.signal.signal", lambda *_: None)  # set once is enough
+
+    def run(*arguments):
+        out, error = StringIO(), StringIO()
+        monkeypatch.setattr("sys.stdout", out)
+        monkeypatch.setattr("sys.stderr", error)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        return stop.value.code, error.getvalue()
+
+    return run
+
+
+def refused_in_one_line(code, error):
+    """Whether an input was taken, or refused as the command line refuses."""
+    lines = error.splitlines()
+    if code == 2:
+        return len(lines) == 1 and lines[0].startswith("rankbench: ")
+    return code in (0, 1) and "Traceback" not in error
+
+
+def keys():
+    """The dotted keys of all benchmarks' configurations, groups among them."""
+    known = {"data", "model", "learner", "trainer", "experiment", "preset", "benchmark"}
+    for name in choices("benchmark"):
+        known |= set(flatten(plain(compose([f"benchmark={name}"]))))
+    return sorted(known - {"runs_dir", "results_dir", "data.root"})
+
+
+words = st.text(min_size=1, max_size=12)
+junk = st.sampled_from(
+    ["", "null", "-1", "0", "1e309", "nan", "inf", "[]", "[1,2", "{a:1}", "[[1],[2]]", "''", "true"]
+    + [
+        "${x}",
+        "${oc.env:HOME}",
+        "../..",
+        "\0",
+        "1,2",
+        "1,",
+        "é",
+        "1" * 40,
+        "[null]",
+        "a=b",
+        "range(3)",
+    ]
+    + [name for group in ("data", "model", "learner", "trainer") for name in choices(group)]
+)
+values = st.one_of(junk, words, st.integers().map(str), st.floats().map(str))
+overrides = st.builds(
+    "{}{}={}".format,
+    st.sampled_from(["", "", "", "+", "++", "~"]),
+    st.one_of(st.sampled_from(keys()), words),
+    values,
+)
+
+
+@inputs(1500)
+@given(verb=st.sampled_from(["run", "bench"]), given=st.lists(overrides, min_size=1, max_size=3))
+def test_overrides(call, tmp_path, verb, given):
+    given = [word for word in given if not word.startswith("-")]
+    head = [verb] if verb == "run" else [verb, "tensor_rank"]
+    code, error = call(*head, *given)
+    assert refused_in_one_line(code, error), (given, code, error)
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+@inputs(6000)
+@given(st.lists(st.one_of(st.sampled_from([*VERBS, "--help"]), overrides, words), max_size=4))
+def test_command_lines(call, monkeypatch, arguments):
+    for verb in VERBS:  # what the parser lets through is the business of the other tests
+        monkeypatch.setattr(f"bench.verbs.{verb}", lambda arguments: 0)
+    code, error = call(*arguments)
+    assert refused_in_one_line(code, error), (arguments, code, error)
+
+
+jsons = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), words),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@inputs(7000)
+@given(
+    change=st.dictionaries(st.sampled_from([*FIELDS, "error"]), jsons, max_size=3),
+    cut=st.one_of(st.none(), st.integers(0, 3000)),
+    flips=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=2),
+)
+def test_record_files(tmp_path, sound_record, change, cut, flips):
+    content = bytearray(json.dumps({**sound_record, **change}).encode()[:cut])
+    for place, value in flips:
+        if place < len(content):
+            content[place] = value
+    path = tmp_path / "tensor_rank" / sound_record["run_key"] / "record.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    said = ""
+    try:
+        read_record(path)
+    except DamagedRecord as damage:
+        said = str(damage)
+    frame = load_runs(tmp_path)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(said.splitlines()) <= 1
+    assert frame.attrs["damaged"] == ([said] if said else [])
+    assert len(frame) == (0 if said else 1)
+
+
+@pytest.fixture(scope="module")
+def sound_record(tmp_path_factory):
+    """A record as a run writes it."""
+    folder = tmp_path_factory.mktemp("sound")
+    with pytest.raises(SystemExit):
+        main(["run", "trainer.max_epochs=1", "tracking.mode=disabled", f"runs_dir={folder}"])
+    (path,) = folder.glob("single/*/record.json")
+    return read_record(path)
+
+
+@inputs(6000)
+@given(
+    head=st.lists(st.integers(0, 255), min_size=0, max_size=16),
+    body=st.binary(max_size=64),
+    verified=st.booleans(),
+)
+def test_idx_files(tmp_path, head, body, verified):
+    """Files that are not the published ones are refused; so are those that only look right."""
+    import hashlib
+
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True, exist_ok=True)
+    digests = {}
+    for name in MNIST.SHA256:
+        (folder / name).write_bytes(bytes(head) + body)
+        digests[name] = hashlib.sha256(bytes(head) + body).hexdigest()
+    data = MNIST(name="mnist")
+    with pytest.MonkeyPatch.context() as patch:
+        if verified:
+            patch.setattr(MNIST, "SHA256", digests)
+        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        with pytest.raises(UserError) as refusal:
+            data.read(str(tmp_path), "train")
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+@inputs(1500)
+@given(
+    cut=st.one_of(st.none(), st.integers(0, 700)),
+    flips=st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=4),
+)
+def test_image_files(tmp_path, one_image, cut, flips):
+    """A damaged image is refused in one line, or read if all of it can be made out."""
+    content = bytearray(one_image[:cut])
+    for place, value in flips:
+        if place < len(content):
+            content[place] = value
+    for name in map(str, range(10)):
+        folder = tmp_path / "cifar10" / "train" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "image.jpg").write_bytes(one_image if name != "3" else content)
+    cifar10._read.cache_clear()
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    said = ""
+    try:
+        images = CIFAR10(name="cifar10").read(str(tmp_path), "train").images
+        assert images.shape == (10, 32, 32)
+    except UserError as refusal:
+        said = str(refusal)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(said.splitlines()) <= 1
+
+
+@pytest.fixture(scope="module")
+def one_image():
+    """A JPEG file of 32 x 32 pixels."""
+    pixels = np.random.default_rng(0).integers(256, size=(32, 32, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "jpeg")
+    return file.getvalue()
