@@ -1,6 +1,6 @@
 """Images in two classes, composed in batches on the device: what a classifying network reads."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class LabelledPart(nn.Module):
 
 
 @dataclass
-class LabelledImages:
+class LabelledImages(ABC):
     """What the schemas of tasks with two classes of gray images have in common.
 
     Parameters

@@ -1,6 +1,7 @@
 """Is-same-class: two images, `distance` pixels apart, and whether they are of one class."""
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -61,11 +62,6 @@ class IsSameClass(LabelledImages):
         )
 
     @property
-    def source(self) -> ImageData:
-        """The data set that the images come from."""
-        return SOURCES[self.images](self.images)
-
-    @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the canvas."""
         height, width = self.canvas
@@ -87,16 +83,21 @@ class IsSameClass(LabelledImages):
 
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the images' files with their SHA-256."""
-        return self.source.files(root, download=download)
+        return _verified(self.images, root, download)
 
     def part(self, root: str | None, name: str, seed: int) -> "Pairs":
         """Draw a part's pairs, from the images of that part alone."""
-        raw = self.source.read(root, name)
+        raw = SOURCES[self.images](self.images).read(root, name)
         draw = generator(seed, "is_same_class", name)
         pairs, labels = draw_pairs(raw.labels, getattr(self, name), draw)
         chosen, places = pairs.unique(return_inverse=True)
         images = scaled(raw.images[chosen], self.image_size)
         return Pairs(images, places, labels, self)
+
+
+@lru_cache(maxsize=8)  # a grid asks once for each distance
+def _verified(images: str, root: str | None, download: bool) -> list[tuple[Path, str]]:
+    return SOURCES[images](images).files(root, download=download)
 
 
 class Pairs(LabelledPart):

@@ -87,7 +87,7 @@ class ClassificationConfig:
             require(data.test >= least, f"data.test={data.test}", f"at least {least}, to measure")
             data.files(root)
         for config in {_shape_of(cell) for cell in cells}:
-            _measured(config)
+            _measured(config)  # a network that cannot read the images says so
 
     def stack_key(self, cell: Cell) -> str:
         """Return the run key: each network trains alone."""
