@@ -1,0 +1,71 @@
+"""The benchmark `pathfinder` as a user runs it, on few small images."""
+
+import pytest
+
+from bench.config import compose, plain, scientific, typed
+from bench.report import load_runs
+
+SMALL = [
+    "data.train=64",
+    "data.test=64",
+    "lengths=[2,4]",
+    "seeds=[0,1]",
+    "trainer.max_epochs=2",
+    "tracking.mode=disabled",
+]
+
+
+@pytest.mark.slow
+def test_lengths_and_coefficients_stand_side_by_side(rankbench, tmp_path):
+    places = [f"runs_dir={tmp_path}", f"data.root={tmp_path}"]
+    code, out, error = rankbench("bench", "pathfinder", *SMALL, *places)
+    assert code == 0
+    assert "warning" not in error
+    assert "| 0.0 | 4 |" in out
+    assert (tmp_path / "pathfinder" / "figure.png").read_bytes().startswith(b"\x89PNG")
+    frame = load_runs(tmp_path, "pathfinder")
+    assert len(frame) == 8
+    assert (frame.covers == 1).all()
+    assert frame.generalization_gap.equals(frame.train_accuracy - frame.test_accuracy)
+    by = ["--by", "coefficient", "--metric", "test_accuracy"]
+    code, out, _ = rankbench("compare", "pathfinder", *by, *places)
+    assert code == 0
+    assert out.count(" - 0.0") == 2
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "train", "shape"),
+    [("pathfinder", 10_000, (150, 150)), ("is_same_class", 5_000, (224, 224))],
+)
+def test_the_published_preset_is_the_published_setting(benchmark, train, shape):
+    preset = f"preset/{benchmark}=published"
+    config = scientific(plain(compose([f"benchmark={benchmark}", preset])))
+    data, model, learner = (config[group] for group in ("data", "model", "learner"))
+    assert (data["train"], data["test"]) == (train, 10_000)
+    assert typed(data, "data").image_shape == shape
+    assert (model["_target_"].rpartition(".")[2], model["depth"]) == ("ResNetConfig", 18)
+    assert (learner["learning_rate"], learner["momentum"], learner["batch_size"]) == (0.01, 0.9, 64)
+    assert (learner["patience"], config["trainer"]["max_epochs"]) == (20, 150)
+    forms = ("freeze_statistics", "patches_per_sample", "swap_differing")
+    assert not any(learner[name] for name in forms)
+    assert learner["regularize_every"] == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("lengths=[30]", "lower data.scene.length"),
+        ("data.scene.gap=0.1", "raise data.scene.gap"),
+        ("data.test=63", "even number"),
+        ("coefficients=[-1]", "at least 0"),
+        ("data.scene.lenght=3", "lenght"),
+        ("data.root=/dev/null", "data.root"),
+    ],
+)
+def test_bad_input_is_one_line(rankbench, tmp_path, override, said):
+    places = [f"runs_dir={tmp_path}", f"data.root={tmp_path}"]
+    code, _, error = rankbench("bench", "pathfinder", *SMALL, *places, override)
+    assert code == 2
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (tmp_path / "pathfinder" / "figure.png").exists()
