@@ -4,10 +4,15 @@ BIN := .venv/bin
 BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
 DEBIAN_BROWSER := { apt-get update && apt-get install --yes --no-install-recommends chromium; }
 
-.PHONY: help bench test format clean
+.PHONY: help bench test stress slurm-test format clean
+
+# Sizes of `make stress`
+KILLS ?= 200
+FUZZ_SHARE ?= 1
+EPOCHS ?= 1000
 
 help: ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 bench: .venv/installed ## set up, run the main job on the 8 x 8 digits, print its table, name its figure
 	$(BIN)/rankbench bench tensor_rank
@@ -16,7 +21,19 @@ test: .venv/tested ## set up, then linters, type checker and tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pip check
+	git ls-files ':!results' | xargs $(BIN)/detect-secrets-hook --exclude-lines '[0-9a-f]{64}'
 	$(BIN)/pytest -m "not gpu and not network"
+
+stress: .venv/tested ## kills, faults, several processes at once, bad input in number: half an hour
+	$(BIN)/python tests/stress/kills.py --kills $(KILLS)
+	$(BIN)/python tests/stress/kills.py --kills $(KILLS) --at-once 4
+	$(BIN)/python tests/stress/overhead.py --max-epochs $(EPOCHS)
+	FUZZ_SHARE=$(FUZZ_SHARE) $(BIN)/pytest tests/stress
+
+slurm-test: .venv/tested ## a benchmark on a real SLURM on this machine; as root, it installs Debian's packages
+	folder=$$(mktemp -d) && SLURM_CONF=$$(tests/slurm/start.sh $$folder) && export SLURM_CONF && \
+	{ $(BIN)/pytest tests/slurm; code=$$?; tests/slurm/stop.sh $$folder; exit $$code; }
 
 format: .venv/tested ## format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix .
@@ -32,6 +49,6 @@ clean: ## remove what these targets made, except runs and data
 
 .venv/tested: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --editable '.[test]'
+	$(BIN)/pip install --quiet --editable '.[test,slurm]'
 	$(BROWSER) || $(BIN)/playwright install chromium || $(DEBIAN_BROWSER)
 	touch $@ .venv/installed

@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from bench.learners.base import Learner
@@ -91,8 +92,12 @@ class Checkpoints(Callback):
         self.last = time.monotonic()
 
     def existing(self) -> Path | None:
-        """Return the checkpoint to go on from, if there is one that is whole."""
-        return self.path if zipfile.is_zipfile(self.path) else None
+        """Return the checkpoint to go on from, if there is one that is whole and free of code."""
+        try:
+            torch.load(self.path, map_location="cpu", weights_only=True, mmap=True)
+        except (OSError, RuntimeError, EOFError, UnpicklingError):
+            return None
+        return self.path
 
     def discard(self) -> None:
         """Remove the checkpoint of a stack whose cells are all recorded."""

@@ -183,6 +183,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a full disk, a folder taken away: not ours to explain further
+        print(f"rankbench: {error}; what was recorded stays", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
