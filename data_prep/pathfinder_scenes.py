@@ -7,7 +7,6 @@ complex numbers, x + iy with y downwards: one product turns a point into a dash'
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,27 +21,9 @@ TURNS = np.linspace(-math.pi / 2, math.pi / 2, 1025)
 TURN_CDF = 0.5 + (TURNS + np.sin(TURNS) * np.cos(TURNS)) / math.pi  # of the density cos(t)^2
 
 
-class Dashes(NamedTuple):
-    """Dashes of equal length: centers and unit directions, complex arrays of one shape."""
-
-    centers: NDArray[np.complex128]
-    directions: NDArray[np.complex128]
-
-    def at(self, place: Any) -> "Dashes":
-        """Return the dashes at an index of the arrays."""
-        return Dashes(self.centers[place], self.directions[place])
-
-    def join(self, others: "list[Dashes]") -> "Dashes":
-        """Return a row of these and other dashes."""
-        parts = [self, *others]
-        return Dashes(
-            np.concatenate([part.centers.ravel() for part in parts]),
-            np.concatenate([part.directions.ravel() for part in parts]),
-        )
-
-
+# Dashes of equal length: an array of shape (..., 2), a center and a unit direction each.
+Dashes = NDArray[np.complex128]
 Starts = Callable[[int], NDArray[np.complex128]]
-NOTHING = Dashes(np.empty(0, complex), np.empty(0, complex))
 
 
 class NoRoomError(Exception):
@@ -185,8 +166,8 @@ def lay_out(config: SceneConfig, draw: torch.Generator) -> tuple[Dashes, Dashes]
 
     Returns
     -------
-    paths, distractors : Dashes
-        Shapes (2, length) and (distractors, distractor_length).
+    paths, distractors : ndarray
+        Dashes, shapes (2, length, 2) and (distractors, distractor_length, 2).
 
     Raises
     ------
@@ -210,24 +191,26 @@ def lay_out(config: SceneConfig, draw: torch.Generator) -> tuple[Dashes, Dashes]
         for _ in range(ROUNDS):
             proposed = max(LEAST_PROPOSED, 2 * count)
             walks = random_walks(config, starts(proposed), uniform(proposed, length))
-            chosen += fitting(config, walks, placed.join(chosen))
+            before = np.concatenate([placed, *chosen])
+            chosen += fitting(config, walks, before)
             if len(chosen) >= count:
-                return Dashes(*map(np.stack, zip(*chosen[:count], strict=True)))
+                return np.stack(chosen[:count])
         raise NoRoomError(f"raise data.scene.drawn_size, or lower data.scene.{culprit}")
 
-    first = add(NOTHING, anywhere, 1, config.length, "length")
-    second = add(first, around_start, 1, config.length, "length")
-    paths = Dashes(*map(np.concatenate, zip(first, second, strict=True)))
-    if not config.distractors:
-        return paths, NOTHING
-    others = config.distractors, config.distractor_length
-    return paths, add(paths, anywhere, *others, "distractor_dashes")
+    first = add(np.empty((0, 2), complex), anywhere, 1, config.length, "length")
+    second = add(first[0], around_start, 1, config.length, "length")
+    paths = np.concatenate([first, second])
+    count, length = config.distractors, config.distractor_length
+    distractors = np.empty((0, length, 2), complex)
+    if count:
+        distractors = add(paths.reshape(-1, 2), anywhere, count, length, "distractor_dashes")
+    return paths, distractors
 
 
 def random_walks(
     config: SceneConfig, starts: NDArray[np.complex128], uniform: NDArray[np.float64]
 ) -> Dashes:
-    """Return a path from each start.
+    """Return a path from each start: dashes, shape (walks, dashes, 2).
 
     Parameters
     ----------
@@ -245,29 +228,27 @@ def random_walks(
     centers = np.empty_like(directions)
     centers[:, 0] = starts + half * directions[:, 0]
     centers[:, 1:] = (half + config.gap) * (directions[:, 1:] + directions[:, :-1])
-    return Dashes(centers.cumsum(1), directions)
+    return np.stack([centers.cumsum(1), directions], -1)
 
 
 def fitting(config: SceneConfig, walks: Dashes, placed: Dashes) -> list[Dashes]:
     """Return the walks that fit inside, beside `placed`, beside themselves and those before."""
-    walks = walks.at(inside(config, walks).all(1))
-    walks = walks.at(apart(config, walks.at(np.s_[:, :, None]), placed).all((1, 2)))
-    i, j = np.triu_indices(walks.centers.shape[1], 2)  # dashes that do not follow one another
-    walks = walks.at(apart(config, walks.at(np.s_[:, i]), walks.at(np.s_[:, j])).all(1))
-    rows, columns = walks.at(np.s_[:, None, :, None]), walks.at(np.s_[None, :, None, :])
-    together = np.all(apart(config, rows, columns), axis=(2, 3))
+    walks = walks[inside(config, walks).all(1)]
+    walks = walks[apart(config, walks[:, :, None], placed).all((1, 2))]
+    i, j = np.triu_indices(walks.shape[1], 2)  # dashes that do not follow one another
+    walks = walks[apart(config, walks[:, i], walks[:, j]).all(1)]
+    together = np.all(apart(config, walks[:, None, :, None], walks[None, :, None]), axis=(2, 3))
     chosen: list[int] = []
-    for walk in range(len(together)):
+    for walk in range(len(walks)):
         if together[walk, chosen].all():
             chosen.append(walk)
-    return [walks.at(walk) for walk in chosen]
+    return list(walks[chosen])
 
 
 def inside(config: SceneConfig, dashes: Dashes) -> NDArray[np.bool_]:
     """Say which dashes keep out of the padding."""
     middle = config.drawn_size / 2
-    center = dashes.centers - middle * (1 + 1j)
-    end = config.dash_length / 2 * dashes.directions
+    center, end = dashes[..., 0] - middle * (1 + 1j), config.dash_length / 2 * dashes[..., 1]
     x, y = np.abs(center.real) + np.abs(end.real), np.abs(center.imag) + np.abs(end.imag)
     return np.maximum(x, y) <= middle - config.inset
 
@@ -275,10 +256,11 @@ def inside(config: SceneConfig, dashes: Dashes) -> NDArray[np.bool_]:
 def apart(config: SceneConfig, first: Dashes, second: Dashes) -> NDArray[np.bool_]:
     """Say which dashes keep their distance from one another; the two shapes are broadcast."""
     half = config.dash_length / 2
-    nearest, crossing = np.float64(np.inf), np.True_
+    nearest: NDArray[np.float64] = np.array(np.inf)
+    crossing: NDArray[np.bool_] = np.array(True)
     for one, other in ((first, second), (second, first)):
-        turned = one.directions.conj()
-        center, end = (other.centers - one.centers) * turned, half * other.directions * turned
+        turned = one[..., 1].conj()
+        center, end = (other[..., 0] - one[..., 0]) * turned, half * other[..., 1] * turned
         tips = center - end, center + end  # of the other, in the frame of the one
         for tip in tips:
             beyond = np.maximum(np.abs(tip.real) - half, 0)
@@ -288,9 +270,9 @@ def apart(config: SceneConfig, first: Dashes, second: Dashes) -> NDArray[np.bool
 
 
 def ends(config: SceneConfig, paths: Dashes) -> NDArray[np.complex128]:
-    """Return where paths of shape (paths, dashes) start and end, shape (paths, 2)."""
-    tips = paths.centers[:, [0, -1]]
-    return tips + config.dash_length / 2 * paths.directions[:, [0, -1]] * [-1, 1]
+    """Return where paths of shape (paths, dashes, 2) start and end, shape (paths, 2)."""
+    outer = paths[:, [0, -1]]
+    return outer[..., 0] + config.dash_length / 2 * outer[..., 1] * [-1, 1]
 
 
 def paint(
@@ -306,13 +288,13 @@ def paint(
     scale, size = config.image_size / config.drawn_size, config.image_size
     length, width = config.dash_length * scale, config.thickness * scale
     radius = config.disc_radius * scale
-    dashes = paths.join([distractors])
-    pixels, local = footprints(dashes.centers * scale, math.hypot(length, width) / 2, size)
-    local = local * dashes.directions.conj()[:, None]
+    dashes = np.concatenate([paths.reshape(-1, 2), distractors.reshape(-1, 2)])
+    pixels, local = footprints(dashes[:, 0] * scale, math.hypot(length + 1, width + 1) / 2, size)
+    local = local * dashes[:, 1:].conj()
     shown = overlap(local.real, length) * overlap(local.imag, width)
-    on_tips, local = footprints(ends(config, paths).ravel() * scale, radius, size)
+    on_tips, local = footprints(ends(config, paths).ravel() * scale, radius + 0.5, size)
     discs_shown = np.clip(radius + 0.5 - np.abs(local), 0, 1)
-    first_and_last = np.arange(paths.centers.size).reshape(paths.centers.shape)[:, [0, -1]].ravel()
+    first_and_last = np.array([0, config.length - 1, config.length, 2 * config.length - 1])
     image, owner = np.zeros(size**2), np.zeros(size**2, int)
     touched = np.concatenate([pixels[shown > 0], on_tips[discs_shown > 0]])
     wanted = np.concatenate([np.nonzero(shown)[0], first_and_last[np.nonzero(discs_shown)[0]]])
@@ -338,7 +320,7 @@ def footprints(
     centers : ndarray
         Shape (shapes,), complex, in pixels.
     reach : float
-        How far the shapes extend from their centers.
+        How far from a shape's center a pixel's center may lie that it touches.
     size : int
         Side of the image; pixels beyond its border are put on the border.
 
@@ -349,7 +331,7 @@ def footprints(
     local : ndarray
         The same shape, complex: the pixels' centers less the shapes' centers.
     """
-    steps = np.arange(math.ceil(2 * reach) + 2)
+    steps = np.arange(math.ceil(2 * reach) + 1)
     corners = centers - (reach + 0.5) * (1 + 1j)
     columns = np.floor(corners.real)[:, None, None] + steps
     rows = np.floor(corners.imag)[:, None, None] + steps[:, None]

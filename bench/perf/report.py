@@ -11,6 +11,7 @@ import torch
 from bench.perf import dynamics, regularizer, tensor_rank
 from bench.perf.timing import medians
 from bench.tracking import records
+from data_prep.pathfinder_scenes import SceneConfig, draw_images
 
 
 def measure(rounds: int) -> pd.DataFrame:
@@ -25,6 +26,10 @@ def measure(rounds: int) -> pd.DataFrame:
         pair = f"{times['slow'] * 1e3:.1f} ms / {times['fast'] * 1e3:.2f} ms"
         ratio = times["slow"] / times["fast"]
         rows.append((f"{name}: each observation / full tensor", f"{pair} = {ratio:.0f}"))
+    scene, count = SceneConfig(), 100
+    (seconds,) = medians({"": lambda: draw_images(scene, range(count), 0, "perf")}, rounds).values()
+    name = f"pathfinder: {scene.image_size} x {scene.image_size}, {scene.length} dashes, one process"
+    rows.append((name, f"{count / seconds:.0f} images/s"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     rows.append(("peak memory of this process", f"{peak:.2f} GB"))
     return pd.DataFrame(rows, columns=["measured", "result"])

@@ -12,7 +12,6 @@ from bench.errors import UserError
 from bench.seeding import generator
 from data_prep import pathfinder_scenes
 from data_prep.pathfinder_scenes import (
-    Dashes,
     SceneConfig,
     apart,
     draw_image,
@@ -40,8 +39,7 @@ SMALL = SceneConfig(
 
 def tips(config, dashes):
     """Return both ends of each dash, shape (dashes, 2)."""
-    half = config.dash_length / 2 * dashes.directions[:, None]
-    return dashes.centers[:, None] + half * np.array([-1, 1])
+    return dashes[:, :1] + config.dash_length / 2 * dashes[:, 1:] * np.array([-1, 1])
 
 
 def curves(config, dashes):
@@ -73,9 +71,10 @@ def test_the_label_says_whether_the_discs_end_one_path(config, monkeypatch):
     for index in range(60):
         image = draw_image(config, index % 2 == 0, 0, index)
         paths, distractors = scenes[-1]
-        dashes = paths.join([distractors])
-        order = np.random.default_rng(index).permutation(len(dashes.centers))
-        dashes = dashes.at(order)  # so that nothing but places tells curves apart
+        dashes = np.concatenate([paths.reshape(-1, 2), distractors.reshape(-1, 2)])
+        np.random.default_rng(index).shuffle(
+            dashes
+        )  # so that nothing but places tells curves apart
         curve = curves(config, dashes)
         sizes = sorted(np.bincount(curve))
         expected = [config.distractor_length] * config.distractors + [config.length] * 2
@@ -97,8 +96,8 @@ def test_pixels_are_the_average_of_a_drawing_at_a_high_resolution():
     drawn = np.zeros(points.shape, bool)
     for disc in ends(config, paths)[0]:
         drawn |= np.abs(points - disc) <= config.disc_radius
-    dashes = paths.join([distractors])
-    for center, direction in zip(dashes.centers, dashes.directions, strict=True):
+    dashes = np.concatenate([paths.reshape(-1, 2), distractors.reshape(-1, 2)])
+    for center, direction in dashes:
         local = (points - center) * direction.conjugate()
         along = np.abs(local.real) <= config.dash_length / 2
         drawn |= along & (np.abs(local.imag) <= config.thickness / 2)
@@ -115,11 +114,11 @@ def test_dashes_are_apart_where_all_their_points_are(dash_length):
 
     def dashes():
         x, y, angle = rng.random((3, 500)) * [[16], [16], [2 * math.pi]]
-        return Dashes(x + 1j * y, np.exp(1j * angle))
+        return np.stack([x + 1j * y, np.exp(1j * angle)], -1)
 
     first, second = dashes(), dashes()
     along = np.linspace(-dash_length / 2, dash_length / 2, 101)
-    a, b = (d.centers[:, None] + along * d.directions[:, None] for d in (first, second))
+    a, b = (d[:, :1] + along * d[:, 1:] for d in (first, second))
     nearest = np.abs(a[:, :, None] - b[:, None, :]).min((1, 2))
     clearance = 2 * config.gap + config.thickness
     sure = np.abs(nearest - clearance) > dash_length / 100
@@ -129,7 +128,7 @@ def test_dashes_are_apart_where_all_their_points_are(dash_length):
 
 def test_turns_have_the_density_that_continuity_says():
     uniform = np.random.default_rng(0).random((4000, 2))
-    directions = random_walks(PUBLISHED, np.zeros(4000, complex), uniform).directions
+    directions = random_walks(PUBLISHED, np.zeros(4000, complex), uniform)[..., 1]
     turns = np.angle(directions[:, 1] / directions[:, 0]) * PUBLISHED.continuity
     assert np.abs(turns).max() <= math.pi / 2 + 1e-9
     cdf = 0.5 + (np.sort(turns) + np.sin(2 * np.sort(turns)) / 2) / math.pi
