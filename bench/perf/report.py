@@ -27,9 +27,9 @@ def measure(rounds: int) -> pd.DataFrame:
         ratio = times["slow"] / times["fast"]
         rows.append((f"{name}: each observation / full tensor", f"{pair} = {ratio:.0f}"))
     scene, count = SceneConfig(), 100
-    (seconds,) = medians({"": lambda: draw_images(scene, range(count), 0, "perf")}, rounds).values()
-    name = f"pathfinder: {scene.image_size} x {scene.image_size}, {scene.length} dashes, one process"
-    rows.append((name, f"{count / seconds:.0f} images/s"))
+    drawn = medians({"drawn": lambda: draw_images(scene, range(count), 0, "perf")}, rounds)
+    name = f"pathfinder: {scene.length} dashes in {scene.image_size} x {scene.image_size}"
+    rows.append((f"{name}, one process", f"{count / drawn['drawn']:.0f} images/s"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
     rows.append(("peak memory of this process", f"{peak:.2f} GB"))
     return pd.DataFrame(rows, columns=["measured", "result"])
