@@ -93,8 +93,9 @@ def compare_published(
     if factor is not None:
         factor = _column(factor, keys, f"--by {factor} --reference published")
     _require_metric(frame, metric)
-    allowed = ", ".join(name for name in spec.metrics if name in spec.published_values)
-    require(metric in allowed.split(", "), f"--metric {metric} --reference published", allowed)
+    known = [name for name in spec.metrics if spec.published and name in spec.published_values]
+    given = f"--metric {metric} --reference published"
+    require(metric in known, given, ", ".join(known) or "none: this benchmark has none published")
     rows = []
     for part in sections(frame, spec):
         for _, row in part.rows.drop_duplicates(spec.rows).iterrows():

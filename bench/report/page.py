@@ -1,6 +1,7 @@
 """One self-contained HTML page of all results: no server, no network, no file beside it."""
 
 import json
+import shlex
 from base64 import b64encode
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,7 @@ def _chapter(folder: Path, frame: pd.DataFrame, results_dir: Path) -> Chapter:
         figure=_data_uri([folder / f"figure{suffix}" for suffix in MEDIA]),
         caption=_caption(parts, spec),
         tables=grids,
-        comparisons=_comparisons(frame, spec, folder.name),
+        comparisons=_comparisons(frame, parts, spec, folder.name),
         findings=findings(parts, spec),
         provenance=provenance.read_text() if provenance.is_file() else "",
         left_out=frame.attrs.get("damaged", []),
@@ -143,30 +144,38 @@ def _caption(parts: list[tables.Section], spec: ReportSpec) -> str:
     return f"{', '.join(part.title for part in parts)}. {spread}. {done} of {planned} runs done."
 
 
-def _comparisons(frame: pd.DataFrame, spec: ReportSpec, benchmark: str) -> list[Grid]:
-    """Compare the values of the factor that the figure tells apart, and ours with published."""
-    metric = spec.metrics[0]
-    varied = [name for name in (spec.hue, spec.x) if name != spec.section]
-    varied = [name for name in varied if frame[name].nunique() > 1]
-    command = f"rankbench compare {benchmark}"
+def _comparisons(
+    frame: pd.DataFrame, parts: list[tables.Section], spec: ReportSpec, name: str
+) -> list[Grid]:
+    """Compare, within each section, the values of what the figure tells apart; then published ones.
+
+    The metric is the first that the section's runs have.
+    """
     grids = []
-    if varied and metric in frame:
-        result = compare(frame, spec, varied[0], metric)
-        title = f"{command} --by {varied[0]} --metric {metric}"
-        grids.append(_compared(result, title))
-    if metric in frame and metric in spec.published_values:
-        title = f"{command} --reference published --metric {metric}"
-        grids.append(_compared(compare_published(frame, spec, metric), title))
+    for part in parts:
+        measured = part.runs.dropna(axis="columns", how="all")
+        metrics = [column for column in spec.metrics if column in measured]
+        factors = [column for column in (spec.hue, spec.x) if part.runs[column].nunique() > 1]
+        if metrics and factors:
+            condition = f"{spec.section}={part.runs[spec.section].iloc[0]}"
+            words = ["--by", factors[0], "--metric", metrics[0], "--where", condition]
+            grids.append(_compared(compare(part.runs, spec, factors[0], metrics[0]), name, words))
+    if spec.published:
+        known = [one for one in spec.metrics if one in {*spec.published_values} & {*frame}]
+        for metric in known[:1]:
+            words = ["--reference", "published", "--metric", metric]
+            grids.append(_compared(compare_published(frame, spec, metric), name, words))
     return grids
 
 
-def _compared(result: pd.DataFrame, command: str) -> Grid:
+def _compared(result: pd.DataFrame, name: str, words: list[str]) -> Grid:
     """Return the comparisons that have numbers, and the count of those refused."""
     refused = result[result.refused != ""]
     notes = [
         f"{count} of {len(result)} refused: {reason}."
         for reason, count in refused.refused.value_counts().items()
     ]
+    command = shlex.join(["rankbench", "compare", name, *words])
     return Grid.of(as_text(result[result.refused == ""]), command, notes)
 
 

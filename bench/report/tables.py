@@ -11,8 +11,8 @@ from bench.status import Status
 # The rules by which a run's numbers are taken from its curve, and what a metric's column ends with.
 SELECTIONS = {"last": "", "best validation": AT_BEST}
 RULES = {
-    "last": "Selection `last`: a run's last measurement.",
-    "best validation": "Selection `best validation`: the measurement with the best validation.",
+    "last": "Selection last: a run's last measurement.",
+    "best validation": "Selection best validation: the measurement with the best validation.",
 }
 # The ends, apart from those that count, in the order in which a table names them.
 WITHOUT_NUMBERS = [Status.DIVERGED, Status.FAILED, Status.STOPPED, MISSING]

@@ -63,7 +63,9 @@ def test_the_page_shows_claims_figures_tables_and_provenance(made_up_runs, page_
     width = "image => image.decode().then(() => image.naturalWidth)"
     assert images.first.evaluate(width) > 300
     assert "digits" in images.first.get_attribute("alt")
-    assert page.get_by_text("rankbench compare tensor_rank --by variant").count() == 1
+    assert (
+        page.get_by_text("--by variant --metric train_error --where data.name=digits").count() == 1
+    )
     assert page.get_by_role("cell", name="random_labels - original").count() == 2
     page.get_by_text("Command, commit, versions").click()
     assert "0" * 40 in page.locator("pre").inner_text()

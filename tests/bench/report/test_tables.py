@@ -22,7 +22,7 @@ GOLDEN_MARKDOWN = """\
 | random_labels | 1 | last | - | - | 0.0890 | 0.0920 | 0/1 (1 failed) |
 
 Mean ± standard deviation over 2 class values and 2 seed values; 3 of 6 runs done; at most 100 \
-epochs. Selection `last`: a run's last measurement.
+epochs. Selection last: a run's last measurement.
 constant: 0.0900.
 Published values: ten classes.
 """  # noqa: E501
@@ -30,7 +30,7 @@ Published values: ten classes.
 GOLDEN_LATEX = r"""
 \begin{table}
   \centering
-  \caption{A claim. mnist. Mean $\pm$ standard deviation over 2 class values and 2 seed values; 3 of 6 runs done; at most 100 epochs. Selection `last`: a run's last measurement. constant: 0.0900. Published values: ten classes.}
+  \caption{A claim. mnist. Mean $\pm$ standard deviation over 2 class values and 2 seed values; 3 of 6 runs done; at most 100 epochs. Selection last: a run's last measurement. constant: 0.0900. Published values: ten classes.}
   \begin{tabular}{lllrrrrr}
     \toprule
     variant & rank & selection & train error & test error & published train error & published test error & runs \\
