@@ -90,11 +90,13 @@ def run(arguments: argparse.Namespace) -> int:
     """Run one configuration, or a Hydra multirun of several."""
     combinations = sweeps.combinations(arguments.overrides, multirun=arguments.multirun)
     configs = [plain(compose(overrides)) for overrides in combinations]
-    for config in configs:
-        _single(config)
+    checked = [_single(config) for config in configs]
     if not arguments.multirun:
         return _run_one(configs[0])
-    return sweeps.hydra_multirun(arguments.overrides, _run_one)
+    code = sweeps.hydra_multirun(arguments.overrides, _run_one)
+    # A launcher may have run them elsewhere: what counts is what is recorded.
+    done = all(sweeps.recorded([cell], settings) for cell, settings in checked)
+    return max(code, 0 if done else 1)
 
 
 def _single(config: dict[str, Any]) -> tuple[Cell, Settings]:
