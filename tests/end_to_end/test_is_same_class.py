@@ -1,8 +1,12 @@
 """The benchmark `is_same_class` as a user runs it, on the 8 x 8 digits."""
 
+from itertools import product
+
 import pytest
 
+from bench.config import compose, plain
 from bench.report import load_runs
+from bench.report.spec import ReportSpec
 
 SMALL = [
     "data.images=digits",
@@ -60,6 +64,14 @@ def test_the_regularizer_s_forms_stand_side_by_side(rankbench, tmp_path):
     )
     assert code == 0
     assert out.count("2/2") == 4
+
+
+def test_the_published_preset_is_the_grid_of_the_published_values():
+    config = plain(compose(["benchmark=is_same_class", "preset/is_same_class=published"]))
+    grid = product([config["data"]["images"]], config["coefficients"], config["distances"])
+    assert set(ReportSpec.of("is_same_class").published_values.index) == set(grid)
+    assert config["model"]["depth"] == 18
+    assert (config["data"]["train"], config["data"]["test"]) == (5_000, 10_000)
 
 
 @pytest.mark.parametrize(
