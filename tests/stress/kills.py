@@ -163,7 +163,7 @@ def stress(folder, kills, at_once, seed):
     began = time.monotonic()
     straight = Round(folder / "straight", diary, random.Random(seed), 0, 1)
     straight.run(0)
-    wanted, life = numbers(folder / "straight"), (time.monotonic() - began) / 3
+    wanted, life = numbers(folder / "straight"), (time.monotonic() - began) / 5
     draw, rounds = random.Random(seed), []
     while not rounds or sum(one.killed for one in rounds) < kills:
         rounds.append(Round(folder / f"round{len(rounds)}", diary, draw, life * at_once, at_once))
@@ -180,7 +180,7 @@ def stress(folder, kills, at_once, seed):
         f"{killed} kills, {at_once} processes at once, {len(rounds)} rounds of {len(wanted)} cells"
     )
     print(", ".join(f"{count} {what}" for what, count in problems.items()))
-    print(f"{time.monotonic() - began:.0f} s; undisturbed {3 * life:.1f} s a round")
+    print(f"{time.monotonic() - began:.0f} s; undisturbed {5 * life:.1f} s a round")
     assert len(wanted) == CELLS
     return sum(problems.values())
 
