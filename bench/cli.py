@@ -63,8 +63,9 @@ VERBS = {
                 "--from",
                 dest="source",
                 default="records",
-                choices=["records", "wandb"],
-                help="what the runs are read from: record files (default), or W&B's files alone",
+                choices=["records", "wandb", "results"],
+                help="what the runs are read from: record files (default), W&B's files alone, or"
+                " the results folder",
             ),
             OVERRIDES,
         ],
@@ -83,6 +84,13 @@ VERBS = {
             Argument("--metric", required=True, help="a metric, such as train_error"),
             Argument(
                 "--where", nargs="+", default=[], metavar="column=value", help="only such runs"
+            ),
+            Argument(
+                "--from",
+                dest="source",
+                default="records",
+                choices=["records", "results"],
+                help="what the runs are read from: record files (default), or the results folder",
             ),
             Argument(
                 "--reference",

@@ -21,7 +21,7 @@ from bench.perf import report as perf_report
 from bench.report import samples, tables
 from bench.report.compare import as_text, compare_published, where
 from bench.report.compare import compare as compare_runs
-from bench.report.frame import load_runs, load_wandb_runs, require_runs
+from bench.report.frame import load_published, load_runs, load_wandb_runs, require_runs
 from bench.report.page import render
 from bench.report.publish import log_summary, publish, publish_all
 from bench.report.spec import ReportSpec
@@ -135,8 +135,7 @@ def _with_reachable_tracking(settings: Settings) -> Settings:
 
 def table(arguments: argparse.Namespace) -> int:
     """Print a benchmark's table."""
-    runs_dir = _runs_dir(arguments)
-    _print_table(arguments.name, runs_dir, arguments.format, arguments.source)
+    _print_table(arguments.name, _place(arguments), arguments.format, arguments.source)
     return 0
 
 
@@ -194,16 +193,24 @@ def _runs_dir(arguments: argparse.Namespace) -> Path:
     return Path(plain(compose(arguments.overrides))["runs_dir"])
 
 
+def _place(arguments: argparse.Namespace) -> Path:
+    """Return the folder that the runs are read from."""
+    if arguments.source == "results":
+        return Path(plain(compose(arguments.overrides))["results_dir"] or "results")
+    return _runs_dir(arguments)
+
+
 def require_benchmark(name: str) -> None:
     """Raise `UserError` unless there is such a benchmark."""
     known = [known for known in choices("benchmark") if known != "single"]
     require(name in known, f"the benchmark {name}", ", ".join(known))
 
 
-def _loaded(name: str, runs_dir: Path, source: str = "records") -> tuple[pd.DataFrame, ReportSpec]:
+def _loaded(name: str, place: Path, source: str = "records") -> tuple[pd.DataFrame, ReportSpec]:
     require_benchmark(name)
     spec = ReportSpec.of(name)
-    frame = (load_runs if source == "records" else load_wandb_runs)(runs_dir, name)
+    readers = {"records": load_runs, "wandb": load_wandb_runs, "results": load_published}
+    frame = readers[source](place, name)
     _say_damaged(frame)
     return require_runs(frame, name), spec
 
@@ -229,9 +236,10 @@ def compare(arguments: argparse.Namespace) -> int:
     named = arguments.by or arguments.reference == "published"
     require(bool(named), "`rankbench compare` without --by", allowed)
     # `--where` takes all words that follow it, so an override may be among them.
-    conditions = [word for word in arguments.where if not word.startswith("runs_dir=")]
+    places = ("runs_dir=", "results_dir=")
+    conditions = [word for word in arguments.where if not word.startswith(places)]
     arguments.overrides += [word for word in arguments.where if word not in conditions]
-    frame, spec = _loaded(arguments.name, _runs_dir(arguments))
+    frame, spec = _loaded(arguments.name, _place(arguments), arguments.source)
     chosen = where(frame, conditions)
     factor, metric, reference = arguments.by, arguments.metric, arguments.reference
     if reference == "published":

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.errors import UserError
+from bench.errors import UserError, require
 from bench.status import Status
 from bench.tracking.records import PLANS, RECORD_FILE, DamagedRecord, read_record, record_paths
 from bench.tracking.wandb_runs import number, read_wandb_file, wandb_file
@@ -71,6 +71,21 @@ def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFra
         rows[record["run_key"]] = row_of(record)
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("run_key")
     frame.attrs["damaged"] = damaged
+    return frame
+
+
+def load_published(results_dir: str | Path, benchmark: str) -> pd.DataFrame:
+    """Load the runs of a benchmark's committed results: columns as `load_runs` gives them.
+
+    Raises
+    ------
+    UserError
+        If there are none.
+    """
+    path = Path(results_dir) / benchmark / "runs.parquet"
+    require(path.is_file(), f"{path.parent} without runs.parquet", "a benchmark with results")
+    frame = pd.read_parquet(path)
+    frame.attrs["damaged"] = []
     return frame
 
 

@@ -74,6 +74,18 @@ def test_the_uses_of_compare(made_up_runs, rankbench, tmp_path):
     assert "no published value for this setting" in out
 
 
+def test_published_results_are_compared_and_tabled_as_their_runs(made_up_runs, rankbench, tmp_path):
+    made_up_runs(tmp_path / "runs")
+    places = [f"runs_dir={tmp_path}/runs", f"results_dir={tmp_path}/results"]
+    assert rankbench("figure", "tensor_rank", *places)[0] == 0
+    for call in (["table"], ["compare", "--by", "variant", "--metric", "train_error"]):
+        whole = [call[0], "tensor_rank", *call[1:], *places]
+        assert rankbench(*whole, "--from", "results") == rankbench(*whole)
+    code, _, error = rankbench("table", "hierarchical", *places, "--from", "results")
+    assert code == 2
+    assert "without runs.parquet" in error
+
+
 @pytest.mark.slow
 def test_a_table_from_wandb_s_files_is_the_local_one(rankbench, tmp_path):
     where = f"runs_dir={tmp_path}"
