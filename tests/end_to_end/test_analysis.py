@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -113,7 +114,10 @@ def test_figure_and_table_are_a_run_of_their_own(rankbench, made_up_runs, tmp_pa
     for _ in range(2):
         assert rankbench("figure", "tensor_rank", f"runs_dir={tmp_path}")[0] == 0
     (file,) = tmp_path.glob("tensor_rank/.summary/wandb/offline-run-*/run-*.wandb")
-    stored = read_wandb_file(file)
+    stored, tries = read_wandb_file(file), 0
+    while stored["exit_code"] is None and tries < 100:  # W&B's service may close the file later
+        time.sleep(0.1)
+        stored, tries = read_wandb_file(file), tries + 1
     assert (stored["group"], stored["job_type"]) == ("tensor_rank", "summary")
     assert stored["summary"]["table.nrows"] == 6
     assert stored["summary"]["figure.format"] == "png"
