@@ -105,11 +105,17 @@ def read_record(path: Path) -> dict[str, Any]:
     for name, kind in FIELDS.items():
         if not isinstance(record.get(name), kind):
             raise DamagedRecord(f"{path}: the field {name!r} is missing or of the wrong type")
-    if not all(isinstance(value, int | float | None) for value in record["metrics"].values()):
-        raise DamagedRecord(f"{path}: a metric is not a number")
+    if not all(map(_numbers, [record["metrics"], *record["curve"]])):
+        raise DamagedRecord(f"{path}: a metric, or one of the curve, is not a number")
     if record["status"] not in list(Status) or record["run_key"] != path.parent.name:
         raise DamagedRecord(f"{path}: unknown status, or a record of another folder")
     return record
+
+
+def _numbers(values: Any) -> bool:
+    """Return whether a value holds numbers by name; None stands for one that JSON has not."""
+    known = (int, float, type(None))
+    return isinstance(values, dict) and all(type(value) in known for value in values.values())
 
 
 def record_paths(runs_dir: Path, benchmark: str = "*") -> Iterator[Path]:
