@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,9 +88,20 @@ def publish_all(runs_dir: Path, results_dir: Path, say: Callable[[str], None]) -
 
 
 def log_summary(place: Place, folder: Path) -> None:
-    """Log a benchmark's figure and table as one more W&B run of its group, the newest only."""
+    """Log a benchmark's figure and table as one more W&B run of its group, the newest only.
+
+    They are written already: if W&B cannot be reached any more, that is said, and all.
+    """
     if place.mode == "disabled":
         return
+    try:
+        _log_figure_and_table(place, folder)
+    except Exception as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        print(f"W&B has no run of the figure and the table: {told}", file=sys.stderr)
+
+
+def _log_figure_and_table(place: Place, folder: Path) -> None:
     own = place.folder / ".summary"
     shutil.rmtree(own, ignore_errors=True)
     own.mkdir(parents=True)
