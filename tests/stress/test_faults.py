@@ -205,7 +205,8 @@ class Server:
     def __enter__(self):
         self.socket = socket.create_server(("127.0.0.1", 0))
         self.calls = []
-        threading.Thread(target=self._serve, daemon=True).start()
+        self.thread = threading.Thread(target=self._serve)
+        self.thread.start()
         return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
     def _serve(self):
@@ -216,7 +217,10 @@ class Server:
                 return
 
     def __exit__(self, *_):
-        self.socket.close()
+        self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close() does not
+        self.thread.join()
+        for connection in [self.socket, *(call for call, _ in self.calls)]:
+            connection.close()
 
 
 def test_the_network_goes_in_online_mode(tmp_path, sound):
