@@ -7,13 +7,29 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.tracking.records import RECORD_FILE, DamagedRecord, read_record
+
 BATCH = 20  # runs that one `wandb sync` uploads, between two movements of the progress display
 
 
 def offline_runs(runs_dir: Path) -> list[Path]:
-    """Return the ``.wandb`` files of all offline runs that `wandb sync` has not uploaded yet."""
-    found = sorted(runs_dir.glob("*/*/wandb/offline-run-*/run-*.wandb"))
-    return [path for path in found if not _marker(path).exists()]
+    """Return the ``.wandb`` files of all offline runs that `wandb sync` has not uploaded yet.
+
+    Among them are those that were online when they began and whose connection was lost.
+    """
+    offline = set(runs_dir.glob("*/*/wandb/offline-run-*/run-*.wandb"))
+    online = {path.parents[2] for path in runs_dir.glob("*/*/wandb/run-*/run-*.wandb")}
+    offline.update(path for folder in online for path in _disconnected(folder / RECORD_FILE))
+    return sorted(path for path in offline if not _marker(path).exists())
+
+
+def _disconnected(path: Path) -> list[Path]:
+    """Return the W&B file of a record that says that its run is not online."""
+    try:
+        link = read_record(path)["wandb"]
+    except (DamagedRecord, FileNotFoundError):
+        return []
+    return list((path.parent / link["path"]).glob("*.wandb")) if link["mode"] == "offline" else []
 
 
 def sync(files: list[Path], on_progress: Callable[[int], None]) -> dict[Path, str]:
@@ -37,7 +53,8 @@ def sync(files: list[Path], on_progress: Callable[[int], None]) -> dict[Path, st
 
 def _wandb_sync(files: list[Path]) -> str:
     """Run `wandb sync`; return the last line that it printed, which tells its errors."""
-    command = [sys.executable, "-m", "wandb", "sync", *(str(path.resolve()) for path in files)]
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online"]
+    command += [str(path.resolve()) for path in files]
     environment = {name: v for name, v in os.environ.items() if name != "WANDB_SILENT"}
     with TemporaryDirectory() as scratch:  # where W&B leaves logs of the upload itself
         done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=scratch)

@@ -74,6 +74,7 @@ class Tracker:
         self.cells = list(cells)
         self.claims = Claims(place.folder)
         self.start = time.monotonic()
+        self.disconnected = False
 
     def __enter__(self) -> "Tracker":
         self.claims.__enter__()
@@ -201,9 +202,22 @@ class Tracker:
             words = {name: _finite_or_word(value) for name, value in summary.items()}
             self._guarded(i, lambda: run.summary.update(words))
             code = 0 if Status(summary["status"]).final else 1
-            self._guarded(i, lambda: run.finish(exit_code=code))
+            self._guarded(i, lambda: self._finish_run(i, run, code))
         self.runs[i] = None
         return self.links[i]
+
+    def _finish_run(self, i: int, run: wandb.Run, code: int) -> None:
+        """Wait until W&B has a run; if it does not in time, `wandb sync` can upload the file later.
+
+        The others are then left to W&B's own end, which waits for all of them at once.
+        """
+        try:
+            if not self.disconnected:
+                run.finish(exit_code=code)
+        except TimeoutError:
+            self.disconnected = True
+        if self.disconnected:
+            self.links[i]["mode"] = "offline"
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         try:

@@ -126,6 +126,8 @@ def open_run(
             x_save_requirements=False,
             x_transaction_log_flush_interval=FLUSH_SECONDS,
             init_timeout=PATIENCE_SECONDS,
+            finish_timeout=PATIENCE_SECONDS,
+            finish_timeout_raises=True,
         ),
     )
     try:

@@ -1,6 +1,7 @@
 """Faults that really happen. Each costs at most the cells it hits: what is recorded stays, the
 others run, and the same command, once the fault is mended, does the rest."""
 
+import gc
 import json
 import os
 import shutil
@@ -14,15 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from wandb_server import wandb_server
 
 from bench.report import load_runs
+from bench.tracking.wandb_runs import open_run
 from data_prep.torchvision_images import MNIST
 
-pytestmark = [
-    pytest.mark.stress,
-    # W&B forgets the service that was killed without waiting for it
-    pytest.mark.filterwarnings("ignore:Exception ignored in. <function Popen.__del__"),
-]
+pytestmark = pytest.mark.stress
 
 SMALL = ["classes=[0,1]", "ranks=[1,2,3]", "seeds=[0]", "trainer.max_epochs=20"]
 SMALL += ["variants=[original,random_images]", "trainer.log_every_n_epochs=5"]
@@ -165,7 +164,16 @@ def test_a_damaged_record(rankbench, tmp_path, sound):
     assert numbers(tmp_path) == sound
 
 
-def service_of(pid):
+@pytest.fixture
+def kill_service():
+    """Kill W&B's service, and wait for the dead, which W&B does not."""
+    yield lambda: os.kill(_service_of(os.getpid()), signal.SIGKILL)
+    for thing in gc.get_objects():
+        if type(thing) is subprocess.Popen:
+            thing.poll()
+
+
+def _service_of(pid):
     """Return the process number of W&B's service."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -178,7 +186,7 @@ def service_of(pid):
     raise AssertionError("W&B's service does not run")
 
 
-def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound):
+def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound, kill_service):
     from bench.callbacks import Progress
 
     seen = []
@@ -186,7 +194,7 @@ def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound):
     def on_train_epoch_end(self, trainer, pl_module):
         seen.append(pl_module)
         if len(seen) == 2:
-            os.kill(service_of(os.getpid()), signal.SIGKILL)
+            kill_service()
 
     monkeypatch.setattr(Progress, "on_train_epoch_end", on_train_epoch_end)
     assert rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={tmp_path}")[0] == 0
@@ -197,6 +205,26 @@ def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound):
     assert code == 1
     assert out.count("its W&B run is not whole") == 6
     assert "12 runs verified, 6 problems" in out
+
+
+@pytest.mark.parametrize("opened", [1, 3, 6])
+def test_wandbs_service_is_killed_while_runs_are_opened(
+    rankbench, tmp_path, monkeypatch, sound, kill_service, opened
+):
+    from bench.tracking import tracker
+
+    seen = []
+
+    def open_and_kill(*arguments, **settings):
+        run = open_run(*arguments, **settings)
+        seen.append(run)
+        if len(seen) == opened:
+            kill_service()
+        return run
+
+    monkeypatch.setattr(tracker, "open_run", open_and_kill)
+    assert rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={tmp_path}")[0] == 0
+    assert numbers(tmp_path) == sound
 
 
 class Server:
@@ -240,9 +268,32 @@ def test_the_network_goes_in_online_mode(tmp_path, sound):
     assert modes == {"offline"}
 
 
+def test_the_connection_is_lost_while_runs_train(rankbench, tmp_path, monkeypatch, sound):
+    command = [sys.executable, "-c", ONLINE, "bench", "tensor_rank", *SMALL]
+    command += [f"runs_dir={tmp_path}", "tracking.mode=online", "trainer.max_epochs=20"]
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("WANDB_API_KEY", "x" * 40)
+        bench = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while len(server.groups) < 6:  # all runs of the first stack are open
+            assert bench.poll() is None
+            time.sleep(0.02)
+    _, error = bench.communicate(timeout=240)
+    assert bench.returncode == 0, error
+    assert numbers(tmp_path) == sound
+    links = [json.loads(text)["wandb"] for text in records(tmp_path).values()]
+    assert {link["mode"] for link in links} == {"offline"}
+    assert rankbench("runs", "--verify", f"runs_dir={tmp_path}")[0] == 0  # whole, on this machine
+    with wandb_server(port=server.server_port):
+        command = [sys.executable, "-m", "bench.cli", "sync", f"runs_dir={tmp_path}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "12 of 12 runs uploaded" in done.stdout
+
+
 ONLINE = """
 from bench.tracking import wandb_runs
-wandb_runs.PATIENCE_SECONDS = 3
+wandb_runs.PATIENCE_SECONDS = 5
 from bench.cli import main
 main()
 """

@@ -33,6 +33,9 @@ def test_what_is_written_names_no_key_path_user_or_machine(tmp_path):
             capture_output=True,
         )  # fmt: skip
         assert done.returncode == (1 if before else 0), done.stderr
+    places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
+    subprocess.run([sys.executable, "-m", "bench.cli", "report", *places], env=os.environ | secret)
+    assert (tmp_path / "results" / "index.html").exists()
     written = [*tmp_path.glob("runs/*/*/record.json"), *tmp_path.glob("runs/*/.plans/*")]
     written += [path for path in tmp_path.glob("**/tensor_rank/*.*") if path.is_file()]
     written += [path for path in tmp_path.glob("runs/*/*/attempt.*") if path.stat().st_size]

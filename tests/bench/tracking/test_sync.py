@@ -1,76 +1,21 @@
 """`wandb sync` itself against a server of our own: what W&B uploads, and what is refused."""
 
-import gzip
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
 import wandb
+from wandb_server import wandb_server
 
 from bench.tracking.sync import offline_runs, sync
 from bench.tracking.wandb_runs import TrackingConfig, open_run
 
 
-class Handler(BaseHTTPRequestHandler):
-    """The part of W&B's protocol that an upload needs; refuses runs of the group ``refused``."""
-
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *arguments):
-        """Say nothing."""
-
-    def do_POST(self):
-        body = self._body()
-        if "query" not in body:  # a stream of curves, summary and log
-            return self._answer({})
-        values = body["variables"]
-        if body["operationName"] == "CreateRunFiles":
-            url = f"http://127.0.0.1:{self.server.server_port}/upload"
-            files = [{"name": name, "uploadUrl": url} for name in values["files"]]
-            return self._answer(
-                {"data": {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": files}}}
-            )
-        if values["groupName"] == "refused":
-            return self._answer({"errors": [{"message": "not yours"}]}, 403)
-        self.server.groups.append(values["groupName"])
-        project = {"id": "1", "name": "rankbench", "entity": {"id": "1", "name": "me"}}
-        bucket = {"id": "1", "name": values["name"], "displayName": "", "description": ""}
-        bucket |= {"config": "{}", "sweepName": None, "project": project, "historyLineCount": 0}
-        return self._answer({"data": {"upsertBucket": {"bucket": bucket, "inserted": True}}})
-
-    def do_PUT(self):
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self._answer({})
-
-    def _body(self):
-        data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.headers.get("Content-Type") != "application/json":  # W&B's telemetry
-            return {}
-        if self.headers.get("Content-Encoding") == "gzip":
-            data = gzip.decompress(data)
-        return json.loads(data)
-
-    def _answer(self, content, code=200):
-        data = json.dumps(content).encode()
-        self.send_response(code)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-
 @pytest.fixture
 def server(monkeypatch):
     """Serve on this machine alone, for the length of one test."""
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.groups = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with wandb_server() as server:
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
         monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
         wandb.teardown()  # its settings were read before
         yield server
-        server.shutdown()
         wandb.teardown()
 
 
