@@ -5,9 +5,11 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Any, NamedTuple, NoReturn
 
 from bench.errors import UserError
+from bench.quiet import quiet_libraries
 
 
 class Parser(argparse.ArgumentParser):
@@ -27,8 +29,9 @@ class Argument:
 
 
 class Verb(NamedTuple):
-    """A verb's one-line summary, an example, and its arguments."""
+    """A verb's module of `bench.verbs`, a one-line summary, an example, and its arguments."""
 
+    module: str
     summary: str
     example: str
     arguments: list[Argument]
@@ -44,16 +47,19 @@ OVERRIDES = Argument(
 FORMATS = ["markdown", "csv", "latex"]
 VERBS = {
     "bench": Verb(
+        "training",
         "Run all cells of a benchmark that are not recorded yet, and print its table.",
         "rankbench bench tensor_rank data=mnist classes=[6] ranks=[1,2,5]",
         [NAME, OVERRIDES],
     ),
     "run": Verb(
+        "training",
         "Run one configuration, or with -m every combination of comma-separated values.",
         "rankbench run model.rank=3 variant=random_labels",
         [Argument("-m", "--multirun", action="store_true", help="a Hydra multirun"), OVERRIDES],
     ),
     "table": Verb(
+        "reading",
         "Print a benchmark's table from its recorded runs.",
         "rankbench table tensor_rank --format latex",
         [
@@ -71,11 +77,13 @@ VERBS = {
         ],
     ),
     "figure": Verb(
+        "publishing",
         "Write a benchmark's figure and tables from its recorded runs.",
         "rankbench figure tensor_rank results_dir=results",
         [NAME, OVERRIDES],
     ),
     "compare": Verb(
+        "reading",
         "Compare runs that differ in one factor alone: paired differences with intervals.",
         "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
         [
@@ -102,6 +110,7 @@ VERBS = {
         ],
     ),
     "report": Verb(
+        "publishing",
         "Write one HTML page of all claims, tables, figures and runs; it needs nothing beside it.",
         "rankbench report --from results",
         [
@@ -115,11 +124,13 @@ VERBS = {
         ],
     ),
     "sync": Verb(
+        "publishing",
         "Upload the runs that are offline to W&B, with W&B's own `wandb sync`.",
         "rankbench sync runs_dir=runs",
         [OVERRIDES],
     ),
     "runs": Verb(
+        "reading",
         "List the recorded runs with their status.",
         "rankbench runs --verify",
         [
@@ -128,6 +139,7 @@ VERBS = {
         ],
     ),
     "perf": Verb(
+        "speed",
         "Measure training speed against the published formulation and this machine's peak.",
         "rankbench perf --rounds 5 --out results/perf",
         [
@@ -136,6 +148,7 @@ VERBS = {
         ],
     ),
     "data": Verb(
+        "data_sets",
         "Get or find, verify and describe data sets.",
         "rankbench data mnist data.root=data",
         [
@@ -148,7 +161,7 @@ VERBS = {
 
 
 def build_parser() -> Parser:
-    """Return the parser of all verbs; each verb's function is in `bench.verbs`."""
+    """Return the parser of all verbs; each verb's function has its name."""
     parser = Parser(prog="rankbench", description="Benchmarks of why trained networks generalize.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
     for name, verb in VERBS.items():
@@ -176,11 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         parsed = parse(arguments)
-        from bench import verbs  # after --help, which need not wait for torch
-        from bench.launch import quiet_libraries
-
+        module = import_module(f"bench.verbs.{VERBS[parsed.verb].module}")  # what it needs alone
         quiet_libraries()
-        function: Callable[[argparse.Namespace], int] = getattr(verbs, parsed.verb)
+        function: Callable[[argparse.Namespace], int] = getattr(module, parsed.verb)
         sys.exit(function(parsed))
     except UserError as error:
         print(f"rankbench: {error}", file=sys.stderr)

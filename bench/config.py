@@ -57,6 +57,16 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
 
 
+def benchmarks() -> list[str]:
+    """Return the names of all benchmarks; `single` stands for runs that belong to none."""
+    return [name for name in choices("benchmark") if name != "single"]
+
+
+def require_benchmark(name: str) -> None:
+    """Raise `UserError` unless there is such a benchmark."""
+    require(name in benchmarks(), f"the benchmark {name}", ", ".join(benchmarks()))
+
+
 def compose(overrides: Sequence[str]) -> DictConfig:
     """Compose the configuration from `configs/config.yaml` and Hydra overrides.
 
@@ -155,6 +165,11 @@ def scientific(config: Mapping[str, Any]) -> dict[str, Any]:
 def plain(config: DictConfig) -> dict[str, Any]:
     """Return a resolved configuration as nested plain values."""
     return OmegaConf.to_container(config, resolve=True)  # pyright: ignore[reportReturnType]
+
+
+def results_folder(config: Mapping[str, Any]) -> Path:
+    """Return the folder of tables and figures: `results_dir`, or the runs' own."""
+    return Path(config["results_dir"] or config["runs_dir"])
 
 
 def with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Whatever becomes of a process or a job, what counts as done is what is recorded.
 """
 
 import getpass
-import logging
 import multiprocessing
 import os
 import shutil
@@ -12,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from multiprocessing import connection
@@ -23,6 +21,7 @@ import torch
 from bench.config import Cell
 from bench.errors import UserError, require
 from bench.learners.base import Learner
+from bench.quiet import quiet_libraries
 from bench.run import run
 from bench.sweep import Sweep
 from bench.tracking.claims import Held
@@ -106,14 +105,6 @@ def in_processes(sweep: Sweep, on_progress: OnProgress) -> None:
             process.terminate()
         for process, _, _ in live.values():
             process.join()
-
-
-def quiet_libraries() -> None:
-    """Keep progress and tables readable: the libraries' own notes stay out of them."""
-    os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("pytorch_lightning", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
 
 
 def _process(part: Sweep, threads: int, result: connection.Connection) -> None:

@@ -12,7 +12,8 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from bench.callbacks import Checkpoints, Progress, Recorder
 from bench.config import Cell, typed
 from bench.learners.base import Learner, LearnerConfig, TrainerConfig
-from bench.tracking.tracker import Place, Tracker
+from bench.tracking.place import Place
+from bench.tracking.tracker import Tracker
 
 CHECKPOINT_FILE = "last.ckpt"
 

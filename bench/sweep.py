@@ -29,6 +29,8 @@ from bench.config import (
     get_value,
     launcher_of,
     plain,
+    require_benchmark,
+    results_folder,
     scientific,
     typed,
     with_values,
@@ -38,7 +40,7 @@ from bench.learners.base import LearnerConfig, TrainerConfig
 from bench.run import Settings, stack_folder
 from bench.tracking import records
 from bench.tracking.claims import last_attempt
-from bench.tracking.tracker import Place
+from bench.tracking.place import Place
 
 
 @dataclass
@@ -200,8 +202,7 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
     grid; an override of an axis' key sets the axis to that value. A benchmark made of several
     experiments, listed in `benchmark.experiments`, has the cells of all of them.
     """
-    known = [name for name in choices("benchmark") if name != "single"]
-    require(benchmark in known, f"the benchmark {benchmark}", ", ".join(known))
+    require_benchmark(benchmark)
     parsed = parse_overrides(_with_preset(benchmark, overrides))
     named = [str(o.input_line) for o in parsed if o.key_or_group == "benchmark"]
     require(not named, " ".join(named), f"one benchmark, and {benchmark} is named already")
@@ -268,22 +269,13 @@ def grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
     """Return what a configuration says about where and how to run."""
-    given = config["runs_dir"]
-    require(bool(given), f"runs_dir={given}", "the path of a folder")
-    tracking = typed(config["tracking"], "tracking")
     trainer: TrainerConfig = typed(config["trainer"], "trainer")
-    place = Place(Path(config["runs_dir"]), config["benchmark"]["name"], tracking, tracking.mode)
-    return Settings(place, trainer, config["data"].get("root"))
+    return Settings(Place.of(config), trainer, config["data"].get("root"))
 
 
 def memory_of(config: Mapping[str, Any]) -> float:
     """Return the bytes that one stack may take."""
     return typed(config["sweep"], "sweep").max_memory * 1e9
-
-
-def results_folder(config: Mapping[str, Any]) -> Path:
-    """Return the folder of tables and figures: `results_dir`, or the runs' own."""
-    return Path(config["results_dir"] or config["runs_dir"])
 
 
 def check(cells: Sequence[Cell], settings: Settings, max_memory: float) -> None:

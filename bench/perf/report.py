@@ -10,7 +10,7 @@ import torch
 
 from bench.perf import dynamics, regularizer, tensor_rank
 from bench.perf.timing import medians
-from bench.tracking import records
+from bench.tracking import provenance
 from data_prep.pathfinder_scenes import SceneConfig, draw_images
 
 
@@ -40,17 +40,17 @@ def write(table: pd.DataFrame, folder: Path, command: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     lines = ["| measured | result |", "| --- | --- |"]
     lines += [f"| {measured} | {result} |" for measured, result in table.to_numpy()]
-    git, host = records.git_state(), records.host()
+    git, host = provenance.git_state(), provenance.host()
     facts = {
         "Command": f"`{' '.join(command)}`",
         "Commit": f"`{git['commit']}{' (changed)' * bool(git['dirty'])}`",
-        "Versions": ", ".join(f"{k} {v}" for k, v in records.versions().items()),
+        "Versions": ", ".join(f"{k} {v}" for k, v in provenance.versions().items()),
         "Hardware": ", ".join(f"{k} {v}" for k, v in host.items()),
         "Threads": str(torch.get_num_threads()),
         "Made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    provenance = ["# Where these measurements come from", ""]
-    provenance += [f"- {name}: {value}" for name, value in facts.items()]
+    origin = ["# Where these measurements come from", ""]
+    origin += [f"- {name}: {value}" for name, value in facts.items()]
     (folder / "table.md").write_text("# Speed\n\n" + "\n".join(lines) + "\n")
     (folder / "measurements.csv").write_text(table.to_csv(index=False))
-    (folder / "PROVENANCE.md").write_text("\n".join(provenance) + "\n")
+    (folder / "PROVENANCE.md").write_text("\n".join(origin) + "\n")

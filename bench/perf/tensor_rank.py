@@ -21,7 +21,8 @@ from bench.learners.one_versus_all import OneVersusAll
 from bench.perf.timing import medians
 from bench.seeding import generator
 from bench.status import Status
-from bench.tracking.tracker import Place, Tracker
+from bench.tracking.place import Place
+from bench.tracking.tracker import Tracker
 from bench.tracking.wandb_runs import TrackingConfig
 from data_prep.one_versus_all import Part
 

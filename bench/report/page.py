@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.config import choices
+from bench.config import benchmarks
 from bench.errors import UserError
 from bench.report import tables
 from bench.report.compare import as_text, compare, compare_published
@@ -81,11 +81,10 @@ def render(results_dir: Path) -> str:
     if not folders:
         mend = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
         raise UserError(f"{results_dir} without results", "folders with a runs.parquet", mend)
-    known = choices("benchmark")
     chapters = [
         _chapter(folder, frame, results_dir)
         for folder, frame in folders.items()
-        if folder.name in known and folder.name != "single"
+        if folder.name in benchmarks()
     ]
     names = [folder.relative_to(results_dir).as_posix() for folder in folders]
     frames = dict(zip(names, folders.values(), strict=True))
@@ -206,8 +205,8 @@ def _runs_as_json(frames: dict[str, pd.DataFrame]) -> str:
 
 def _metrics(name: str) -> list[str]:
     benchmark = name.rpartition("/")[2]
-    known = [known for known in choices("benchmark") if known != "single"]
-    return ReportSpec.of(benchmark).metrics if benchmark in known else ["train_error", "test_error"]
+    known = benchmark in benchmarks()
+    return ReportSpec.of(benchmark).metrics if known else ["train_error", "test_error"]
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:

@@ -1,13 +1,10 @@
 """Writing a benchmark's results folder: tables, figure, runs and where they come from."""
 
 import json
-import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import wandb
 from hydra.utils import get_method
 
 from bench.config import choices
@@ -22,8 +19,6 @@ from bench.tracking.records import (
     require_writable,
     write_atomically,
 )
-from bench.tracking.tracker import Place
-from bench.tracking.wandb_runs import open_run
 
 
 def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
@@ -85,39 +80,6 @@ def publish_all(runs_dir: Path, results_dir: Path, say: Callable[[str], None]) -
     for error in errors:
         say(error)
     return errors
-
-
-def log_summary(place: Place, folder: Path) -> None:
-    """Log a benchmark's figure and table as one more W&B run of its group, the newest only.
-
-    They are written already: if W&B cannot be reached any more, that is said, and all.
-    """
-    if place.mode == "disabled":
-        return
-    try:
-        _log_figure_and_table(place, folder)
-    except Exception as error:
-        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        print(f"W&B has no run of the figure and the table: {told}", file=sys.stderr)
-
-
-def _log_figure_and_table(place: Place, folder: Path) -> None:
-    own = place.folder / ".summary"
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
-    run = open_run(
-        own,
-        place.tracking,
-        mode=place.mode,
-        benchmark=place.benchmark,
-        job_type="summary",
-        name=f"{place.benchmark} summary",
-        step=None,
-        values={},
-    )
-    table = wandb.Table(dataframe=pd.read_csv(folder / "table.csv"))
-    run.log({"figure": wandb.Image(str(folder / "figure.png")), "table": table})
-    run.finish()
 
 
 def provenance(frame: pd.DataFrame, runs_dir: Path, benchmark: str) -> str:

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,38 +17,12 @@ from torch import Tensor
 
 from bench.config import Cell
 from bench.status import Status
-from bench.tracking import records
+from bench.tracking import provenance, records
 from bench.tracking.claims import Claims, Held
-from bench.tracking.wandb_runs import TrackingConfig, open_run
+from bench.tracking.place import Place
+from bench.tracking.wandb_runs import open_run
 
 WEIGHTS_FILE = "model.pt"
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where runs are recorded, and how.
-
-    Parameters
-    ----------
-    runs_dir : Path
-        The folder of all runs.
-    benchmark : str
-        The benchmark that the runs belong to.
-    tracking : TrackingConfig
-        How W&B is used.
-    mode : str
-        The W&B mode in use, from `bench.tracking.wandb_runs.reachable_mode`.
-    """
-
-    runs_dir: Path
-    benchmark: str
-    tracking: TrackingConfig
-    mode: str
-
-    @property
-    def folder(self) -> Path:
-        """The benchmark's folder."""
-        return self.runs_dir / self.benchmark
 
 
 class Tracker:
@@ -188,9 +162,9 @@ class Tracker:
             "wall_time_s": elapsed,
             "stacked_with": len(self.cells),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": records.versions(),
-            "git": records.git_state(),
-            "host": records.host(),
+            "versions": provenance.versions(),
+            "git": provenance.git_state(),
+            "host": provenance.host(),
             "wandb": link,
         }
         records.write_record(folder, record)

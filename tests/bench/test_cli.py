@@ -1,5 +1,8 @@
 """Bad input: one line that says what was given and what is allowed, exit code 2, nothing left."""
 
+import subprocess
+import sys
+
 import pytest
 
 from bench.cli import VERBS
@@ -150,3 +153,20 @@ def test_data_verifies_real_files(rankbench):
     assert code == 0
     assert "verified" in out
     assert "train-images-idx3-ubyte ba891046e6505d7a" in out
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [["table"], ["compare", "--by", "variant", "--metric", "train_error"], ["runs"]],
+    ids=lambda words: words[0],
+)
+def test_verbs_that_read_do_without_what_trains(verb, made_up_runs, tmp_path):
+    made_up_runs(tmp_path)
+    name = [] if verb == ["runs"] else ["tensor_rank"]
+    words = [verb[0], *name, *verb[1:], f"runs_dir={tmp_path}"]
+    heavy = {"torch", "pytorch_lightning", "wandb", "matplotlib"}
+    code = f"import sys\nfrom bench.cli import main\ntry:\n    main({words})\n"
+    code += f"finally:\n    print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "set()"

@@ -17,10 +17,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from bench import verbs  # noqa: F401 - imported before the forks
 from bench.cli import main
 from bench.tracking.records import read_record
 from bench.tracking.tracker import Tracker
+from bench.verbs import training  # noqa: F401 - imported before the forks
 
 OVERRIDES = ["seeds=[0]", "ranks=[1,2]", "sweep.max_memory=1.6e-4"]  # 60 cells in 12 stacks
 OVERRIDES += ["trainer.max_epochs=60", "trainer.log_every_n_epochs=5"]

@@ -121,14 +121,15 @@ def test_a_data_file_cut_short_under_our_feet(rankbench, tmp_path, monkeypatch):
     whole = path.read_bytes()
     overrides = [*SMALL, "data=mnist,digits", "data.batch_size=200", f"runs_dir={tmp_path / 'r'}"]
     overrides += [f"data.root={tmp_path / 'data'}"]
-    from bench import launch, verbs
+    from bench import launch
+    from bench.verbs import training
 
     def cut_and_launch(sweep, on_progress):
         path.write_bytes(whole[:5000])  # all was verified; nothing has been read yet
         launch.launch(sweep, on_progress)
 
     with monkeypatch.context() as patch:
-        patch.setattr(verbs, "launch", cut_and_launch)
+        patch.setattr(training, "launch", cut_and_launch)
         code, _, error = rankbench("bench", "tensor_rank", *overrides)
     assert code == 1
     assert "train-images-idx3-ubyte with 5000 bytes" in error
