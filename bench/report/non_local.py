@@ -2,15 +2,15 @@
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.report.figures import MARKERS, PALETTE
+from bench.report.figures import STYLES, bare, in_order, panels
 from bench.report.spec import ReportSpec
 from bench.report.tables import Section
 
 PANELS = ["test_accuracy", "train_accuracy", "penalty", "locality"]
+BARS = {"capsize": 2, "linewidth": 1.6, "markersize": 5}
 
 
 def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path) -> Figure:
@@ -27,33 +27,22 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
     frame, runs_dir
         Not needed here; see `bench.report.figures.draw`.
     """
-    panels = [metric for metric in PANELS if metric in spec.metrics]
-    figure, axes = plt.subplots(
-        len(parts),
-        len(panels),
-        figsize=(3.7 * len(panels), 3.6 * len(parts)),
-        squeeze=False,
-        layout="constrained",
-    )
-    names = sorted({name for part in parts for name in part.rows[spec.hue]})
+    metrics = [metric for metric in PANELS if metric in spec.metrics]
+    figure, axes = panels(len(parts), len(metrics), 3.7 * len(metrics), 3.6 * len(parts))
+    names = in_order([], parts, spec.hue)
     handles = {}
     for part, line in zip(parts, axes, strict=True):
         line[0].set_title(part.title, loc="left", fontsize=10)
-        for metric, axis in zip(panels, line, strict=True):
+        for metric, axis in zip(metrics, line, strict=True):
             for name, rows in part.rows.sort_values(spec.x).groupby(spec.hue):
-                i = names.index(name)
+                style = STYLES[names.index(name)]
                 spread = rows[f"{metric}_std"].fillna(0)
-                style = {"color": PALETTE[i], "marker": MARKERS[i], "markersize": 5}
-                handles[name] = axis.errorbar(
-                    rows[spec.x], rows[metric], spread, capsize=2, linewidth=1.6, **style
-                )
+                handles[name] = axis.errorbar(rows[spec.x], rows[metric], spread, **BARS, **style)
                 published = rows[f"{metric}_published"]
-                if published.notna().any():
-                    axis.plot(rows[spec.x], published, color=PALETTE[i], linestyle=":")
+                axis.plot(rows[spec.x], published, color=style["color"], linestyle=":")
             axis.set(xlabel=spec.label(spec.x), ylabel=spec.label(metric))
             axis.set_xticks(sorted(part.rows[spec.x].unique()))
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(axis="y", alpha=0.3, linewidth=0.6)
+            bare(axis, "y")
             if metric.endswith("accuracy"):
                 axis.set_ylim(0.45, 1.01)
     words = [f"{spec.label(spec.hue)}: {name}" for name in handles]
