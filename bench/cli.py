@@ -20,142 +20,130 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"`{self.prog}` ({message})", f"what `{self.prog} --help` shows")
 
 
-class Argument:
-    """What `argparse.ArgumentParser.add_argument` is to be called with."""
-
-    def __init__(self, *flags: str, **settings: Any) -> None:
-        self.flags = flags
-        self.settings = settings
-
-
 class Verb(NamedTuple):
-    """A verb's module of `bench.verbs`, a one-line summary, an example, and its arguments."""
+    """A verb's module in `bench.verbs`, its summary, an example, its arguments by their flags."""
 
     module: str
     summary: str
     example: str
-    arguments: list[Argument]
+    arguments: dict[str, dict[str, Any]]
 
 
-NAME = Argument("name", help="the benchmark")
-OVERRIDES = Argument(
-    "overrides",
-    nargs="*",
-    metavar="key=value",
-    help="Hydra overrides, such as data=mnist model.rank=3 tracking.mode=online",
-)
-FORMATS = ["markdown", "csv", "latex"]
+NAME = {"help": "the benchmark"}
+OVERRIDES = {
+    "nargs": "*",
+    "metavar": "key=value",
+    "help": "Hydra overrides, such as data=mnist model.rank=3 tracking.mode=online",
+}
+SOURCE = {
+    "dest": "source",
+    "default": "records",
+    "choices": ["records", "wandb", "results"],
+    "help": "what the runs are read from: record files (default), W&B's files alone, or the results"
+    " folder",
+}
 VERBS = {
     "bench": Verb(
         "training",
         "Run all cells of a benchmark that are not recorded yet, and print its table.",
         "rankbench bench tensor_rank data=mnist classes=[6] ranks=[1,2,5]",
-        [NAME, OVERRIDES],
+        {"name": NAME, "overrides": OVERRIDES},
     ),
     "run": Verb(
         "training",
         "Run one configuration, or with -m every combination of comma-separated values.",
         "rankbench run model.rank=3 variant=random_labels",
-        [Argument("-m", "--multirun", action="store_true", help="a Hydra multirun"), OVERRIDES],
+        {
+            "-m --multirun": {"action": "store_true", "help": "a Hydra multirun"},
+            "overrides": OVERRIDES,
+        },
     ),
     "table": Verb(
         "reading",
         "Print a benchmark's table from its recorded runs.",
         "rankbench table tensor_rank --format latex",
-        [
-            NAME,
-            Argument("--format", default="markdown", choices=FORMATS),
-            Argument(
-                "--from",
-                dest="source",
-                default="records",
-                choices=["records", "wandb", "results"],
-                help="what the runs are read from: record files (default), W&B's files alone, or"
-                " the results folder",
-            ),
-            OVERRIDES,
-        ],
+        {
+            "name": NAME,
+            "--format": {"default": "markdown", "choices": ["markdown", "csv", "latex"]},
+            "--from": SOURCE,
+            "overrides": OVERRIDES,
+        },
     ),
     "figure": Verb(
         "publishing",
         "Write a benchmark's figure and tables from its recorded runs.",
         "rankbench figure tensor_rank results_dir=results",
-        [NAME, OVERRIDES],
+        {"name": NAME, "overrides": OVERRIDES},
     ),
     "compare": Verb(
         "reading",
         "Compare runs that differ in one factor alone: paired differences with intervals.",
         "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
-        [
-            NAME,
-            Argument("--by", metavar="FACTOR", help="a configuration column"),
-            Argument("--metric", required=True, help="a metric, such as train_error"),
-            Argument(
-                "--where", nargs="+", default=[], metavar="column=value", help="only such runs"
-            ),
-            Argument(
-                "--from",
-                dest="source",
-                default="records",
-                choices=["records", "results"],
-                help="what the runs are read from: record files (default), or the results folder",
-            ),
-            Argument(
-                "--reference",
-                metavar="VALUE",
-                help="the factor's value to compare with (default: the first), or `published`:"
+        {
+            "name": NAME,
+            "--by": {"metavar": "FACTOR", "help": "a configuration column"},
+            "--metric": {"required": True, "help": "a metric, such as train_error"},
+            "--where": {
+                "nargs": "+",
+                "default": [],
+                "metavar": "column=value",
+                "help": "only such runs",
+            },
+            "--from": SOURCE,
+            "--reference": {
+                "metavar": "VALUE",
+                "help": "the factor's value to compare with (default: the first), or `published`:"
                 " every row of the table with its published value, without --by",
-            ),
-            OVERRIDES,
-        ],
+            },
+            "overrides": OVERRIDES,
+        },
     ),
     "report": Verb(
         "publishing",
         "Write one HTML page of all claims, tables, figures and runs; it needs nothing beside it.",
         "rankbench report --from results",
-        [
-            Argument(
-                "--from",
-                dest="source",
-                choices=["runs", "results"],
-                help="recorded runs, or the results folder (default: runs, if there are any)",
-            ),
-            OVERRIDES,
-        ],
+        {
+            "--from": {
+                "dest": "source",
+                "choices": ["runs", "results"],
+                "help": "recorded runs, or the results folder (default: runs, if there are any)",
+            },
+            "overrides": OVERRIDES,
+        },
     ),
     "sync": Verb(
         "publishing",
         "Upload the runs that are offline to W&B, with W&B's own `wandb sync`.",
         "rankbench sync runs_dir=runs",
-        [OVERRIDES],
+        {"overrides": OVERRIDES},
     ),
     "runs": Verb(
         "reading",
         "List the recorded runs with their status.",
         "rankbench runs --verify",
-        [
-            Argument("--verify", action="store_true", help="hold each record against its W&B file"),
-            OVERRIDES,
-        ],
+        {
+            "--verify": {"action": "store_true", "help": "hold each record against its W&B file"},
+            "overrides": OVERRIDES,
+        },
     ),
     "perf": Verb(
         "speed",
         "Measure training speed against the published formulation and this machine's peak.",
         "rankbench perf --rounds 5 --out results/perf",
-        [
-            Argument("--rounds", type=int, default=5, help="how often each case is measured"),
-            Argument("--out", help="a folder for table.md, measurements.csv and PROVENANCE.md"),
-        ],
+        {
+            "--rounds": {"type": int, "default": 5, "help": "how often each case is measured"},
+            "--out": {"help": "a folder for table.md, measurements.csv and PROVENANCE.md"},
+        },
     ),
     "data": Verb(
         "data_sets",
         "Get or find, verify and describe data sets.",
         "rankbench data mnist data.root=data",
-        [
-            Argument("names", nargs="*", metavar="NAME", help="data sets; all if none is given"),
-            OVERRIDES,
-            Argument("--show", action="store_true", help="draw samples of tasks of two classes"),
-        ],
+        {
+            "names": {"nargs": "*", "metavar": "NAME", "help": "data sets; all if none is given"},
+            "overrides": OVERRIDES,
+            "--show": {"action": "store_true", "help": "draw samples of tasks of two classes"},
+        },
     ),
 }
 
@@ -168,8 +156,8 @@ def build_parser() -> Parser:
         sub = verbs.add_parser(name, help=verb.summary, description=verb.summary)
         sub.epilog = f"example: {verb.example}"
         sub.formatter_class = argparse.RawDescriptionHelpFormatter
-        for argument in verb.arguments:
-            sub.add_argument(*argument.flags, **argument.settings)
+        for flags, settings in verb.arguments.items():
+            sub.add_argument(*flags.split(), **settings)
     return parser
 
 

@@ -3,8 +3,8 @@
 import json
 import shlex
 from base64 import b64encode
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,51 +16,17 @@ from bench.report import tables
 from bench.report.compare import as_text, compare, compare_published
 from bench.report.frame import config_columns, usable
 from bench.report.spec import ReportSpec
-from bench.report.verdicts import Finding, findings
+from bench.report.verdicts import findings
 
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
 
 
-@dataclass
-class Grid:
-    """A table as text.
-
-    Parameters
-    ----------
-    title : str
-        What it shows.
-    header : list of str
-        The columns' names.
-    rows : list of list of str
-        The cells.
-    notes : list of str
-        What stands below it.
-    """
+class Grid(NamedTuple):
+    """A table of text, with what it shows and what stands below it."""
 
     title: str
-    header: list[str]
-    rows: list[list[str]]
+    frame: pd.DataFrame
     notes: list[str]
-
-    @classmethod
-    def of(cls, frame: pd.DataFrame, title: str, notes: list[str]) -> "Grid":
-        """Return a data frame of text as a grid."""
-        return cls(title, [str(name) for name in frame], frame.to_numpy().tolist(), notes)
-
-
-@dataclass
-class Chapter:
-    """What the page shows of one benchmark's results folder."""
-
-    name: str
-    spec: ReportSpec
-    figure: str
-    caption: str
-    tables: list[Grid]
-    comparisons: list[Grid]
-    findings: list[Finding]
-    provenance: str
-    left_out: list[str]
 
 
 def render(results_dir: Path) -> str:
@@ -76,18 +42,16 @@ def render(results_dir: Path) -> str:
     UserError
         If there is no results folder.
     """
-    found = {path.parent: pd.read_parquet(path) for path in results_dir.rglob("runs.parquet")}
-    folders = {folder: found[folder] for folder in sorted(found)}
-    if not folders:
+    paths = sorted(results_dir.rglob("runs.parquet"))
+    frames = {path.parent: pd.read_parquet(path) for path in paths}
+    if not frames:
         mend = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
         raise UserError(f"{results_dir} without results", "folders with a runs.parquet", mend)
     chapters = [
         _chapter(folder, frame, results_dir)
-        for folder, frame in folders.items()
+        for folder, frame in frames.items()
         if folder.name in benchmarks()
     ]
-    names = [folder.relative_to(results_dir).as_posix() for folder in folders]
-    frames = dict(zip(names, folders.values(), strict=True))
     environment = Environment(
         loader=PackageLoader("bench.report", "."),
         autoescape=True,
@@ -95,35 +59,35 @@ def render(results_dir: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made = pd.concat([frame["created"].dropna() for frame in frames.values() if "created" in frame])
-    status = pd.concat([frame["status"] for frame in frames.values()]).value_counts()
+    shared = pd.concat([frame.reindex(columns=["created", "status"]) for frame in frames.values()])
+    made = shared.created.dropna()
     return environment.get_template("page.html.jinja").render(
         chapters=chapters,
-        status=status.to_dict(),
+        status=shared.status.value_counts().to_dict(),
         made=(made.min(), made.max()) if len(made) else None,
-        runs=_runs_as_json(frames),
+        runs=_runs_as_json(frames, results_dir),
     )
 
 
-def _chapter(folder: Path, frame: pd.DataFrame, results_dir: Path) -> Chapter:
+def _chapter(folder: Path, frame: pd.DataFrame, results_dir: Path) -> dict[str, Any]:
+    """Return what the page shows of one benchmark's results folder."""
     spec = ReportSpec.of(folder.name)
     parts = tables.sections(frame, spec)
-    grids = [
-        Grid.of(tables.cells_as_text(part, spec, "±"), part.title, tables.notes(part, spec))
-        for part in parts
-    ]
     provenance = folder / "PROVENANCE.md"
-    return Chapter(
-        name=folder.relative_to(results_dir).as_posix(),
-        spec=spec,
-        figure=_data_uri([folder / f"figure{suffix}" for suffix in MEDIA]),
-        caption=_caption(parts, spec),
-        tables=grids,
-        comparisons=_comparisons(frame, parts, spec, folder.name),
-        findings=findings(parts, spec),
-        provenance=provenance.read_text() if provenance.is_file() else "",
-        left_out=frame.attrs.get("damaged", []),
-    )
+    return {
+        "name": folder.relative_to(results_dir).as_posix(),
+        "title": spec.title,
+        "figure": _data_uri([folder / f"figure{suffix}" for suffix in MEDIA]),
+        "caption": _caption(parts, spec),
+        "tables": [
+            Grid(part.title, tables.cells_as_text(part, spec, "±"), tables.notes(part, spec))
+            for part in parts
+        ],
+        "comparisons": _comparisons(frame, parts, spec, folder.name),
+        "findings": findings(parts, spec),
+        "provenance": provenance.read_text() if provenance.is_file() else "",
+        "left_out": frame.attrs.get("damaged", []),
+    }
 
 
 def _data_uri(paths: list[Path]) -> str:
@@ -175,38 +139,27 @@ def _compared(result: pd.DataFrame, name: str, words: list[str]) -> Grid:
         for reason, count in refused.refused.value_counts().items()
     ]
     command = shlex.join(["rankbench", "compare", name, *words])
-    return Grid.of(as_text(result[result.refused == ""]), command, notes)
+    return Grid(command, as_text(result[result.refused == ""]), notes)
 
 
-def _runs_as_json(frames: dict[str, pd.DataFrame]) -> str:
+def _runs_as_json(frames: dict[Path, pd.DataFrame], results_dir: Path) -> str:
     """Return the table of all runs as JSON that can stand inside a script element."""
     table = {"metrics": [], "rows": []}
-    for name, frame in frames.items():
-        metrics = [m for m in _metrics(name) if m in frame]
-        table["metrics"] += [m for m in metrics if m not in table["metrics"]]
+    for folder, frame in frames.items():
+        name = folder.relative_to(results_dir).as_posix()
+        known = folder.name in benchmarks()
+        listed = ReportSpec.of(folder.name).metrics if known else ["train_error", "test_error"]
+        metrics = [metric for metric in listed if metric in frame]
+        table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
+        places = [table["metrics"].index(metric) for metric in metrics]
+        columns = [frame["data.name"], _settings(frame), frame.status, frame.wall_time_s]
+        columns += [frame.wandb_path.fillna(""), frame.index]
         values = frame[metrics].astype(float).to_numpy()
-        places = {m: table["metrics"].index(m) for m in metrics}
-        columns = zip(
-            frame.index,
-            frame["data.name"],
-            _settings(frame),
-            frame["status"],
-            frame["wall_time_s"],
-            frame["wandb_path"].fillna(""),
-            values,
-            strict=True,
-        )
-        for key, data, setting, status, seconds, path, numbers in columns:
-            shown = {places[m]: _short(v) for m, v in zip(metrics, numbers, strict=True) if v == v}
-            table["rows"].append([name, data, setting, status, shown, _short(seconds), path, key])
+        for data, setting, status, time, path, key, numbers in zip(*columns, values, strict=True):
+            shown = {i: _short(v) for i, v in zip(places, numbers, strict=True) if v == v}
+            table["rows"].append([name, data, setting, status, shown, _short(time), path, key])
     text = json.dumps(table, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _metrics(name: str) -> list[str]:
-    benchmark = name.rpartition("/")[2]
-    known = benchmark in benchmarks()
-    return ReportSpec.of(benchmark).metrics if known else ["train_error", "test_error"]
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:
