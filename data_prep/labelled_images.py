@@ -3,11 +3,15 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 from torch import Tensor, nn
 
-from bench.errors import require
+from bench.bounds import Bound, check_bounds
 from bench.regularizers.patches import Patch, PatchSampler
+
+HALVES = "an even number of at least 2, half of each class"
+Samples = Annotated[int, Bound(HALVES, lambda count: count >= 2 and count % 2 == 0)]
 
 
 class LabelledPart(nn.Module):
@@ -57,17 +61,12 @@ class LabelledImages(ABC):
     """
 
     name: str
-    train: int = 10_000
-    test: int = 10_000
+    train: Samples = 10_000
+    test: Samples = 10_000
     root: str | None = None
 
     def __post_init__(self) -> None:
-        for part in ("train", "test"):
-            count = getattr(self, part)
-            even = count >= 2 and count % 2 == 0
-            require(
-                even, f"data.{part}={count}", "an even number of at least 2, half of each class"
-            )
+        check_bounds("data", self)
 
     @property
     @abstractmethod

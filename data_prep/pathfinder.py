@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.bounds import Count, at_least
 from bench.errors import require
 from bench.regularizers.patches import RandomPatch
 from bench.tracking.records import require_writable, write_atomically
@@ -47,14 +49,8 @@ class Pathfinder(LabelledImages):
 
     name: str = "pathfinder"
     scene: SceneConfig = field(default_factory=SceneConfig)
-    draw_seed: int = 0
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.draw_seed >= 0, f"data.draw_seed={self.draw_seed}", "an integer of at least 0")
-        ok = self.workers is None or self.workers >= 1
-        require(ok, f"data.workers={self.workers}", "an integer of at least 1, or null")
+    draw_seed: Annotated[int, at_least(0)] = 0
+    workers: Count | None = None
 
     @property
     def image_shape(self) -> tuple[int, int]:

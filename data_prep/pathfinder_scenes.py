@@ -7,14 +7,19 @@ complex numbers, x + iy with y downwards: one product turns a point into a dash'
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.bounds import Bound, Count, NotNegative, Positive, at_least, check_bounds
 from bench.errors import UserError, require
 from bench.seeding import generator
 
+ImageSize = Annotated[int, Bound("an integer from 32 to 300", lambda size: 32 <= size <= 300)]
+# Below 0.5 paths turn back.
+Continuity = Annotated[float, Bound("a number above 0.5", lambda c: 0.5 < c < math.inf)]
 LEAST_PROPOSED = 16  # paths that are proposed at once
 ROUNDS = 4  # such proposals before the scene is begun anew
 TURNS = np.linspace(-math.pi / 2, math.pi / 2, 1025)
@@ -60,40 +65,28 @@ class SceneConfig:
         Scenes that are begun before the parameters count as impossible.
     """
 
-    length: int = 9
-    drawn_size: int = 300
-    image_size: int = 150
-    dash_length: float = 5.0
-    thickness: float = 2.0
-    gap: float = 3.0
-    continuity: float = 1.8
-    disc_radius: float = 3.0
-    padding: float = 22.0
-    start_distance: float = 27.0
-    distractor_dashes: int = 30
-    max_tries: int = 100
+    length: Annotated[int, at_least(2)] = 9
+    drawn_size: Count = 300
+    image_size: ImageSize = 150
+    dash_length: Positive = 5.0
+    thickness: Positive = 2.0
+    gap: Positive = 3.0
+    continuity: Continuity = 1.8
+    disc_radius: Positive = 3.0
+    padding: NotNegative = 22.0
+    start_distance: Positive = 27.0
+    distractor_dashes: Annotated[int, at_least(0)] = 30
+    max_tries: Count = 100
 
     def __post_init__(self) -> None:
-        for name, least in (("length", 2), ("drawn_size", 1), ("max_tries", 1)):
-            value = getattr(self, name)
-            require(value >= least, f"data.scene.{name}={value}", f"an integer of at least {least}")
-        size = self.image_size
-        require(32 <= size <= 300, f"data.scene.image_size={size}", "an integer from 32 to 300")
-        for name in ("dash_length", "thickness", "gap", "disc_radius", "start_distance"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, f"data.scene.{name}={value}", "a number above 0")
-        for name in ("padding", "distractor_dashes"):
-            value = getattr(self, name)
-            require(0 <= value < math.inf, f"data.scene.{name}={value}", "a number of at least 0")
-        ok = 0.5 < self.continuity < math.inf  # so that no path turns back
-        require(ok, f"data.scene.continuity={self.continuity}", "a number above 0.5")
+        check_bounds("data.scene", self)
         needed = 2 * self.inset + self.dash_length
         require(
             self.drawn_size > needed,
             f"data.scene.drawn_size={self.drawn_size} with data.scene.padding={self.padding}",
             f"more than {needed:g}, what padding, gap and a single dash need",
         )
-
+        size = self.image_size
         least = self.drawn_size / size
         require(
             self.disc_radius >= least,

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.bounds import Count, NotNegative, Positive, check_bounds, one_of
 from bench.errors import require
 from bench.kernels.khatri_rao import khatri_rao
 from bench.kernels.tproduct import t_gram, t_svd, t_transpose
 from bench.seeding import generator
 
-FAMILIES = ("matrix", "cp", "hierarchical", "tubal")
-LOSSES = ("square", "l1", "huber")
-REDUCTIONS = ("mean", "sum")
+Family = Annotated[str, one_of(["matrix", "cp", "hierarchical", "tubal"])]
 
 
 @dataclass
@@ -32,16 +32,12 @@ class LossConfig:
         ``mean`` or ``sum`` over the measurements.
     """
 
-    kind: str = "square"
-    huber_threshold: float = 1.0
-    reduction: str = "mean"
+    kind: Annotated[str, one_of(["square", "l1", "huber"])] = "square"
+    huber_threshold: Positive = 1.0
+    reduction: Annotated[str, one_of(["mean", "sum"])] = "mean"
 
     def __post_init__(self) -> None:
-        require(self.kind in LOSSES, f"learner.loss.kind={self.kind}", ", ".join(LOSSES))
-        threshold = self.huber_threshold
-        require(threshold > 0, f"learner.loss.huber_threshold={threshold}", "a number above 0")
-        allowed = " or ".join(REDUCTIONS)
-        require(self.reduction in REDUCTIONS, f"learner.loss.reduction={self.reduction}", allowed)
+        check_bounds("learner.loss", self)
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """Reduce residuals of shape (..., measurements) to losses of shape (...)."""
@@ -79,14 +75,14 @@ class TargetConfig:
         to zero; the last one of a Gaussian target's root often is, too small to be learned.
     """
 
-    family: str
+    family: Family
     mode_dims: list[int]
     rank: int
-    norm: float | None = 1.0
+    norm: Positive | None = 1.0
     orthonormal: bool = False
 
     def __post_init__(self) -> None:
-        require(self.family in FAMILIES, f"data.target.family={self.family}", ", ".join(FAMILIES))
+        check_bounds("data.target", self)
         positive = all(mode_dim >= 1 for mode_dim in self.mode_dims)
         require(positive, f"data.target.mode_dims={self.mode_dims}", "integers of at least 1")
         self._check_order()
@@ -96,8 +92,6 @@ class TargetConfig:
             f"data.target.rank={self.rank} for a {self.family} target of shape {self.mode_dims}",
             f"an integer from 1 to {largest}",
         )
-        known = self.norm is None or self.norm > 0
-        require(known, f"data.target.norm={self.norm}", "a number above 0, or null")
         require(
             not self.orthonormal or self.family == "hierarchical",
             f"data.target.orthonormal=true for a {self.family} target",
@@ -153,17 +147,12 @@ class MeasurementConfig:
         Standard deviation of Gaussian noise on each measurement.
     """
 
-    count: int
-    kind: str = "entries"
-    noise_std: float = 0.0
+    count: Count
+    kind: Annotated[str, one_of(["entries", "gaussian", "symmetric_gaussian"])] = "entries"
+    noise_std: NotNegative = 0.0
 
     def __post_init__(self) -> None:
-        require(
-            self.count >= 1, f"data.measurements.count={self.count}", "an integer of at least 1"
-        )
-        require(self.kind in OPERATORS, f"data.measurements.kind={self.kind}", ", ".join(OPERATORS))
-        enough = self.noise_std >= 0
-        require(enough, f"data.measurements.noise_std={self.noise_std}", "a number of at least 0")
+        check_bounds("data.measurements", self)
 
 
 class ObservedEntries(nn.Module):

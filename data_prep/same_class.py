@@ -3,18 +3,20 @@
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bench.bounds import Count, at_least, one_of
 from bench.errors import require
 from bench.regularizers.patches import Patch
 from bench.seeding import generator
 from data_prep.cifar10 import CIFAR10
 from data_prep.digits import Digits
 from data_prep.images import ImageData
-from data_prep.labelled_images import LabelledImages, LabelledPart
+from data_prep.labelled_images import LabelledImages, LabelledPart, Samples
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
 SOURCES: dict[str, type[ImageData]] = {
@@ -40,18 +42,14 @@ class IsSameClass(LabelledImages):
     """
 
     name: str = "is_same_class"
-    train: int = 5_000
-    images: str = "cifar10"
-    image_size: int = 32
+    train: Samples = 5_000
+    images: Annotated[str, one_of(SOURCES)] = "cifar10"
+    image_size: Count = 32
     canvas: list[int] = field(default_factory=lambda: [224, 224])
-    distance: int = 0
+    distance: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.images in SOURCES, f"data.images={self.images}", ", ".join(SOURCES))
-        for key, least in (("image_size", 1), ("distance", 0)):
-            value = getattr(self, key)
-            require(value >= least, f"data.{key}={value}", f"an integer of at least {least}")
         canvas, needed = self.canvas, 2 * self.image_size + self.distance
         require(
             len(canvas) == 2 and canvas[0] >= self.image_size and canvas[1] >= needed,

@@ -3,14 +3,18 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol
 
 from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 
+from bench.bounds import Bound, Count, check_bounds, one_of
 from bench.config import Cell
 from bench.errors import require
 from bench.status import Status
+
+Accelerator = Annotated[str, one_of(["auto", "cpu", "gpu", "cuda", "mps"])]
+Seconds = Annotated[float, Bound("at least 0 seconds", lambda value: value >= 0)]
 
 
 @dataclass
@@ -25,15 +29,11 @@ class TrainerConfig:
         Seconds between two checkpoints.
     """
 
-    accelerator: str = "auto"
-    checkpoint_every_s: float = 60.0
+    accelerator: Accelerator = "auto"
+    checkpoint_every_s: Seconds = 60.0
 
     def __post_init__(self) -> None:
-        allowed = ("auto", "cpu", "gpu", "cuda", "mps")
-        given = self.accelerator
-        require(given in allowed, f"trainer.accelerator={given}", ", ".join(allowed))
-        seconds = self.checkpoint_every_s
-        require(seconds >= 0, f"trainer.checkpoint_every_s={seconds}", "at least 0 seconds")
+        check_bounds("trainer", self)
 
 
 @dataclass
@@ -48,14 +48,8 @@ class EpochsConfig(TrainerConfig):
         Epochs between two measurements of train and test error.
     """
 
-    max_epochs: int = 1000
-    log_every_n_epochs: int = 20
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("max_epochs", "log_every_n_epochs"):
-            value = getattr(self, name)
-            require(value >= 1, f"trainer.{name}={value}", "an integer of at least 1")
+    max_epochs: Count = 1000
+    log_every_n_epochs: Count = 20
 
 
 @dataclass

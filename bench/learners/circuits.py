@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from bench.bounds import Count, NotNegative, Positive, at_least, check_bounds, one_of
 from bench.config import Cell, typed
 from bench.errors import UserError, require
 from bench.learners.base import EpochsConfig, Learner, Outcome
@@ -25,7 +26,6 @@ from data_prep.controls import control
 from data_prep.images import ImageData
 from data_prep.one_versus_all import Part, PixelStack
 
-SCHEDULES = ("constant", "linear")
 FIRST = slice(1)
 WARM_UP = 0.05  # share of the steps over which the linear schedule rises
 LEAST_WARM_UP = 100  # steps: many times the ten or so over which Adam averages gradients
@@ -56,13 +56,13 @@ class CircuitsConfig:
         apart; by default a quarter and an eighth of the image's side.
     """
 
-    objective: str = "one_class"
-    learning_rate: float = 0.3
-    schedule: str = "linear"
-    converged_below: float = 1e-8
-    coefficient: float = 0.0
-    patch_size: int | None = None
-    patch_distance: int | None = None
+    objective: Annotated[str, one_of(OBJECTIVES)] = "one_class"
+    learning_rate: Positive = 0.3
+    schedule: Annotated[str, one_of(["constant", "linear"])] = "linear"
+    converged_below: Positive = 1e-8
+    coefficient: NotNegative = 0.0
+    patch_size: Count | None = None
+    patch_distance: Annotated[int, at_least(0)] | None = None
 
     step: ClassVar[str] = "epoch"
     accepts: ClassVar[dict[str, type]] = {
@@ -72,18 +72,7 @@ class CircuitsConfig:
     }
 
     def __post_init__(self) -> None:
-        for name, allowed in (("objective", tuple(OBJECTIVES)), ("schedule", SCHEDULES)):
-            value = getattr(self, name)
-            require(value in allowed, f"learner.{name}={value}", " or ".join(allowed))
-        for name in ("learning_rate", "converged_below"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), f"learner.{name}={value}", "a number above 0")
-        ok = 0 <= self.coefficient < float("inf")
-        require(ok, f"learner.coefficient={self.coefficient}", "a number of at least 0")
-        for name, least in (("patch_size", 1), ("patch_distance", 0)):
-            value = getattr(self, name)
-            ok = value is None or value >= least
-            require(ok, f"learner.{name}={value}", f"an integer of at least {least}, or null")
+        check_bounds("learner", self)
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` for a variant, class, model, patch or file that does not fit."""

@@ -5,13 +5,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bench.bounds import BelowOne, Count, NotNegative, Positive, at_least, check_bounds
 from bench.config import Cell, typed
 from bench.errors import require
 from bench.learners.base import EpochsConfig, Learner, Outcome
@@ -47,16 +48,16 @@ class ClassificationConfig:
         Steps from one with the regularizer to the next; its weight is multiplied by as much.
     """
 
-    learning_rate: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    batch_size: int = 64
-    patience: int = 20
-    coefficient: float = 0.0
+    learning_rate: Positive = 0.01
+    momentum: BelowOne = 0.9
+    weight_decay: NotNegative = 0.0
+    batch_size: Annotated[int, at_least(2)] = 64
+    patience: Annotated[int, at_least(0)] = 20
+    coefficient: NotNegative = 0.0
     freeze_statistics: bool = False
     patches_per_sample: bool = False
     swap_differing: bool = False
-    regularize_every: int = 1
+    regularize_every: Count = 1
 
     step: ClassVar[str] = "epoch"
     accepts: ClassVar[dict[str, type]] = {
@@ -66,17 +67,7 @@ class ClassificationConfig:
     }
 
     def __post_init__(self) -> None:
-        rate = self.learning_rate
-        require(0 < rate < float("inf"), f"learner.learning_rate={rate}", "a number above 0")
-        for name in ("weight_decay", "coefficient"):
-            value = getattr(self, name)
-            ok = 0 <= value < float("inf")
-            require(ok, f"learner.{name}={value}", "a number of at least 0")
-        ok = 0 <= self.momentum < 1
-        require(ok, f"learner.momentum={self.momentum}", "a number of at least 0 and below 1")
-        for name, least in (("batch_size", 2), ("patience", 0), ("regularize_every", 1)):
-            value = getattr(self, name)
-            require(value >= least, f"learner.{name}={value}", f"an integer of at least {least}")
+        check_bounds("learner", self)
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` for files, counts or a model that do not fit."""

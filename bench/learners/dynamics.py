@@ -5,11 +5,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Annotated, Any, ClassVar, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from bench.bounds import Count, NotNegative, Positive, check_bounds, one_of
 from bench.config import Cell, typed
 from bench.errors import require
 from bench.learners.base import Learner, Outcome, TrainerConfig
@@ -20,7 +21,6 @@ from bench.optim import GroupRMSprop
 from bench.status import Status
 from data_prep.problems import LossConfig, RecoveryProblem
 
-OPTIMIZERS = ("group_rmsprop", "gradient_descent")
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # In what replicates of one stack may differ: their shapes, and so their operations, are equal.
 REPLICATED = ("seed", "init_mean", "init_std")
@@ -73,17 +73,17 @@ class DynamicsConfig:
         fresh start and the others go on. Beyond the last iteration the last error counts.
     """
 
-    optimizer: str = "group_rmsprop"
-    learning_rate: float = 1e-2
+    optimizer: Annotated[str, one_of(["group_rmsprop", "gradient_descent"])] = "group_rmsprop"
+    learning_rate: Positive = 1e-2
     loss: LossConfig = field(default_factory=LossConfig)
-    precision: str = "float32"
-    converged_below: float = 1e-8
-    check_every: int = 25
-    patience: int = 1
+    precision: Annotated[str, one_of(PRECISIONS)] = "float32"
+    converged_below: NotNegative = 1e-8
+    check_every: Count = 25
+    patience: Count = 1
     measures: list[str] = field(default_factory=lambda: ["errors", "learned_norms"])
     milestones: list[int] = field(default_factory=list)
-    milestone_period: int = 1
-    milestone_repeats: int = 1
+    milestone_period: Count = 1
+    milestone_repeats: Count = 1
 
     step: ClassVar[str] = "iteration"
     accepts: ClassVar[dict[str, type]] = {
@@ -93,16 +93,7 @@ class DynamicsConfig:
     }
 
     def __post_init__(self) -> None:
-        known = {"optimizer": OPTIMIZERS, "precision": tuple(PRECISIONS)}
-        for name, allowed in known.items():
-            value = getattr(self, name)
-            require(value in allowed, f"learner.{name}={value}", " or ".join(allowed))
-        rate, below = self.learning_rate, self.converged_below
-        require(0 < rate < float("inf"), f"learner.learning_rate={rate}", "a number above 0")
-        require(below >= 0, f"learner.converged_below={below}", "a number of at least 0")
-        for name in ("check_every", "patience", "milestone_period", "milestone_repeats"):
-            value = getattr(self, name)
-            require(value >= 1, f"learner.{name}={value}", "an integer of at least 1")
+        check_bounds("learner", self)
         for name in self.measures:
             require(name in MEASURES, f"learner.measures={self.measures}", ", ".join(MEASURES))
 

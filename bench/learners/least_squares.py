@@ -8,14 +8,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from bench.bounds import Positive, check_bounds
 from bench.config import Cell, typed
-from bench.errors import require
 from bench.learners.base import EpochsConfig, Learner, Outcome
-from bench.learners.one_versus_all import (
-    ERROR_UNIT,
-    OneVersusAllConfig,
-    problem_of,
-)
+from bench.learners.one_versus_all import ERROR_UNIT, OneVersusAllConfig, problem_of
 from bench.models.linear import LinearConfig, LinearPredictor
 from bench.seeding import generator
 from bench.status import Status
@@ -35,7 +31,7 @@ class LeastSquaresConfig:
         The weight of the squared norm, which makes the solution unique where pixels never vary.
     """
 
-    ridge: float = 1e-3
+    ridge: Positive = 1e-3
 
     step: ClassVar[str] = "epoch"
     accepts: ClassVar[dict[str, type]] = {
@@ -45,7 +41,7 @@ class LeastSquaresConfig:
     }
 
     def __post_init__(self) -> None:
-        require(self.ridge > 0, f"learner.ridge={self.ridge}", "a number above 0")
+        check_bounds("learner", self)
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` if a variant does not exist or a file is missing or damaged."""

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from bench.bounds import Positive, check_bounds
 from bench.config import Cell, typed
-from bench.errors import require
 from bench.kernels.indicators import IndicatorBatch
 from bench.learners.base import EpochsConfig, Learner, Outcome
 from bench.models.cp import CPBlock, CPConfig, blocks_of
@@ -37,8 +37,8 @@ class OneVersusAllConfig:
         Training stops when an epoch's mean squared loss is under this value.
     """
 
-    learning_rate: float = 5e-4
-    converged_below: float = 1e-8
+    learning_rate: Positive = 5e-4
+    converged_below: Positive = 1e-8
 
     step: ClassVar[str] = "epoch"
     accepts: ClassVar[dict[str, type]] = {
@@ -48,9 +48,7 @@ class OneVersusAllConfig:
     }
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "converged_below"):
-            value = getattr(self, name)
-            require(0 < value < float("inf"), f"learner.{name}={value}", "a number above 0")
+        check_bounds("learner", self)
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` if a variant does not exist or a file is missing or damaged."""

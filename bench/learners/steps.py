@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from pytorch_lightning import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset
 
-from bench.errors import require
+from bench.bounds import Count, Positive, one_of
 from bench.learners.base import TrainerConfig
-
-SPACINGS = ("linear", "logarithmic")
 
 
 @dataclass
@@ -30,19 +29,10 @@ class StepsConfig(TrainerConfig):
         ``linear`` or ``logarithmic``: how the measurements are spaced over the steps.
     """
 
-    max_steps: int = 20_000
-    time_limit: float | None = None
-    measurements: int = 200
-    spacing: str = "linear"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("max_steps", "measurements"):
-            value = getattr(self, name)
-            require(value >= 1, f"trainer.{name}={value}", "an integer of at least 1")
-        possible = self.time_limit is None or self.time_limit > 0
-        require(possible, f"trainer.time_limit={self.time_limit}", "a number above 0, or null")
-        require(self.spacing in SPACINGS, f"trainer.spacing={self.spacing}", " or ".join(SPACINGS))
+    max_steps: Count = 20_000
+    time_limit: Positive | None = None
+    measurements: Count = 200
+    spacing: Annotated[str, one_of(["linear", "logarithmic"])] = "linear"
 
     def schedule(self) -> list[int]:
         """Return the steps after which to measure, rising, the last step among them."""

@@ -3,10 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from bench.bounds import Count, NotNegative, at_least, check_bounds, one_of
 from bench.errors import require
 from bench.models.hierarchical import HierarchicalTensorFactorization, checked_widths
 from bench.models.mode_tree import PATTERNS, Arity, ModeTree, mode_tree
@@ -15,8 +17,6 @@ from bench.models.product_pooling import evaluate_tree
 from bench.seeding import generator
 
 CP = "cp"  # the tree that pools all pixels at once: a CP predictor
-TREES = (*PATTERNS, CP)
-FEATURES = ("one_hot", "affine")
 
 
 @dataclass
@@ -41,23 +41,15 @@ class CircuitConfig(NetworkConfig):
         Noise of the start, see `ConvArithmeticCircuit`.
     """
 
-    width: int
-    tree: str = "grid"
-    arity: int = 4
-    features: str = "one_hot"
+    width: Count
+    tree: Annotated[str, one_of([*PATTERNS, CP])] = "grid"
+    arity: Annotated[int, at_least(2)] = 4
+    features: Annotated[str, one_of(["one_hot", "affine"])] = "one_hot"
     shared: bool = False
-    init_std: float = 0.5
+    init_std: NotNegative = 0.5
 
     def __post_init__(self) -> None:
-        require(self.width >= 1, f"model.width={self.width}", "an integer of at least 1")
-        require(self.tree in TREES, f"model.tree={self.tree}", " or ".join(TREES))
-        require(self.arity >= 2, f"model.arity={self.arity}", "an integer of at least 2")
-        require(self.features in FEATURES, f"model.features={self.features}", " or ".join(FEATURES))
-        require(
-            math.isfinite(self.init_std) and self.init_std >= 0,
-            f"model.init_std={self.init_std}",
-            "a number of at least 0",
-        )
+        check_bounds("model", self)
 
     def build(
         self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int

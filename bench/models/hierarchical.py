@@ -4,10 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from bench.bounds import Count, Finite, NotNegative, at_least, check_bounds, one_of
 from bench.errors import require
 from bench.kernels.khatri_rao import khatri_rao
 from bench.measures.ranks import effective_rank
@@ -34,22 +36,14 @@ class HierarchicalConfig:
         Weights start as independent draws from N(init_mean, init_std^2).
     """
 
-    width: int
-    arity: int = 2
-    pattern: str = "adjacent"
-    init_mean: float = 0.0
-    init_std: float = 1e-2
+    width: Count
+    arity: Annotated[int, at_least(2)] = 2
+    pattern: Annotated[str, one_of(PATTERNS)] = "adjacent"
+    init_mean: Finite = 0.0
+    init_std: NotNegative = 1e-2
 
     def __post_init__(self) -> None:
-        require(self.width >= 1, f"model.width={self.width}", "an integer of at least 1")
-        require(self.arity >= 2, f"model.arity={self.arity}", "an integer of at least 2")
-        require(self.pattern in PATTERNS, f"model.pattern={self.pattern}", " or ".join(PATTERNS))
-        require(math.isfinite(self.init_mean), f"model.init_mean={self.init_mean}", "a number")
-        require(
-            math.isfinite(self.init_std) and self.init_std >= 0,
-            f"model.init_std={self.init_std}",
-            "a number of at least 0",
-        )
+        check_bounds("model", self)
 
     def build(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
         """Return a freshly started factorization."""

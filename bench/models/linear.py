@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bench.errors import require
+from bench.bounds import Count, check_bounds
 
 
 @dataclass
@@ -18,10 +18,10 @@ class LinearConfig:
         The CP rank whose number of free parameters is matched.
     """
 
-    rank: int
+    rank: Count
 
     def __post_init__(self) -> None:
-        require(self.rank >= 1, f"model.rank={self.rank}", "an integer of at least 1")
+        check_bounds("model", self)
 
     def build(self, order: int, mode_dim: int, generator: torch.Generator) -> "LinearPredictor":
         """Return an untrained predictor."""

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
+from bench.bounds import Bound, Count, Positive, check_bounds, one_of
 from bench.errors import require
 from bench.measures.balancedness import layer_differences
 from bench.seeding import generator as seeded
@@ -18,20 +20,14 @@ STARTS = ("gaussian", "balanced", "identity")
 class MatrixConfig:
     """Schema of `configs/model/matrix.yaml`; see `MatrixFactorization` for the meanings."""
 
-    depth: int = 3
-    width: int | None = None
-    start: str = "gaussian"
-    init_std: float = 1e-3
-    determinant_sign: int | None = None
+    depth: Count = 3
+    width: Count | None = None
+    start: Annotated[str, one_of(STARTS)] = "gaussian"
+    init_std: Positive = 1e-3
+    determinant_sign: Annotated[int, Bound("-1, 1", lambda sign: sign in (-1, 1))] | None = None
 
     def __post_init__(self) -> None:
-        require(self.depth >= 1, f"model.depth={self.depth}", "an integer of at least 1")
-        known = self.width is None or self.width >= 1
-        require(known, f"model.width={self.width}", "an integer of at least 1, or null")
-        require(self.start in STARTS, f"model.start={self.start}", ", ".join(STARTS))
-        require(self.init_std > 0, f"model.init_std={self.init_std}", "a number above 0")
-        sign = self.determinant_sign
-        require(sign in (-1, 1, None), f"model.determinant_sign={sign}", "-1, 1 or null")
+        check_bounds("model", self)
 
     def build(
         self, rows: int, columns: int, generator: torch.Generator | None = None

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from bench.bounds import BelowOne, Bound, check_bounds
 from bench.errors import require
 from bench.models.network import NetworkConfig
 from bench.seeding import derive_seed
@@ -27,12 +29,11 @@ class ResNetConfig(NetworkConfig):
         The share of the pooled features that is dropped in training.
     """
 
-    depth: int = 18
-    dropout: float = 0.0
+    depth: Annotated[int, Bound("18 or 34", DEPTHS.__contains__)] = 18
+    dropout: BelowOne = 0.0
 
     def __post_init__(self) -> None:
-        require(self.depth in DEPTHS, f"model.depth={self.depth}", "18 or 34")
-        _check_dropout(self.dropout)
+        check_bounds("model", self)
 
     def build(self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int) -> ResNet:
         """Return torchvision's network with a stem for one channel."""
@@ -61,15 +62,15 @@ class CompactResNetConfig(NetworkConfig):
     stem: list[int] = field(default_factory=lambda: [16, 7, 4])
     widths: list[int] = field(default_factory=lambda: [32, 64, 64, 64])
     strides: list[int] = field(default_factory=lambda: [2, 2, 1, 1])
-    dropout: float = 0.0
+    dropout: BelowOne = 0.0
 
     def __post_init__(self) -> None:
+        check_bounds("model", self)
         ok = len(self.stem) == 3 and min(self.stem) >= 1 and self.stem[1] % 2 == 1
         require(ok, f"model.stem={self.stem}", "width, kernel size and stride; the kernel size odd")
         given = f"model.widths={self.widths} and model.strides={self.strides}"
         ok = len(self.widths) == len(self.strides) > 0 and min(*self.widths, *self.strides) >= 1
         require(ok, given, "as many of each, one or more, integers of at least 1")
-        _check_dropout(self.dropout)
 
     def build(
         self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
@@ -95,10 +96,6 @@ class CompactResNetConfig(NetworkConfig):
                 if isinstance(module, nn.Conv2d):
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         return network
-
-
-def _check_dropout(dropout: float) -> None:
-    require(0 <= dropout < 1, f"model.dropout={dropout}", "a number of at least 0 and below 1")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor, nn
 
+from bench.bounds import Count, Positive, check_bounds
 from bench.errors import require
 from bench.kernels.tproduct import singular_tubes, t_gram
 from bench.seeding import generator as seeded
@@ -15,13 +16,11 @@ from bench.seeding import generator as seeded
 class TubalConfig:
     """Schema of `configs/model/tubal.yaml`; see `TubalFactorization` for the meanings."""
 
-    overestimated_rank: int
-    init_std: float = 1e-7
+    overestimated_rank: Count
+    init_std: Positive = 1e-7
 
     def __post_init__(self) -> None:
-        rank = self.overestimated_rank
-        require(rank >= 1, f"model.overestimated_rank={rank}", "an integer of at least 1")
-        require(self.init_std > 0, f"model.init_std={self.init_std}", "a number above 0")
+        check_bounds("model", self)
 
     def build(
         self, size: int, tube_length: int, generator: torch.Generator | None = None
