@@ -170,12 +170,13 @@ def draw_tubal(
     rows = [(part, part.runs, curves_of(part.runs, runs_dir)) for part in parts]
     figure, axes = panels(len(rows), 4, 14.5, 3.2 * len(rows))
     for line, (part, runs, curves) in zip(axes, rows, strict=True):
-        smallest = runs[SCALE] == runs.groupby(SCALE)[RANK].nunique().idxmax()
+        good = runs[usable(runs)]
+        smallest = runs[SCALE] == good.groupby(SCALE)[RANK].nunique().idxmax()
         _draw_mean_errors(line[0], runs[smallest], curves, RANK, "R = {:g}")
         widest = runs[RANK] == 200 if (runs[RANK] == 200).any() else runs[RANK] > 0
         _draw_mean_errors(line[1], runs[widest], curves, SCALE, "scale {:.0e}")
         _draw_published_errors(line[0], part, spec)
-        first = runs[usable(runs) & smallest].sort_values([RANK, "seed"]).index[0]
+        first = good[smallest[good.index]].sort_values([RANK, "seed"]).index[0]
         _draw_phases(line[2], line[3], curves[curves.run_key == first])
         line[0].set_title(part.title, fontsize=9, loc="left")
     return figure

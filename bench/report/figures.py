@@ -59,6 +59,16 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
     return figure
 
 
+def draw_nothing(
+    parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path
+) -> Figure:
+    """Say that there is nothing to draw, where no run has ended with numbers."""
+    figure = plt.figure(figsize=(6.8, 1.2))
+    counts = ", ".join(f"{count} {status}" for status, count in frame.status.value_counts().items())
+    figure.text(0.5, 0.5, f"no run has ended with numbers: {counts}", ha="center", va="center")
+    return figure
+
+
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
     """Return a figure, with its size in inches, and its axes of shape (rows, columns)."""
     size = (width, height)

@@ -9,7 +9,7 @@ from hydra.utils import get_method
 
 from bench.config import choices
 from bench.report import figures, tables
-from bench.report.frame import MISSING, load_runs, require_runs
+from bench.report.frame import MISSING, load_runs, require_runs, usable
 from bench.report.spec import ReportSpec
 from bench.tracking.records import (
     PLANS,
@@ -53,7 +53,9 @@ def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
     frame.to_parquet(folder / "runs.parquet")
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
-    return figures.save(get_method(spec.draw)(parts, spec, frame, runs_dir), folder)
+    ended = [part for part in parts if usable(part.runs).any()]
+    draw = get_method(spec.draw) if ended else figures.draw_nothing
+    return figures.save(draw(ended, spec, frame, runs_dir), folder)
 
 
 def publish_all(runs_dir: Path, results_dir: Path, say: Callable[[str], None]) -> list[str]:

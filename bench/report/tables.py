@@ -74,7 +74,8 @@ def _summarize(runs: pd.DataFrame, spec: ReportSpec, rule: str) -> pd.DataFrame:
     """Return counts and summarized metrics of each table row, by one rule of selection."""
     counts = runs.groupby(spec.rows, dropna=False).status.value_counts().unstack(fill_value=0)
     rows = counts.sum(axis="columns").rename("expected").to_frame()
-    rows["done"] = counts.drop(columns=WITHOUT_NUMBERS, errors="ignore").sum(axis="columns")
+    done = counts.drop(columns=WITHOUT_NUMBERS, errors="ignore").sum(axis="columns")
+    rows["done"] = done.astype(int)  # the sum of no columns is a float
     rows = rows.join(counts.reindex(columns=[*map(str, WITHOUT_NUMBERS)], fill_value=0))
     good = runs[usable(runs)].groupby(spec.rows, dropna=False)
     for metric in spec.metrics:

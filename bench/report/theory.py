@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.report.dynamics import draw_entry, draw_seeds, finish
-from bench.report.figures import PALETTE, panels
+from bench.report.figures import PALETTE, draw_nothing, panels
 from bench.report.frame import load_curves, usable
 from bench.report.spec import ReportSpec
 from bench.report.tables import Section
@@ -25,18 +25,27 @@ def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: 
     (e) angle, norm and error of the tubal phases against iterations.
     """
     good = frame[usable(frame)]
-    drawn = [(claim, good[good["data.name"].str.startswith(claim)]) for claim in PANELS]
-    drawn = [(claim, runs) for claim, runs in drawn if len(runs)]
+    drawn = {
+        claim: good[good["data.name"].str.startswith(claim) & good[metric].notna()]
+        for claim, (metric, _) in PANELS.items()
+        if metric in good
+    }
+    drawn = {claim: runs for claim, runs in drawn.items() if len(runs)}
+    if not drawn:
+        return draw_nothing(parts, spec, frame, runs_dir)
     figure, axes = panels(1, len(drawn), 3.5 * len(drawn), 3.4)
-    for axis, (claim, runs) in zip(axes.flat, drawn, strict=True):
+    for axis, (claim, runs) in zip(axes.flat, drawn.items(), strict=True):
         curves = load_curves(runs_dir, str(runs.benchmark.iloc[0]), runs.index)
-        PANELS[claim](axis, claim, runs, curves)
+        PANELS[claim][1](axis, claim, runs, curves)
     return figure
 
 
 def _conserved(axis: Axes, title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> None:
-    slope = np.polyfit(np.log(runs[STEP].astype(float)), np.log(runs.largest_drift), 1)[0]
-    draw_seeds(axis, runs, STEP, "largest_drift", f"mean, slope {slope:.3f}")
+    label = "mean"
+    if runs[STEP].nunique() > 1:
+        slope = np.polyfit(np.log(runs[STEP].astype(float)), np.log(runs.largest_drift), 1)[0]
+        label += f", slope {slope:.3f}"
+    draw_seeds(axis, runs, STEP, "largest_drift", label)
     finish(axis, title, "step size, equal time", "drift of conserved differences")
 
 
@@ -69,10 +78,11 @@ def _tubal(axis: Axes, title: str, runs: pd.DataFrame, curves: pd.DataFrame) -> 
     finish(axis, title, "iteration", "sine, norm or error", yscale="log")
 
 
-PANELS: dict[str, Callable[[Axes, str, pd.DataFrame, pd.DataFrame], None]] = {
-    "(a)": _conserved,
-    "(b)": _growth,
-    "(c)": _rank_one,
-    "(d)": draw_entry,
-    "(e)": _tubal,
+# What each panel needs to have been measured, and how it is drawn
+PANELS: dict[str, tuple[str, Callable[[Axes, str, pd.DataFrame, pd.DataFrame], None]]] = {
+    "(a)": ("largest_drift", _conserved),
+    "(b)": ("exponent", _growth),
+    "(c)": ("largest_rank_one_distance", _rank_one),
+    "(d)": ("unobserved_entry", draw_entry),
+    "(e)": ("angle_to_projection", _tubal),
 }
