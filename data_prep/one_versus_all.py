@@ -1,18 +1,17 @@
 """The one-versus-all problems of a stack of predictors that read the same images."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
-from pytorch_lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from bench.kernels.indicators import indicator_matrix
 from bench.seeding import generator
 from data_prep.controls import control
 from data_prep.images import ImageData, Split
+from data_prep.intervals import Intervals
 
 EVERYTHING = slice(None)
 POSITIVE_TARGET = 2.0  # the target of the class, 0 being that of all others [TF, appendix]
@@ -82,13 +81,10 @@ class Part:
         return self.labels[:, samples][self.draws[problems]]
 
 
-class OneVersusAllStack(LightningDataModule):
+class OneVersusAllStack(Intervals):
     """Images shared by a stack of one-versus-all problems, and the targets of each.
 
-    Everything is in memory as tensors. An item of the training loader is the order of the batches
-    of one interval: a list with, for each of its epochs, the index tensors of the epoch's batches.
-    The order of an epoch depends on `data.order_seed` and the epoch alone; the position is part of
-    Lightning's checkpoints.
+    Everything is in memory as tensors.
 
     Parameters
     ----------
@@ -96,20 +92,13 @@ class OneVersusAllStack(LightningDataModule):
         Problems with equal `images_key`.
     root : str or None
         The data folder.
-    epochs, interval : int
-        Number of epochs in all, and in one item of the training loader.
     """
 
-    def __init__(
-        self, problems: Sequence[Problem], root: str | None, epochs: int, interval: int
-    ) -> None:
+    def __init__(self, problems: Sequence[Problem], root: str | None) -> None:
         super().__init__()
         self.problems = list(problems)
         self.data = problems[0].data
         self.root = root
-        self.epochs = epochs
-        self.interval = interval
-        self.epoch = 0
 
     @cached_property
     def parts(self) -> dict[str, Part]:
@@ -136,34 +125,13 @@ class OneVersusAllStack(LightningDataModule):
         return indicator_matrix(split.inputs, self.data.levels)
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
-        """Return the index tensors of an epoch's batches, int64."""
+        """Return the index tensors of an epoch's batches, int64.
+
+        Their order depends on `data.order_seed` and the epoch alone.
+        """
         samples = self.data.COUNTS["train"]
         draw = generator(self.data.order_seed, "batch order", epoch)
         return torch.randperm(samples, generator=draw).split(self.data.batch_size)
-
-    def train_dataloader(self) -> DataLoader:
-        """Return a loader that gives one interval's batches each time it is iterated."""
-        return DataLoader(_NextInterval(self), batch_size=None)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the position in the data for a checkpoint."""
-        return {"epoch": self.epoch}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Go on from a checkpoint's position."""
-        self.epoch = state_dict["epoch"]
-
-
-class _NextInterval(IterableDataset):
-    def __init__(self, stack: OneVersusAllStack) -> None:
-        self.stack = stack
-
-    def __iter__(self) -> Iterator[list[Sequence[Tensor]]]:
-        start = self.stack.epoch
-        # To whole multiples of the interval, so that a resumed run measures at the same epochs.
-        end = min((start // self.stack.interval + 1) * self.stack.interval, self.stack.epochs)
-        self.stack.epoch = end
-        yield [self.stack.batches(epoch) for epoch in range(start, end)]
 
 
 class PixelStack(OneVersusAllStack):

@@ -1,12 +1,11 @@
 """Convolutional arithmetic circuits on images, for all that differ in seed and class at once."""
 
 import copy
-import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,17 +13,16 @@ from torch import Tensor
 from bench.bounds import Count, NotNegative, Positive, at_least, check_bounds, one_of
 from bench.config import Cell, typed
 from bench.errors import UserError, require
-from bench.learners.base import EpochsConfig, Learner, Outcome
+from bench.learners.base import EpochsConfig
 from bench.learners.objectives import OBJECTIVES, Objective
-from bench.learners.one_versus_all import ONE_THREAD_WORK, problem_of
+from bench.learners.predictors import PredictorStack, check_problems, images_key, problem_of
 from bench.measures.locality import locality
 from bench.models.convnet import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
 from bench.regularizers import InputGradientChange, RandomPatch
 from bench.status import Status
-from data_prep.controls import control
 from data_prep.images import ImageData
-from data_prep.one_versus_all import Part, PixelStack
+from data_prep.one_versus_all import PixelStack
 
 FIRST = slice(1)
 WARM_UP = 0.05  # share of the steps over which the linear schedule rises
@@ -76,11 +74,7 @@ class CircuitsConfig:
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` for a variant, class, model, patch or file that does not fit."""
-        problems = [problem_of(cell) for cell in cells]
-        for variant in {problem.variant for problem in problems}:
-            control(variant)
-        for data in {problem.data.name: problem.data for problem in problems}.values():
-            data.files(root)
+        check_problems(cells, root)
         for learner, data in _settings(cells):
             learner._check_classes(data)
             if learner.coefficient:
@@ -125,9 +119,7 @@ class CircuitsConfig:
         """Return what cells must share: images, shapes and training, without regularizer."""
         if self.coefficient:
             return cell.run_key
-        settings = [cell.config[name] for name in ("model", "learner", "trainer")]
-        shared = (problem_of(cell).images_key(), settings)
-        return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+        return images_key(cell, *(cell.config[name] for name in ("model", "learner", "trainer")))
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes that the images, parameters and a batch's values take."""
@@ -146,9 +138,8 @@ class CircuitsConfig:
         self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
     ) -> tuple["Circuits", PixelStack]:
         """Return a learner of the cells and the images that they share."""
-        problems = [problem_of(cell) for cell in cells]
-        data = PixelStack(problems, root, trainer.max_epochs, trainer.log_every_n_epochs)
-        return Circuits(cells, data, self, trainer.max_epochs), data
+        data = PixelStack([problem_of(cell) for cell in cells], root)
+        return Circuits(cells, data, self, trainer), data
 
 
 def _settings(cells: Sequence[Cell]) -> list[tuple[CircuitsConfig, ImageData]]:
@@ -192,35 +183,18 @@ def level_rates(circuit: ConvArithmeticCircuit, learning_rate: float) -> list[fl
     return [leaf, *(leaf / fan_in for fan_in in inner), learning_rate / root]
 
 
-class Circuits(Learner):
+class Circuits(PredictorStack):
     """Trains circuits of equal shape on the same images by Adam, each as it would be alone.
 
     A predictor that has converged or diverged keeps the numbers and weights that it had then.
 
-    Parameters
-    ----------
-    cells : sequence of Cell
-        Cells with equal `CircuitsConfig.stack_key`.
-    data : PixelStack
-        Their images and labels.
-    config : CircuitsConfig
-        Objective, optimizer, regularizer and stop criterion.
-    max_epochs : int
-        Passes over the training data at most.
+    Parameters are those of `PredictorStack`.
     """
 
-    epoch: Tensor
-    losses: Tensor
-    last_finite_losses: Tensor
-
     def __init__(
-        self, cells: Sequence[Cell], data: PixelStack, config: CircuitsConfig, max_epochs: int
+        self, cells: Sequence[Cell], data: PixelStack, config: CircuitsConfig, trainer: EpochsConfig
     ) -> None:
-        super().__init__(cells)
-        self.automatic_optimization = False
-        self.config = config
-        self.data = data
-        self.max_epochs = max_epochs
+        super().__init__(cells, data, config, trainer)
         self.objective: Objective = OBJECTIVES[config.objective]
         circuits = [circuit_of(cell) for cell in cells]
         self.stacked = len(circuits) > 1
@@ -229,11 +203,7 @@ class Circuits(Learner):
         if config.coefficient:
             self.regularizer = config.regularizer(data.data.SIDE, cells[0].config["seed"])
         self.rates = level_rates(self.network, config.learning_rate)
-        self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
-        self.register_buffer("last_finite_losses", self.losses.clone())
         self.register_buffer("penalty", torch.tensor(0.0))
-        self.parts: dict[str, Part] = {}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam with a group of its own for each level."""
@@ -244,17 +214,9 @@ class Circuits(Learner):
         ]
         return torch.optim.Adam(groups, fused=True)
 
-    def on_fit_start(self) -> None:
-        """Bring the data to the device; do small problems on one thread."""
-        self.threads = torch.get_num_threads()
-        data, count = self.data.data, self.network.widths[0] * len(self.cells)
-        if count * data.batch_size * data.SIDE**2 < ONE_THREAD_WORK:
-            torch.set_num_threads(1)
-        self.parts = {name: part.to(self.device) for name, part in self.data.parts.items()}
-
-    def on_fit_end(self) -> None:
-        """Leave the threads as they were."""
-        torch.set_num_threads(self.threads)
+    def channels(self) -> int:
+        """Return the channels after the leaves' convolution, of all predictors."""
+        return self.network.widths[0] * len(self.cells)
 
     def images(self, pixels: Tensor) -> Tensor:
         """Return quantized pixels, shape (batch, pixels), as the images that the circuits read."""
@@ -266,24 +228,6 @@ class Circuits(Learner):
         """Return every predictor's outputs, shape (predictors, batch) or (..., classes)."""
         outputs = self.network(images)
         return outputs if self.stacked else outputs.unsqueeze(0)
-
-    def training_step(self, batch: list[Sequence[Tensor]], batch_idx: int) -> None:
-        """Train for one interval, then measure."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        for epoch in batch:
-            self.train_epoch(epoch, optimizer)
-            self.epoch += 1
-            self._end_early()
-            if all(self.outcomes):
-                break
-        self._measure(self._training())
-        if self.epoch >= self.max_epochs:
-            self._end({i: Status.MAX_STEPS for i in self._training()})
-        if all(self.outcomes):
-            self.trainer.should_stop = True
-
-    def _training(self) -> list[int]:
-        return [i for i, outcome in enumerate(self.outcomes) if outcome is None]
 
     def train_epoch(self, batches: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Step through an epoch's batches and keep each predictor's mean loss."""
@@ -301,7 +245,7 @@ class Circuits(Learner):
     def _set_rates(self, optimizer: torch.optim.Optimizer, step: int, steps_an_epoch: int) -> None:
         share = 1.0
         if self.config.schedule == "linear":
-            steps = self.max_epochs * steps_an_epoch
+            steps = self.limits.max_epochs * steps_an_epoch
             rise = max(LEAST_WARM_UP, WARM_UP * steps)
             share = (1 - step / steps) * min(1.0, (step + 1) / rise)
         for group, rate in zip(optimizer.param_groups, self.rates, strict=True):
@@ -365,46 +309,38 @@ class Circuits(Learner):
             total += (errors.clamp(max=1) if name == "test" else errors).sum(1)
         return total / len(part)
 
-    def _measure(self, members: Iterable[int]) -> None:
-        """Add a point to the curves of some predictors."""
-        columns = {
-            "train_loss": self.losses,
-            "train_error": self.errors("train"),
-            "test_error": self.errors("test"),
-        }
+    def measure(self) -> None:
+        """Add a point to the curves of the predictors that train."""
+        self._measure_some(self.training_places())
+
+    def _measure_some(self, places: Sequence[int]) -> None:
+        columns = {"train_loss": self.losses, "train_error": self.errors("train")}
+        columns["test_error"] = self.errors("test")
         if self.regularizer is not None:
             columns["penalty"] = self.penalty.expand_as(self.losses)
-        rows = torch.stack(list(columns.values()), 1).tolist()
-        for i in members:
-            point = dict(zip(columns, rows[i], strict=True))
-            self.curves[i].append({"epoch": int(self.epoch), **point})
+        chosen = torch.tensor(places, device=self.device)
+        self.add_points(places, {name: each[chosen] for name, each in columns.items()})
 
-    def _end_early(self) -> None:
+    def end_early(self, statuses: Mapping[int, Status], optimizer: torch.optim.Optimizer) -> None:
         """End the predictors that have converged or diverged."""
-        finite = self.losses.isfinite().tolist()
-        converged = (self.losses < self.config.converged_below).tolist()
-        ended = {
-            i: Status.CONVERGED if finite[i] else Status.DIVERGED
-            for i in self._training()
-            if converged[i] or not finite[i]
-        }
-        if ended:
-            self._measure(ended)
-            self._end(ended)
+        if statuses:
+            self._measure_some(list(statuses))
+            self._end_some(statuses)
 
-    def _end(self, statuses: Mapping[int, Status]) -> None:
+    def end(self, status: Status) -> None:
+        """Give the predictors that train their outcomes."""
+        self._end_some(dict.fromkeys(self.training_places(), status))
+
+    def _end_some(self, statuses: Mapping[int, Status]) -> None:
         """Give some predictors their outcomes; those that have diverged are not measured."""
         sound = [i for i, status in statuses.items() if status is not Status.DIVERGED]
         columns = {name: each.tolist() for name, each in self.measures(sound).items()}
         measures = {i: {name: columns[name][at] for name in columns} for at, i in enumerate(sound)}
         constants = self.objective.constant_errors(self.parts["train"]).tolist()
+        sizes = {"parameters": self.network.parameter_count, "channels": self.network.widths[-1]}
         for i, status in statuses.items():
-            metrics = {**self.curves[i][-1], **measures.get(i, {}), "constant_error": constants[i]}
-            metrics["parameters"] = self.network.parameter_count
-            metrics["channels"] = self.network.widths[-1]
-            if status is Status.DIVERGED:
-                metrics["last_finite_loss"] = float(self.last_finite_losses[i])
-            self.outcomes[i] = Outcome(status, metrics, self._weights(i))
+            metrics = {**measures.get(i, {}), "constant_error": constants[i], **sizes}
+            self.end_one(i, status, metrics, self._weights(i))
 
     def _weights(self, i: int) -> dict[str, Tensor]:
         named = {name: each.detach().cpu() for name, each in self.network.named_parameters()}
@@ -435,12 +371,6 @@ class Circuits(Learner):
         means = {name: each.view(len(members), -1).mean(1) for name, each in found.items()}
         ranks = [_hierarchical_rank(circuits, output) for output in range(circuits.outputs)]
         return {**means, "hierarchical_rank": torch.stack(ranks).mean(0).view(len(members))}
-
-    def progress(self) -> tuple[float, float]:
-        """Return the share of epochs done and the mean loss of the predictors still training."""
-        running = [loss for loss in self.losses[self._training()].tolist() if loss == loss]
-        mean = sum(running) / len(running) if running else float("nan")
-        return int(self.epoch) / self.max_epochs, mean
 
 
 def _hierarchical_rank(circuit: ConvArithmeticCircuit, output: int) -> Tensor:

@@ -16,13 +16,13 @@ from bench.bounds import BelowOne, Count, NotNegative, Positive, at_least, check
 from bench.config import Cell, typed
 from bench.errors import require
 from bench.learners.base import EpochsConfig, Learner, Outcome
-from bench.learners.steps import Intervals
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
 from bench.regularizers import InputGradientChange
 from bench.seeding import derive_seed, generator
 from bench.status import Status
+from data_prep.intervals import Intervals
 from data_prep.labelled_images import LabelledImages, LabelledPart
 
 PROBES = 256  # test images on which a trained network's penalty is measured

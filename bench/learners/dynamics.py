@@ -15,10 +15,11 @@ from bench.config import Cell, typed
 from bench.errors import require
 from bench.learners.base import Learner, Outcome, TrainerConfig
 from bench.learners.dynamics_measures import MEASURES, Measure
-from bench.learners.steps import Intervals, StepsConfig
+from bench.learners.steps import StepsConfig
 from bench.models.replicates import select_replicates, stack_replicates
 from bench.optim import GroupRMSprop
 from bench.status import Status
+from data_prep.intervals import Intervals
 from data_prep.problems import LossConfig, RecoveryProblem
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}

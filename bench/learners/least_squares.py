@@ -1,6 +1,5 @@
 """The parameter-matched linear baseline of one-versus-all problems, solved exactly."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +10,8 @@ from torch import Tensor
 from bench.bounds import Positive, check_bounds
 from bench.config import Cell, typed
 from bench.learners.base import EpochsConfig, Learner, Outcome
-from bench.learners.one_versus_all import ERROR_UNIT, OneVersusAllConfig, problem_of
+from bench.learners.objectives import ERROR_UNIT
+from bench.learners.predictors import check_problems, images_key, problem_of
 from bench.models.linear import LinearConfig, LinearPredictor
 from bench.seeding import generator
 from bench.status import Status
@@ -45,12 +45,11 @@ class LeastSquaresConfig:
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` if a variant does not exist or a file is missing or damaged."""
-        OneVersusAllConfig().check(cells, root)
+        check_problems(cells, root)
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share to be solved with one matrix: images and features."""
-        key = (problem_of(cell).images_key(), cell.config["model"], cell.config["seed"], self.ridge)
-        return hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return images_key(cell, cell.config["model"], cell.config["seed"], self.ridge)
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of the images, the normal matrix with its factor, and a chunk."""
@@ -64,7 +63,7 @@ class LeastSquaresConfig:
         self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
     ) -> tuple["LeastSquares", OneVersusAllStack]:
         """Return a learner of the cells and the images that they share."""
-        data = OneVersusAllStack([problem_of(cell) for cell in cells], root, 1, 1)
+        data = OneVersusAllStack([problem_of(cell) for cell in cells], root)
         return LeastSquares(cells, data, self.ridge), data
 
 

@@ -1,7 +1,6 @@
 """One class against all others, for all predictors that read the same images at once."""
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,18 +10,16 @@ from torch import Tensor, nn
 from bench.bounds import Positive, check_bounds
 from bench.config import Cell, typed
 from bench.kernels.indicators import IndicatorBatch
-from bench.learners.base import EpochsConfig, Learner, Outcome
+from bench.learners.base import EpochsConfig
+from bench.learners.objectives import ERROR_UNIT
+from bench.learners.predictors import PredictorStack, check_problems, images_key, problem_of
 from bench.models.cp import CPBlock, CPConfig, blocks_of
 from bench.seeding import generator
 from bench.status import Status
-from data_prep.controls import control
 from data_prep.images import ImageData
-from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, Problem
+from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack
 
 BLOCK_VALUES = 256 * 5000  # so many float32 values and their digits stay in a processor's cache
-ONE_THREAD_WORK = 10**7  # multiply-adds a step below which threads wait for each other
-# The squared error is in units of the targets' distance, so that it reads as for labels 0 and 1.
-ERROR_UNIT = POSITIVE_TARGET**2
 
 
 @dataclass
@@ -52,16 +49,11 @@ class OneVersusAllConfig:
 
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` if a variant does not exist or a file is missing or damaged."""
-        problems = [problem_of(cell) for cell in cells]
-        for variant in {problem.variant for problem in problems}:
-            control(variant)
-        for data in {problem.data.name: problem.data for problem in problems}.values():
-            data.files(root)
+        check_problems(cells, root)
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share to be trained in one matrix product."""
-        shared = (problem_of(cell).images_key(), cell.config["learner"], cell.config["trainer"])
-        return hashlib.sha256(repr(shared).encode()).hexdigest()[:16]
+        return images_key(cell, cell.config["learner"], cell.config["trainer"])
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes that the images, targets, parameters and one block take."""
@@ -81,15 +73,8 @@ class OneVersusAllConfig:
         self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
     ) -> tuple["OneVersusAll", OneVersusAllStack]:
         """Return a learner of the cells and the images that they share."""
-        problems = [problem_of(cell) for cell in cells]
-        data = OneVersusAllStack(problems, root, trainer.max_epochs, trainer.log_every_n_epochs)
-        return OneVersusAll(cells, data, self, trainer.max_epochs), data
-
-
-def problem_of(cell: Cell) -> Problem:
-    """Return the one-versus-all problem that a cell asks for."""
-    data: ImageData = typed(cell.config["data"], "data")
-    return Problem(data, cell.config["variant"], cell.config["seed"])
+        data = OneVersusAllStack([problem_of(cell) for cell in cells], root)
+        return OneVersusAll(cells, data, self, trainer), data
 
 
 def block_components(data: ImageData) -> int:
@@ -106,41 +91,24 @@ def initial_factors(cell: Cell) -> Tensor:
     return factors.detach().permute(2, 1, 0).contiguous()
 
 
-class OneVersusAll(Learner):
+class OneVersusAll(PredictorStack):
     """Trains CP predictors by Adam on the squared loss [TF, section 5 and appendix].
 
     Every predictor sees what it would see alone: the same batches, its own loss, its own share of
     Adam's state. A predictor that has converged or diverged is taken out and costs nothing more.
 
-    Parameters
-    ----------
-    cells : sequence of Cell
-        Cells with equal `OneVersusAllConfig.stack_key`.
-    data : OneVersusAllStack
-        Their images and targets.
-    config : OneVersusAllConfig
-        The optimizer's settings and the stop criterion.
-    max_epochs : int
-        Passes over the training data at most.
+    Parameters are those of `PredictorStack`.
     """
-
-    epoch: Tensor
-    losses: Tensor
-    last_finite_losses: Tensor
 
     def __init__(
         self,
         cells: Sequence[Cell],
         data: OneVersusAllStack,
         config: OneVersusAllConfig,
-        max_epochs: int,
+        trainer: EpochsConfig,
     ) -> None:
-        super().__init__(cells)
-        self.automatic_optimization = False
-        self.config = config
-        self.data = data
+        super().__init__(cells, data, config, trainer)
         self.levels = data.data.levels
-        self.max_epochs = max_epochs
         factors = [initial_factors(cell) for cell in cells]
         ranks = torch.tensor([len(one) for one in factors])
         runs = blocks_of(ranks.tolist(), block_components(data.data))
@@ -148,10 +116,6 @@ class OneVersusAll(Learner):
             CPBlock(torch.tensor(run), ranks[run], torch.cat([factors[i] for i in run]))
             for run in runs
         )
-        self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
-        self.register_buffer("last_finite_losses", self.losses.clone())
-        self.parts: dict[str, Part] = {}
 
     @property
     def stack(self) -> list[CPBlock]:
@@ -163,34 +127,9 @@ class OneVersusAll(Learner):
         rate = self.config.learning_rate
         return torch.optim.Adam(self.blocks.parameters(), lr=rate, fused=True)
 
-    def on_fit_start(self) -> None:
-        """Bring the data to the device; do small problems on one thread."""
-        components = sum(len(block.factors) for block in self.stack)
-        self.threads = torch.get_num_threads()
-        if components * self.data.data.batch_size * self.data.data.SIDE**2 < ONE_THREAD_WORK:
-            torch.set_num_threads(1)
-        self.parts = {name: part.to(self.device) for name, part in self.data.parts.items()}
-
-    def on_fit_end(self) -> None:
-        """Leave the threads as they were."""
-        torch.set_num_threads(self.threads)
-
-    def training_step(self, batch: list[Sequence[Tensor]], batch_idx: int) -> None:
-        """Train for one interval, then measure."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        for epoch in batch:
-            self.train_epoch(epoch, optimizer)
-            self.epoch += 1
-            self._freeze(optimizer)
-            if not self.blocks:
-                break
-        for block in self.stack:
-            self._measure(block)
-        if self.epoch >= self.max_epochs:
-            for block in self.stack:
-                self._end(block, [Status.MAX_STEPS] * len(block.members))
-        if all(self.outcomes):
-            self.trainer.should_stop = True
+    def channels(self) -> int:
+        """Return how many components still train."""
+        return sum(len(block.factors) for block in self.stack)
 
     def train_epoch(self, batches: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
         """Step through an epoch's batches and keep each predictor's mean loss."""
@@ -252,55 +191,45 @@ class OneVersusAll(Learner):
             underflows += counts
         return total / len(part), underflows / (len(part) * block.ranks)
 
-    def _measure(self, block: CPBlock) -> None:
-        """Add a point to the curves of a block's predictors."""
-        (train, underflow), (test, _) = self.errors(block, "train"), self.errors(block, "test")
-        columns = (self.losses[block.members], train, test, underflow)
-        rows = torch.stack(columns, 1).tolist()
-        for place, row in zip(block.members.tolist(), rows, strict=True):
-            curve = self.curves[place]
-            epoch = int(self.epoch)
-            if curve and curve[-1]["epoch"] == epoch:
-                continue
-            names = ("train_loss", "train_error", "test_error", "underflow_share")
-            curve.append({"epoch": epoch, **dict(zip(names, row, strict=True))})
+    def measure(self) -> None:
+        """Add a point to the curves of the predictors that train."""
+        for block in self.stack:
+            self._measure_block(block)
 
-    def _freeze(self, optimizer: torch.optim.Optimizer) -> None:
+    def _measure_block(self, block: CPBlock) -> None:
+        (train, underflow), (test, _) = self.errors(block, "train"), self.errors(block, "test")
+        columns = {"train_loss": self.losses[block.members], "train_error": train}
+        columns |= {"test_error": test, "underflow_share": underflow}
+        self.add_points(block.members.tolist(), columns)
+
+    def end_early(self, statuses: Mapping[int, Status], optimizer: torch.optim.Optimizer) -> None:
         """Take out the predictors that have converged or diverged."""
-        diverged = ~self.losses.isfinite()
-        done = diverged | (self.losses < self.config.converged_below)
+        if not statuses:
+            return
         for place, block in enumerate(self.stack):
-            ended = done[block.members]
+            ended = torch.isin(block.members, torch.tensor(list(statuses), device=self.device))
             if not ended.any():
                 continue
             leaving, staying = block.select(ended), block.select(~ended)
-            self._measure(leaving)
-            flags = diverged[leaving.members].tolist()
-            self._end(leaving, [Status.DIVERGED if d else Status.CONVERGED for d in flags])
+            self._measure_block(leaving)
+            self._end_block(leaving, statuses)
             _replace_parameter(optimizer, block.factors, staying.factors, block.rows(~ended))
             self.blocks[place] = staying
         self.blocks = nn.ModuleList(block for block in self.stack if len(block.members))
 
-    def _end(self, block: CPBlock, statuses: Sequence[Status]) -> None:
-        """Give a block's predictors their outcomes; `constant_error` is the label's variance."""
-        shares = self.parts["train"].targets(block.members).float().mean(1).tolist()
-        factors = block.predictor_factors()
-        for place, one, status, share in zip(
-            block.members.tolist(), factors, statuses, shares, strict=True
-        ):
-            metrics = dict(self.curves[place][-1])
-            if status is Status.DIVERGED:
-                metrics["last_finite_loss"] = float(self.last_finite_losses[place])
-            metrics["constant_error"] = share * (1 - share)
-            metrics["parameters"] = one.numel()
-            weights = {"factors": one.permute(2, 1, 0).contiguous().cpu()}
-            self.outcomes[place] = Outcome(status, metrics, weights)
+    def end(self, status: Status) -> None:
+        """Give the predictors that train their outcomes."""
+        for block in self.stack:
+            self._end_block(block, dict.fromkeys(block.members.tolist(), status))
 
-    def progress(self) -> tuple[float, float]:
-        """Return the share of epochs done and the mean loss of the predictors still training."""
-        running = [loss for loss in self.losses.tolist() if loss == loss]
-        mean = sum(running) / len(running) if running else float("nan")
-        return int(self.epoch) / self.max_epochs, mean
+    def _end_block(self, block: CPBlock, statuses: Mapping[int, Status]) -> None:
+        """Give a block's predictors their outcomes; `constant_error` is the label's variance."""
+        places = block.members.tolist()
+        shares = self.parts["train"].targets(block.members).float().mean(1).tolist()
+        for place, share, one in zip(places, shares, block.predictor_factors(), strict=True):
+            metrics = {"constant_error": share * (1 - share), "parameters": one.numel()}
+            weights = {"factors": one.permute(2, 1, 0).contiguous().cpu()}
+            self.end_one(place, statuses[place], metrics, weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep which predictors still train, and in which blocks."""

@@ -1,12 +1,9 @@
-"""Training that is counted in steps: its schema, its schedule and its intervals."""
+"""Training that is counted in steps: its schema and its schedule."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from pytorch_lightning import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset
 
 from bench.bounds import Count, Positive, one_of
 from bench.learners.base import TrainerConfig
@@ -39,16 +36,3 @@ class StepsConfig(TrainerConfig):
         shares = np.arange(1, self.measurements + 1) / self.measurements
         steps = self.max_steps * shares if self.spacing == "linear" else self.max_steps**shares
         return sorted({max(round(step), 1) for step in steps})
-
-
-class Intervals(LightningDataModule):
-    """One empty batch an epoch, for a learner that holds its data and counts its steps itself."""
-
-    def train_dataloader(self) -> DataLoader:
-        """Return a loader that gives one batch each time it is iterated."""
-        return DataLoader(_OneInterval(), batch_size=None)
-
-
-class _OneInterval(IterableDataset):
-    def __iter__(self) -> Iterator[int]:
-        yield 0

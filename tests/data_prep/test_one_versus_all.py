@@ -13,7 +13,7 @@ def problem(variant="original", seed=0, **data):
 
 def test_targets_are_the_class_under_the_variant():
     problems = [problem(target_class=3), problem("random_labels", 5, target_class=3)]
-    stack = OneVersusAllStack(problems, None, epochs=1, interval=1)
+    stack = OneVersusAllStack(problems, None)
     part = stack.parts["train"]
     original = stack.data.split(None, "train")
     permuted = stack.data.randomized(original, "random_labels", 5)
@@ -39,20 +39,9 @@ def test_only_problems_with_the_same_images_share_a_key():
 
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
-    stack = OneVersusAllStack([problem()], None, epochs=10, interval=4)
+    stack = OneVersusAllStack([problem()], None)
     first, second = (torch.cat(list(stack.batches(epoch))) for epoch in (0, 1))
     assert sorted(first.tolist()) == list(range(1437))
     assert not torch.equal(first, second)
-    again = OneVersusAllStack([problem(target_class=4)], None, epochs=3, interval=1)
+    again = OneVersusAllStack([problem(target_class=4)], None)
     assert torch.equal(torch.cat(list(again.batches(1))), second)
-
-
-def test_the_loader_goes_on_from_a_restored_position_to_whole_intervals():
-    stack = OneVersusAllStack([problem()], None, epochs=10, interval=4)
-    sizes = [len(next(iter(stack.train_dataloader()))) for _ in range(3)]
-    assert sizes == [4, 4, 2]
-    restored = OneVersusAllStack([problem()], None, epochs=10, interval=4)
-    restored.load_state_dict({"epoch": 6})
-    (epochs,) = restored.train_dataloader()
-    assert len(epochs) == 2
-    assert torch.equal(epochs[0][0], stack.batches(6)[0])

@@ -133,16 +133,19 @@ def test_a_predictor_that_diverges_leaves_the_others_alone():
 def test_a_converged_predictor_is_frozen_and_the_others_go_on():
     learner, data, trainer = fit(GRID, max_epochs=4, log_every_n_epochs=2)
     seen = []
-    original = learner._freeze
+    ended, end_early = learner.ended, learner.end_early
     first = learner.stack[0].factors[:1].clone()
 
-    def freeze(optimizer):
+    def ended_at_once():
         if int(learner.epoch) == 1:
             learner.losses[0] = 0.0  # as if the first predictor had reached the criterion
-        original(optimizer)
+        return ended()
+
+    def end_and_look(statuses, optimizer):
+        end_early(statuses, optimizer)
         seen.append([block.members.tolist() for block in learner.stack])
 
-    learner._freeze = freeze
+    learner.ended, learner.end_early = ended_at_once, end_and_look
     trainer.fit(learner, datamodule=data)
     assert seen == [[[1, 2, 3]]] * 4
     assert learner.outcomes[0].status is Status.CONVERGED
@@ -153,6 +156,18 @@ def test_a_converged_predictor_is_frozen_and_the_others_go_on():
     whole, whole_data, whole_trainer = fit(GRID, max_epochs=4, log_every_n_epochs=2)
     whole_trainer.fit(whole, datamodule=whole_data)
     assert learner.curves[1] == whole.curves[1]
+
+
+def test_training_goes_on_from_any_epoch_to_whole_intervals():
+    learner, data, trainer = fit(GRID, max_epochs=10, log_every_n_epochs=4)
+    learner.epoch.fill_(6)
+    orders = []
+    learner.train_epoch = lambda batches, optimizer: orders.append(batches)
+    learner.losses.fill_(1.0)
+    trainer.fit(learner, datamodule=data)
+    assert [point["epoch"] for point in learner.curves[0]] == [8, 10]
+    for epoch, batches in enumerate(orders, 6):
+        assert torch.equal(torch.cat(list(batches)), torch.cat(list(data.batches(epoch))))
 
 
 def test_the_memory_estimate_grows_linearly_with_the_components():
