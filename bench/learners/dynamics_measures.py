@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from bench.measures import (
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]
+Columns = dict[str, Tensor]
 
 
 class Measure(nn.Module):
@@ -35,41 +36,43 @@ class Measure(nn.Module):
         The stacked problem.
     data : dataclass
         The schema of `configs/data/` that describes the problem.
+
+    Attributes
+    ----------
+    method : str
+        The method that a model needs to be measured, if any.
     """
+
+    method: ClassVar[str] = ""
 
     def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
         super().__init__()
+        self.rank: int = data.rank
 
     @classmethod
     def check(cls, model: nn.Module, data: Any) -> None:
         """Raise `UserError` unless a model and a problem have what is measured."""
+        name = next(name for name, kind in MEASURES.items() if kind is cls)
+        require(
+            not cls.method or hasattr(model, cls.method),
+            f"learner.measures with {name} for a {type(model).__name__}",
+            f"a model with {cls.method}()",
+            f"leave {name} out of learner.measures",
+        )
 
     @abstractmethod
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return measurements by name, shape (replicates,); gradients of the loss are at hand."""
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return what a replicate's whole curve says; it is in the given row of the stack."""
         return {}
 
-    @classmethod
-    def _require_method(cls, model: nn.Module, name: str) -> None:
-        kind, measure = type(model).__name__, _name_of(cls)
-        mend = f"leave {measure} out of learner.measures"
-        allowed = f"a model with {name}()"
-        require(
-            hasattr(model, name), f"learner.measures with {measure} for a {kind}", allowed, mend
-        )
-
 
 class Errors(Measure):
     """Relative errors: of the measured values, and of the whole tensor."""
 
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return `train_error` and `reconstruction_error`."""
         return {
             "train_error": problem.train_error(end_tensor),
@@ -85,24 +88,19 @@ class LearnedNorms(Measure):
     counts: the smallest gap and the largest rank.
     """
 
+    method = "learned_norms"
     shown_beyond_rank = 2
-
-    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
-        super().__init__(model, problem, data)
-        self.rank: int = data.rank
 
     @classmethod
     def check(cls, model: nn.Module, data: Any) -> None:
         """Ask for a model with more norms than the target's rank."""
-        cls._require_method(model, "learned_norms")
+        super().check(model, data)
         with torch.no_grad():
             fewest = min(len(norms) for norms in model.learned_norms().values())  # pyright: ignore
         given = f"a model of {fewest} components, tubes or values for a target of rank {data.rank}"
         require(fewest > data.rank, given, "more than the target's rank", "widen the model")
 
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the leading norms, `gap` and `numerical_rank`."""
         columns, gaps, ranks = {}, [], []
         for name, norms in model.learned_norms().items():
@@ -122,21 +120,17 @@ class NodeRanks(Measure):
     `node_rank` counts the singular values above 1 % of the largest; at the worst node of the tree.
     """
 
-    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
-        super().__init__(model, problem, data)
-        self.rank: int = data.rank
+    method = "matricization_singular_values"
 
     @classmethod
     def check(cls, model: nn.Module, data: Any) -> None:
         """Ask for a factorization over a mode tree, and for a target of less than full rank."""
-        cls._require_method(model, "matricization_singular_values")
+        super().check(model, data)
         given = f"learner.measures with node_ranks for a target of rank {data.rank}"
         most = min(data.mode_dims)
         require(data.rank < most, given, f"a rank under {most}, the least mode dimension")
 
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the smallest gap and the largest rank of any node."""
         values = model.matricization_singular_values().values()
         gaps = [each[:, self.rank - 1] / each[:, self.rank] for each in values]
@@ -157,9 +151,7 @@ class UnobservedEntry(Measure):
         given = f"learner.measures with unobserved_entry for the shape {shape}"
         require(shape == [2, 2], given, "[2, 2]", "take data=norms_or_rank")
 
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the size of the entry, the determinant and the effective rank."""
         return {
             "unobserved_entry": end_tensor[:, 0, 0].abs(),
@@ -190,7 +182,6 @@ class TubalAngles(Measure):
 
     def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
         super().__init__(model, problem, data)
-        self.rank: int = data.rank
         assert isinstance(problem.operator, InnerProducts)
         back = problem.operator.back_project(problem.values).view_as(problem.target)
         self.register_buffer("projected", leading_tubal_subspace(back, self.rank))
@@ -204,9 +195,7 @@ class TubalAngles(Measure):
         given = f"learner.measures with tubal_angles for a {family} target seen by {kind}"
         require(fits, given, "a sensing problem with data.target.family=tubal")
 
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return sines of angles to the operator's back-projection and to the target."""
         learned = leading_tubal_subspace(model.factor, self.rank)
         return {
@@ -237,20 +226,14 @@ class ConservedDifferences(Measure):
     """How far the quantities that gradient flow conserves have moved."""
 
     start: Tensor
+    method = "conserved_differences"
 
     def __init__(self, model: Any, problem: RecoveryProblem, data: Any) -> None:
         super().__init__(model, problem, data)
         with torch.no_grad():
             self.register_buffer("start", model.conserved_differences())
 
-    @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
-        """Ask for a model that conserves differences."""
-        cls._require_method(model, "conserved_differences")
-
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the largest change since the start."""
         return {"drift": (model.conserved_differences() - self.start).abs().amax(-1)}
 
@@ -262,6 +245,7 @@ class ConservedDifferences(Measure):
 class Growth(Measure):
     """Norms and drives of all components, and the exponent of the law by which they grow."""
 
+    method = "component_drives"
     # Shares of the component's largest norm. Below the first the start's imbalance still counts:
     # the smaller the start, the less.
     from_share, to_share = 0.02, 0.9
@@ -272,14 +256,7 @@ class Growth(Measure):
         super().__init__(model, problem, data)
         self.vectors: int = model.vectors_per_component
 
-    @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
-        """Ask for a model of components."""
-        cls._require_method(model, "component_drives")
-
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the norm and the drive of each component, in fixed order."""
         norms = torch.cat([*model.learned_norms().values()], -1)
         drives = model.component_drives()
@@ -324,9 +301,7 @@ class RankOneDistance(Measure):
 
     until_share = 0.5
 
-    def forward(
-        self, model: Any, problem: RecoveryProblem, end_tensor: Tensor
-    ) -> dict[str, Tensor]:
+    def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return distance to rank one and norm, both in units of the target's norm."""
         scale = problem.target.flatten(1).norm(dim=1)
         distances = torch.stack([rank_one_distance(tensor) for tensor in end_tensor])
@@ -361,7 +336,3 @@ MEASURES: dict[str, type[Measure]] = {
     "growth": Growth,
     "rank_one_distance": RankOneDistance,
 }
-
-
-def _name_of(kind: type[Measure]) -> str:
-    return next(name for name, known in MEASURES.items() if known is kind)
