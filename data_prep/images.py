@@ -1,15 +1,17 @@
 """Labelled images as discrete inputs: what the data sets have in common."""
 
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bench.bounds import Bound, check_bounds
 from bench.errors import require
 from data_prep.controls import control
+
+Share = Annotated[float, Bound("a share from 0 to 1", lambda value: 0 <= value <= 1)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ImageData:
 
     name: str
     levels: int = 2
-    fraction: float = 1.0
+    fraction: Share = 1.0
     target_class: int = 0
     batch_size: int = 5000
     order_seed: int = 0
@@ -79,27 +81,17 @@ class ImageData:
 
     def __post_init__(self) -> None:
         require(self.name == self.NAME, f"data.name={self.name}", self.NAME, "choose data=...")
-        most = self.BRIGHTEST + 1
-        require(
-            2 <= self.levels <= most,
-            f"data.levels={self.levels}",
-            f"an integer from 2 to {most}, the gray values of {self.name}",
-        )
-        require(
-            math.isfinite(self.fraction) and 0 <= self.fraction <= 1,
-            f"data.fraction={self.fraction}",
-            "a share from 0 to 1",
-        )
-        require(
-            0 <= self.target_class < self.CLASSES,
-            f"data.target_class={self.target_class}",
-            f"the classes 0 to {self.CLASSES - 1} of {self.name}",
-        )
-        require(
-            1 <= self.batch_size <= self.COUNTS["train"],
-            f"data.batch_size={self.batch_size}",
-            f"1 to {self.COUNTS['train']}, the training samples of {self.name}",
-        )
+        check_bounds("data", self)
+        for key, least, most, what in (
+            ("levels", 2, self.BRIGHTEST + 1, "gray values"),
+            ("target_class", 0, self.CLASSES - 1, "classes"),
+            ("batch_size", 1, self.COUNTS["train"], "training samples"),
+        ):
+            value, allowed = (
+                getattr(self, key),
+                f"from {least} to {most}, the {what} of {self.name}",
+            )
+            require(least <= value <= most, f"data.{key}={value}", allowed)
 
     def read(self, root: str | None, split: str) -> RawImages:
         """Read one part of the data set from verified files."""

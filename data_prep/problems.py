@@ -15,8 +15,6 @@ from bench.kernels.khatri_rao import khatri_rao
 from bench.kernels.tproduct import t_gram, t_svd, t_transpose
 from bench.seeding import generator
 
-Family = Annotated[str, one_of(["matrix", "cp", "hierarchical", "tubal"])]
-
 
 @dataclass
 class LossConfig:
@@ -75,7 +73,7 @@ class TargetConfig:
         to zero; the last one of a Gaussian target's root often is, too small to be learned.
     """
 
-    family: Family
+    family: Annotated[str, one_of(["matrix", "cp", "hierarchical", "tubal"])]
     mode_dims: list[int]
     rank: int
     norm: Positive | None = 1.0
@@ -85,7 +83,13 @@ class TargetConfig:
         check_bounds("data.target", self)
         positive = all(mode_dim >= 1 for mode_dim in self.mode_dims)
         require(positive, f"data.target.mode_dims={self.mode_dims}", "integers of at least 1")
-        self._check_order()
+        square = len(self.mode_dims) == 3 and self.mode_dims[0] == self.mode_dims[1]
+        fits, allowed = {
+            "matrix": (len(self.mode_dims) == 2, "two dimensions"),
+            "tubal": (square, "three dimensions n, n, k: square slices"),
+        }.get(self.family, (len(self.mode_dims) >= 2, "two dimensions or more"))
+        given = f"data.target.mode_dims={self.mode_dims} for a {self.family} target"
+        require(fits, given, allowed)
         largest = self.largest_rank()
         require(
             1 <= self.rank <= largest,
@@ -97,18 +101,6 @@ class TargetConfig:
             f"data.target.orthonormal=true for a {self.family} target",
             "data.target.family=hierarchical",
         )
-
-    def _check_order(self) -> None:
-        dims, given = self.mode_dims, f"data.target.mode_dims={self.mode_dims}"
-        if self.family == "matrix":
-            require(len(dims) == 2, f"{given} for a matrix", "two dimensions")
-        elif self.family == "tubal":
-            square = len(dims) == 3 and dims[0] == dims[1]
-            require(
-                square, f"{given} for a tubal problem", "three dimensions n, n, k: square slices"
-            )
-        else:
-            require(len(dims) >= 2, f"{given} for a {self.family} target", "two dimensions or more")
 
     def largest_rank(self) -> int:
         """Return the largest rank that the family and the shape allow for."""

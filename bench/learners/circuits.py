@@ -75,7 +75,9 @@ class CircuitsConfig:
     def check(self, cells: Sequence[Cell], root: str | None) -> None:
         """Raise `UserError` for a variant, class, model, patch or file that does not fit."""
         check_problems(cells, root)
-        for learner, data in _settings(cells):
+        for cell in cells:
+            learner: CircuitsConfig = typed(cell.config["learner"], "learner")
+            data: ImageData = typed(cell.config["data"], "data")
             learner._check_classes(data)
             if learner.coefficient:
                 learner._check_patches(data)
@@ -140,18 +142,6 @@ class CircuitsConfig:
         """Return a learner of the cells and the images that they share."""
         data = PixelStack([problem_of(cell) for cell in cells], root)
         return Circuits(cells, data, self, trainer), data
-
-
-def _settings(cells: Sequence[Cell]) -> list[tuple[CircuitsConfig, ImageData]]:
-    """Return each different combination of learner and data among cells."""
-    groups = {repr([cell.config[name] for name in _GROUPS]): cell for cell in cells}
-    return [
-        tuple(typed(cell.config[name], name) for name in _GROUPS)  # pyright: ignore
-        for cell in groups.values()
-    ]
-
-
-_GROUPS = ("learner", "data")
 
 
 def circuit_of(cell: Cell) -> ConvArithmeticCircuit:

@@ -45,8 +45,8 @@ class HierarchicalConfig:
     def __post_init__(self) -> None:
         check_bounds("model", self)
 
-    def build(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
-        """Return a freshly started factorization."""
+    def factorize(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
+        """Return a freshly started factorization of tensors of shape `mode_dims`."""
         return HierarchicalTensorFactorization(
             mode_dims,
             self.width,
@@ -56,10 +56,6 @@ class HierarchicalConfig:
             init_std=self.init_std,
             seed=seed,
         )
-
-    def factorize(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
-        """Return a freshly started factorization of tensors of shape `mode_dims`."""
-        return self.build(mode_dims, seed)
 
 
 def checked_widths(widths: int | Sequence[int], depth: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Matrix factorization: a linear network without biases, its end matrix the product of weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import reduce
 from typing import Annotated
@@ -29,17 +29,12 @@ class MatrixConfig:
     def __post_init__(self) -> None:
         check_bounds("model", self)
 
-    def build(
-        self, rows: int, columns: int, generator: torch.Generator | None = None
-    ) -> "MatrixFactorization":
-        """Return a freshly started factorization."""
-        return MatrixFactorization(rows, columns, **asdict(self), generator=generator)
-
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "MatrixFactorization":
         """Return a freshly started factorization of matrices of shape `mode_dims`."""
         given = f"model=matrix for a tensor of shape {list(mode_dims)}"
         require(len(mode_dims) == 2, given, "two modes")
-        return self.build(*mode_dims, generator=seeded(seed, "initialization"))
+        draw = seeded(seed, "initialization")
+        return MatrixFactorization(*mode_dims, **asdict(self), generator=draw)
 
 
 class MatrixFactorization(nn.Module):
@@ -100,13 +95,13 @@ class MatrixFactorization(nn.Module):
         _check_together(sizes, start, determinant_sign)
         shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
         factors = BEGINNINGS[start](shapes, init_std, generator)
-        if determinant_sign is not None and _determinant_sign(factors) != determinant_sign:
+        if determinant_sign and torch.linalg.slogdet(_product(factors)).sign != determinant_sign:
             factors[-1][0].neg_()
         self.factors = nn.ParameterList([factor.float() for factor in factors])
 
     def full_tensor(self) -> Tensor:
         """Return the end matrix, shape (..., rows, columns)."""
-        return reduce(_multiply_on, self.factors)
+        return _product(self.factors)
 
     def forward(self, indices: Tensor) -> Tensor:
         """Return the entries at `indices`, shape (batch, 2), int64: shape (..., batch)."""
@@ -185,9 +180,6 @@ BEGINNINGS: dict[str, Callable[..., list[Tensor]]] = {
 }
 
 
-def _determinant_sign(factors: list[Tensor]) -> int:
-    return int(torch.linalg.slogdet(reduce(_multiply_on, factors)).sign)
-
-
-def _multiply_on(product: Tensor, factor: Tensor) -> Tensor:
-    return factor @ product
+def _product(factors: Iterable[Tensor]) -> Tensor:
+    """Return ``W_L ... W_2 W_1``."""
+    return reduce(lambda product, factor: factor @ product, factors)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby
+from itertools import accumulate, groupby, repeat
 
 from bench.errors import require
 
@@ -145,31 +145,18 @@ def mode_tree(
         return _grid_tree(_checked_grid(order, grid_shape), arity)
     windows_of = _adjacent_windows if pattern == "adjacent" else _half_windows
     levels, nodes = [], order
-    while nodes > 1:
-        level = len(levels)
-        _require_level(level, arity, nodes)
-        levels.append(windows_of(nodes, arity if isinstance(arity, int) else arity[level]))
+    for one in repeat(arity) if isinstance(arity, int) else given:
+        if nodes == 1:
+            break
+        levels.append(windows_of(nodes, one))
         nodes = len(levels[-1])
-    _require_used(len(levels), arity)
+    require(
+        nodes == 1 and (isinstance(arity, int) or len(given) == len(levels)),
+        f"arity={given} for {order} modes, of which {len(levels)} levels make {nodes} nodes",
+        "arities that end in one node, and only at the last level",
+        f"append {nodes}" if nodes > 1 else f"give {len(levels)} arities",
+    )
     return ModeTree(tuple(levels))
-
-
-def _require_level(level: int, arity: Arity, nodes: int) -> None:
-    require(
-        isinstance(arity, int) or level < len(arity),
-        f"arity={arity if isinstance(arity, int) else list(arity)}, a tree that leaves {nodes} "
-        "nodes unpooled",
-        "arities that end in one node",
-        f"append {nodes}",
-    )
-
-
-def _require_used(depth: int, arity: Arity) -> None:
-    require(
-        isinstance(arity, int) or len(arity) == depth,
-        f"arity={arity if isinstance(arity, int) else list(arity)} for a tree of {depth} levels",
-        f"{depth} arities",
-    )
 
 
 def _adjacent_windows(nodes: int, arity: int) -> tuple[Window, ...]:

@@ -22,18 +22,13 @@ class TubalConfig:
     def __post_init__(self) -> None:
         check_bounds("model", self)
 
-    def build(
-        self, size: int, tube_length: int, generator: torch.Generator | None = None
-    ) -> "TubalFactorization":
-        """Return a freshly started factorization."""
-        return TubalFactorization(size, tube_length, **asdict(self), generator=generator)
-
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "TubalFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
         square = len(mode_dims) == 3 and mode_dims[0] == mode_dims[1]
         given = f"model=tubal for a tensor of shape {list(mode_dims)}"
         require(square, given, "three modes n, n, k: square slices")
-        return self.build(*mode_dims[1:], generator=seeded(seed, "initialization"))
+        draw = seeded(seed, "initialization")
+        return TubalFactorization(*mode_dims[1:], **asdict(self), generator=draw)
 
 
 class TubalFactorization(nn.Module):

@@ -1,7 +1,7 @@
 """Gradient descent whose one step size follows the norm of the whole gradient."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, overload
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,14 +51,8 @@ class GroupRMSprop(Optimizer):
         """Sum of the first group's step sizes so far, float64: shape (replicates,) or ()."""
         return self._state_of(self.param_groups[0])["flow_time"]
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
-
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
         """Move every parameter that has a gradient; return the closure's loss, if there is one."""
         loss = None
         if closure is not None:

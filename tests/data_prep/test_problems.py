@@ -208,7 +208,7 @@ def test_operators_serve_tensors_of_their_order():
         (lambda: TargetConfig("matrix", [3, 3, 3], 1), "for a matrix"),
         (lambda: TargetConfig("cp", [3], 1), "for a cp target"),
         (lambda: TargetConfig("cp", [3, 0], 1), "target.mode_dims"),
-        (lambda: TargetConfig("tubal", [3, 4, 2], 1), "for a tubal problem"),
+        (lambda: TargetConfig("tubal", [3, 4, 2], 1), "for a tubal target"),
         (lambda: TargetConfig("matrix", [3, 4], 4), "an integer from 1 to 3"),
         (lambda: TargetConfig("matrix", [3, 4], 0), "target.rank=0"),
         (lambda: TargetConfig("cp", [2, 3, 4], 7), "an integer from 1 to 6"),

@@ -205,7 +205,7 @@ def test_weights_beyond_a_mode_never_move():
 
 
 def test_the_start_depends_on_the_seed_alone():
-    starts = [HierarchicalConfig(3).build([2, 3, 2], seed).leaf_weights for seed in (0, 0, 1)]
+    starts = [HierarchicalConfig(3).factorize([2, 3, 2], seed).leaf_weights for seed in (0, 0, 1)]
     assert torch.equal(starts[0], starts[1])
     assert not torch.equal(starts[0], starts[2])
 

@@ -76,8 +76,10 @@ def test_stacked_replicates_equal_solo_models():
 
 
 def test_a_configuration_builds_the_model_it_describes():
-    built = MatrixConfig(depth=2, init_std=0.1).build(3, 4, generator(0, "test"))
-    assert torch.equal(built.full_tensor(), model(3, 4, 2, init_std=0.1).full_tensor())
+    built = MatrixConfig(depth=2, init_std=0.1).factorize([3, 4], 0)
+    draw = generator(0, "initialization")
+    expected = MatrixFactorization(3, 4, 2, init_std=0.1, generator=draw)
+    assert torch.equal(built.full_tensor(), expected.full_tensor())
 
 
 @pytest.mark.parametrize(

@@ -55,8 +55,10 @@ def test_the_gradient_is_the_published_one():
 
 
 def test_a_configuration_builds_the_model_it_describes():
-    built = TubalConfig(5, init_std=0.1).build(3, 4, generator(0, "test"))
-    assert torch.equal(built.factor, model(3, 4, 5, init_std=0.1).factor)
+    built = TubalConfig(5, init_std=0.1).factorize([3, 3, 4], 0)
+    draw = generator(0, "initialization")
+    expected = TubalFactorization(3, 4, 5, init_std=0.1, generator=draw)
+    assert torch.equal(built.factor, expected.factor)
 
 
 @pytest.mark.parametrize(
