@@ -87,10 +87,8 @@ class ImageData:
             ("target_class", 0, self.CLASSES - 1, "classes"),
             ("batch_size", 1, self.COUNTS["train"], "training samples"),
         ):
-            value, allowed = (
-                getattr(self, key),
-                f"from {least} to {most}, the {what} of {self.name}",
-            )
+            value = getattr(self, key)
+            allowed = f"from {least} to {most}, the {what} of {self.name}"
             require(least <= value <= most, f"data.{key}={value}", allowed)
 
     def read(self, root: str | None, split: str) -> RawImages:

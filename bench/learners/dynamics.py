@@ -170,8 +170,11 @@ class Dynamics(Learner):
         self.problem: RecoveryProblem = stack_replicates(
             [self.data.problem(cell.config["seed"], config.loss, dtype) for cell in cells]
         )
-        models = [_start(cell).to(dtype) for cell in cells]
-        self.model = cast(Any, stack_replicates(models))
+        models = [
+            typed(cell.config["model"], "model").factorize(self.data.mode_dims, cell.config["seed"])
+            for cell in cells
+        ]
+        self.model = cast(Any, stack_replicates(models).to(dtype))
         kinds = [MEASURES[name] for name in config.measures]
         self.measures = nn.ModuleList(kind(self.model, self.problem, self.data) for kind in kinds)
         # What belongs to the replicates that still train, row by row.
@@ -228,7 +231,7 @@ class Dynamics(Learner):
         diverged = ~losses.isfinite()
         converged = state.patience >= self.config.patience
         late = (self._flow_time(optimizer) >= self.time_limit) & ~converged & ~diverged
-        state.remember_finite(losses)
+        state.finite = losses.where(losses.isfinite(), state.finite)
         ended = converged | diverged | late
         if not ended.any():
             return
@@ -369,10 +372,6 @@ class ReplicateState(nn.Module):
         self.register_buffer("losses", losses)
         self.register_buffer("finite", losses[:, 0].clone())
 
-    def remember_finite(self, losses: Tensor) -> None:
-        """Keep losses that are finite as those of the last check."""
-        self.finite = losses.where(losses.isfinite(), self.finite)
-
     def divergence(self, row: int, iteration: int) -> tuple[int, float]:
         """Return the first iteration whose loss was not finite, and the loss before it."""
         every = self.losses.shape[1]
@@ -384,9 +383,3 @@ class ReplicateState(nn.Module):
             bad -= 1
         last = float(since[bad - 1]) if bad > 0 else float(self.finite[row])
         return iteration - (every - 1 - bad), last
-
-
-def _start(cell: Cell) -> nn.Module:
-    """Return a cell's model at its start."""
-    model, data = typed(cell.config["model"], "model"), typed(cell.config["data"], "data")
-    return model.factorize(data.mode_dims, cell.config["seed"])

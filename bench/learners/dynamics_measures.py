@@ -9,16 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import UserError, require
-from bench.measures import (
-    GrowthLaw,
-    effective_rank,
-    expected_exponent,
-    fit_growth_law,
-    leading_tubal_subspace,
-    numerical_rank,
-    rank_one_distance,
-    tubal_principal_angle,
-)
+from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
+from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
+from bench.measures.trajectories import GrowthLaw, expected_exponent, fit_growth_law
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]

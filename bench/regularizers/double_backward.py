@@ -214,30 +214,18 @@ class _BatchNorm(Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         if torch.is_grad_enabled():
-            change: Any = _BatchNormBackward.apply(gradient, *ctx.saved_tensors, ctx.eps)
+            change: Any = _BatchNormBackward.apply(gradient, ctx.eps, *ctx.saved_tensors)
             return change, None, None, None, None, None
-        inputs, weight, mean, inverse_std = ctx.saved_tensors
-        gradients = _normalize_backward(gradient, inputs, weight, mean, inverse_std, ctx.eps)
-        return *gradients, None, None, None
+        return *_normalize_backward(gradient, ctx.eps, *ctx.saved_tensors), None, None, None
 
 
 class _BatchNormBackward(Function):
-    """The input gradient of batch normalization."""
+    """The input gradient of batch normalization; `saved` is what the forward pass saved."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        gradient: Tensor,
-        inputs: Tensor,
-        weight: Tensor,
-        mean: Tensor,
-        inverse_std: Tensor,
-        eps: float,
-    ) -> Tensor:
-        result, products, sums = _normalize_backward(
-            gradient, inputs, weight, mean, inverse_std, eps
-        )
-        ctx.save_for_backward(gradient, inputs, weight, mean, inverse_std, products, sums)
+    def forward(ctx: Any, gradient: Tensor, eps: float, *saved: Tensor) -> Tensor:
+        result, products, sums = _normalize_backward(gradient, eps, *saved)
+        ctx.save_for_backward(gradient, *saved, products, sums)
         ctx.eps = eps
         return result
 
@@ -245,7 +233,7 @@ class _BatchNormBackward(Function):
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         gradient, inputs, weight, mean, inverse_std, products, sums = ctx.saved_tensors
         for_gradient, change_products, change_sums = _normalize_backward(
-            change, inputs, weight, mean, inverse_std, ctx.eps
+            change, ctx.eps, inputs, weight, mean, inverse_std
         )
         count = inputs.numel() // len(weight)
         # Per channel, with x the normalized inputs: a = mean(change x), b = mean(gradient x).
@@ -261,11 +249,11 @@ class _BatchNormBackward(Function):
         for_inputs = torch.addcmul(offset.view(shape), inputs, slope.view(shape))
         for_inputs.addcmul_(gradient, (-scale * a).view(shape))
         for_inputs.addcmul_(change, (-scale * b).view(shape))
-        return for_gradient, for_inputs, for_weight, None, None, None
+        return for_gradient, None, for_inputs, for_weight, None, None
 
 
 def _normalize_backward(
-    gradient: Tensor, inputs: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor, eps: float
+    gradient: Tensor, eps: float, inputs: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to inputs, weight and bias."""
     return aten.native_batch_norm_backward(

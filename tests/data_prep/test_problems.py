@@ -3,7 +3,7 @@ import torch
 
 from bench.errors import UserError
 from bench.kernels.tproduct import t_identity, t_product, t_svd, t_transpose, tubal_rank
-from bench.measures import numerical_rank
+from bench.measures.ranks import numerical_rank
 from bench.models.replicates import stack_replicates
 from data_prep.problems import (
     InnerProducts,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bench.kernels.khatri_rao import cp_full_tensor
-from bench.measures import largest_drift, layer_differences, vector_differences
+from bench.measures.balancedness import largest_drift, layer_differences, vector_differences
 from bench.models.matrix import MatrixFactorization
 from bench.seeding import generator
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.kernels.khatri_rao import cp_full_tensor
-from bench.measures import component_norms, effective_rank, numerical_rank, rank_one_distance
+from bench.measures.ranks import component_norms, effective_rank, numerical_rank, rank_one_distance
 from bench.seeding import generator
 
 

@@ -6,7 +6,7 @@ from scipy.linalg import subspace_angles
 
 from bench.errors import UserError
 from bench.kernels.tproduct import t_gram, t_product, t_svd
-from bench.measures import leading_tubal_subspace, tubal_principal_angle
+from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
 from bench.seeding import generator
 
 

@@ -4,9 +4,9 @@ import torch
 
 from bench.errors import UserError
 from bench.kernels.khatri_rao import cp_full_tensor
-from bench.measures import (
+from bench.measures.ranks import component_norms
+from bench.measures.trajectories import (
     component_drives,
-    component_norms,
     expected_exponent,
     fit_growth_law,
     pool_growth_laws,

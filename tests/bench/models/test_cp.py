@@ -8,8 +8,7 @@ import torch
 
 from bench.errors import UserError
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
-from bench.models import CPFactorization
-from bench.models.cp import CPBlock, CPConfig, blocks_of
+from bench.models.cp import CPBlock, CPConfig, CPFactorization, blocks_of
 from bench.seeding import generator
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-from bench.measures import layer_differences
+from bench.measures.balancedness import layer_differences
 from bench.models.matrix import MatrixConfig, MatrixFactorization
 from bench.models.replicates import stack_replicates
 from bench.seeding import generator
