@@ -231,7 +231,7 @@ class Dynamics(Learner):
         diverged = ~losses.isfinite()
         converged = state.patience >= self.config.patience
         late = (self._flow_time(optimizer) >= self.time_limit) & ~converged & ~diverged
-        state.finite = losses.where(losses.isfinite(), state.finite)
+        state.remember_finite(losses)
         ended = converged | diverged | late
         if not ended.any():
             return
@@ -371,6 +371,10 @@ class ReplicateState(nn.Module):
         losses = torch.full((replicates, check_every), torch.nan, dtype=dtype)
         self.register_buffer("losses", losses)
         self.register_buffer("finite", losses[:, 0].clone())
+
+    def remember_finite(self, losses: Tensor) -> None:
+        """Keep losses that are finite as those of the last check."""
+        self.finite = losses.where(losses.isfinite(), self.finite)
 
     def divergence(self, row: int, iteration: int) -> tuple[int, float]:
         """Return the first iteration whose loss was not finite, and the loss before it."""

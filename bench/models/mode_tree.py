@@ -4,7 +4,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, groupby, repeat
+from itertools import groupby, product, repeat
+
+import numpy as np
 
 from bench.errors import require
 
@@ -195,42 +197,28 @@ def _window_side(arity: int) -> int:
 
 
 def _grid_tree(shape: tuple[int, int], arity: Arity) -> ModeTree:
-    sides = _grid_sides(shape, arity)
-    levels = []
-    for height, width in sides:
-        rows, columns = range(0, shape[0], height), range(0, shape[1], width)
-        levels.append(
-            tuple(_block(shape, top, left, height, width) for top in rows for left in columns)
-        )
-        shape = len(rows), len(columns)
+    levels, shapes = [], [shape]
+    for height, width in _grid_windows(shape, arity):
+        rows, columns = shapes[-1]
+        nodes = np.arange(rows * columns).reshape(rows, columns)
+        corners = product(range(0, rows, height), range(0, columns, width))
+        blocks = [nodes[top : top + height, left : left + width] for top, left in corners]
+        levels.append(tuple(tuple(block.ravel().tolist()) for block in blocks))
+        shapes.append((math.ceil(rows / height), math.ceil(columns / width)))
+    require(
+        shapes[-1] == (1, 1) and (1, 1) not in shapes[:-1],
+        f"arity={arity} for a grid whose levels are {' -> '.join(f'{h} x {w}' for h, w in shapes)}",
+        "arities that end in one node, and only at the last level",
+    )
     return ModeTree(tuple(levels))
 
 
-def _grid_sides(shape: tuple[int, int], arity: Arity) -> list[tuple[int, int]]:
+def _grid_windows(shape: tuple[int, int], arity: Arity) -> list[tuple[int, int]]:
     """Return the height and width of the windows of each level."""
-    if isinstance(arity, int):
-        side, sides = _window_side(arity), []
-        while max(shape) > side and shape[0] % side == 0 and shape[1] % side == 0:
-            sides.append((side, side))
-            shape = shape[0] // side, shape[1] // side
-        return [*sides, shape] if max(shape) > 1 else sides
-    sides = [(side, side) for side in map(_window_side, arity)]
-    shapes = accumulate(
-        sides,
-        lambda now, window: (math.ceil(now[0] / window[0]), math.ceil(now[1] / window[1])),
-        initial=shape,
-    )
-    *before, end = shapes
-    require(
-        end == (1, 1) and (1, 1) not in before,
-        f"arity={list(arity)} for a grid of {shape[0]} x {shape[1]}, "
-        f"whose levels are {' -> '.join(f'{h} x {w}' for h, w in [*before, end])}",
-        "arities that end in one node, and only at the last level",
-    )
-    return sides
-
-
-def _block(shape: tuple[int, int], top: int, left: int, height: int, width: int) -> Window:
-    rows = range(top, min(top + height, shape[0]))
-    columns = range(left, min(left + width, shape[1]))
-    return tuple(row * shape[1] + column for row in rows for column in columns)
+    if not isinstance(arity, int):
+        return [(side, side) for side in map(_window_side, arity)]
+    side, windows = _window_side(arity), []
+    while max(shape) > side and shape[0] % side == 0 and shape[1] % side == 0:
+        windows.append((side, side))
+        shape = shape[0] // side, shape[1] // side
+    return [*windows, shape]
