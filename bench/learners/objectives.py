@@ -1,6 +1,9 @@
-"""What a stack of image predictors is trained for, and how its errors are counted."""
+"""What a stack of image predictors is trained for, and how its errors are counted.
 
-from typing import Protocol
+Outputs have shape (predictors, samples) or (predictors, samples, classes); `samples` are the
+places, in a part of the data, of the samples that they belong to. Losses and errors of every
+sample have shape (predictors, samples), errors of the best constant shape (predictors,).
+"""
 
 from torch import Tensor
 from torch.nn import functional
@@ -9,25 +12,6 @@ from data_prep.one_versus_all import EVERYTHING, POSITIVE_TARGET, Part
 
 # The squared error is in units of the targets' distance, so that it reads as for labels 0 and 1.
 ERROR_UNIT = POSITIVE_TARGET**2
-
-
-class Objective(Protocol):
-    """A loss and an error, for outputs of shape (predictors, samples) or (..., classes).
-
-    `samples` are the places, in a part of the data, of the samples that the outputs belong to.
-    """
-
-    def losses(self, outputs: Tensor, part: Part, samples: Tensor | slice) -> Tensor:
-        """Return the loss of every sample, shape (predictors, samples)."""
-        ...
-
-    def errors(self, outputs: Tensor, part: Part, samples: Tensor | slice) -> Tensor:
-        """Return the error of every sample, shape (predictors, samples)."""
-        ...
-
-    def constant_errors(self, part: Part) -> Tensor:
-        """Return the error of the best constant, shape (predictors,)."""
-        ...
 
 
 class OneClass:
@@ -67,4 +51,5 @@ class AllClasses:
         return 1 - counts.amax(1) / counts.sum(1)
 
 
+Objective = OneClass | AllClasses
 OBJECTIVES: dict[str, Objective] = {"one_class": OneClass(), "all_classes": AllClasses()}

@@ -15,6 +15,8 @@ from bench.errors import require
 from bench.measures.ranks import effective_rank, numerical_rank
 from bench.seeding import generator
 
+Network = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class SeparationRank:
@@ -75,7 +77,7 @@ def _ranks(values: Tensor, tolerance: float, error: Tensor | None = None) -> Sep
 
 @torch.no_grad()
 def estimate_separation_rank(
-    network: Callable[[Tensor], Tensor],
+    network: Network,
     images: Tensor,
     mask: Tensor,
     *,
@@ -136,11 +138,7 @@ def estimate_separation_rank(
 
 
 def _sampled_matrix(
-    network: Callable[[Tensor], Tensor],
-    rows: Tensor,
-    columns: Tensor,
-    mask: Tensor,
-    batch_size: int,
+    network: Network, rows: Tensor, columns: Tensor, mask: Tensor, batch_size: int
 ) -> Tensor:
     """Return the outputs at all mixed images, shape (rows, columns) or (outputs, rows, columns)."""
     pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns)))

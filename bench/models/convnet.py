@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -55,20 +56,15 @@ class CircuitConfig(NetworkConfig):
         self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
     ) -> "ConvArithmeticCircuit":
         """Return a freshly started circuit for images of `levels` gray values."""
-
-        def circuit(width: int, arity: Arity, pattern: str) -> ConvArithmeticCircuit:
-            return ConvArithmeticCircuit(
-                image_shape,
-                width,
-                arity,
-                pattern,
-                levels=levels if self.features == "one_hot" else None,
-                shared=self.shared,
-                outputs=outputs,
-                init_std=self.init_std,
-                seed=seed,
-            )
-
+        circuit = partial(
+            ConvArithmeticCircuit,
+            image_shape,
+            levels=levels if self.features == "one_hot" else None,
+            shared=self.shared,
+            outputs=outputs,
+            init_std=self.init_std,
+            seed=seed,
+        )
         if self.tree != CP:
             return circuit(self.width, self.arity, self.tree)
         all_at_once = [math.prod(image_shape)]

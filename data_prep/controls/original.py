@@ -1,15 +1,12 @@
 """The data as they are."""
 
-from typing import TYPE_CHECKING
-
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from data_prep.images import Split
+from data_prep.images import Split
 
 CHANGES_IMAGES = False
 
 
-def randomize(split: "Split", fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def randomize(split: Split, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Return inputs and labels unchanged."""
     return split.inputs, split.labels

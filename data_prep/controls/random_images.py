@@ -1,19 +1,15 @@
 """Images of uniformly random pixels with the original labels, so the class counts are kept."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from bench.seeding import generator
-
-if TYPE_CHECKING:
-    from data_prep.images import Split
+from data_prep.images import Split
 
 CHANGES_IMAGES = True
 
 
-def randomize(split: "Split", fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def randomize(split: Split, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Replace each pixel, with probability `fraction`, by one uniform over the levels."""
     draw = generator(seed, "pixels", split.name)
     shape = split.inputs.shape

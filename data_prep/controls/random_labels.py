@@ -1,19 +1,15 @@
 """Original images whose labels are permuted, in train and test apart."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from bench.seeding import generator
-
-if TYPE_CHECKING:
-    from data_prep.images import Split
+from data_prep.images import Split
 
 CHANGES_IMAGES = False
 
 
-def randomize(split: "Split", fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+def randomize(split: Split, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Permute the labels of a random `fraction` of the samples among themselves."""
     samples = len(split.labels)
     chosen = torch.randperm(samples, generator=generator(seed, "permuted samples", split.name))
