@@ -60,7 +60,7 @@ def test_every_preset_runs(rankbench, tmp_path, preset):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trees=[oak]", "adjacent or grid or half or cp"),
+        ("trees=[oak]", "adjacent, grid, half or cp"),
         ("widths=[0]", "at least 1"),
         ("coefficients=[-1]", "at least 0"),
         ("learner.objective=all_classes", "classes=[0]"),
