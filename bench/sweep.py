@@ -206,6 +206,10 @@ def prepare(benchmark: str, overrides: Sequence[str]) -> Sweep:
     parsed = parse_overrides(_with_preset(benchmark, overrides))
     named = [str(o.input_line) for o in parsed if o.key_or_group == "benchmark"]
     require(not named, " ".join(named), f"one benchmark, and {benchmark} is named already")
+    report = [str(o.input_line) for o in parsed if o.key_or_group.startswith("benchmark.report")]
+    require(
+        not report, " ".join(report), f"the report that configs/benchmark/{benchmark}.yaml says"
+    )
     fixed = [o for o in parsed if not o.is_sweep_override()]
     swept = [o for o in parsed if o.is_sweep_override()]
     groups = [o for o in swept if o.key_or_group in (*SCIENTIFIC_GROUPS, "experiment")]

@@ -38,6 +38,10 @@ BAD = {
     "no data set": (["bench", "tensor_rank", "data=null"], "data=null"),
     "a key of its own": (["bench", "tensor_rank", "+mine=1"], "exist"),
     "two benchmarks": (["bench", "tensor_rank", "benchmark=hierarchical"], "named already"),
+    "a report of another kind": (
+        ["bench", "tensor_rank", "benchmark.report.title=mine"],
+        "configs/benchmark/tensor_rank.yaml",
+    ),
     "a data set under another name": (["run", "data.name=mine"], "digits"),
     "a target that is no schema": (["run", "data._target_=os.system"], "dataclass"),
     "a model that no memory holds": (

@@ -6,6 +6,7 @@
 import json
 import os
 import signal
+import sys
 from io import BytesIO, StringIO
 
 import numpy as np
@@ -63,7 +64,8 @@ def call(tmp_path, monkeypatch):
         raise UserError(f"{folder} without {missing}", "a network")
 
     monkeypatch.setattr(TorchvisionImages, "_download", no_download)
-    monkeypatch.setattr("bench.verbs.training.launch", lambda sweep, on_progress: None)
+    # A sweep that would train was taken, and that is all.
+    monkeypatch.setattr("bench.verbs.training.launch", lambda sweep, on_progress: sys.exit(0))
     monkeypatch.setattr("bench.verbs.training.run_cells", lambda *_: pytest.exit("an input trains"))
     monkeypatch.setattr("bench.verbs.training._run_one", lambda config: 0)
     monkeypatch.setattr("bench.sweep.hydra_multirun", lambda overrides, task: 0)
