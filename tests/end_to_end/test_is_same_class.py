@@ -80,7 +80,7 @@ def test_the_published_preset_is_the_grid_of_the_published_values():
         ("distances=[60]", "a width of at least 76"),
         ("data.train=127", "even number"),
         ("coefficients=[-1]", "at least 0"),
-        ("data.images=imagenet", "cifar10, fashion_mnist, mnist, digits"),
+        ("data.images=imagenet", "cifar10, fashion_mnist, mnist or digits"),
         ("model=resnet18 model.depth=50", "18 or 34"),
         ("model=cp", "NetworkConfig"),
         ("preset=huge", "compact, published, quick"),
