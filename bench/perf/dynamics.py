@@ -19,10 +19,11 @@ from data_prep.problems import (
 )
 
 Comparison = tuple[str, Callable[[], Tensor], Callable[[], Tensor]]
+BOTH = "each observation / full tensor"
 
 
 def comparisons() -> list[Comparison]:
-    """Return name, a full-batch step of the suite, and the same step entry by entry.
+    """Return name, a full-batch step entry by entry, and the same step of the suite.
 
     Both are forward, backward and update, in float32; they start from equal parameters.
     """
@@ -48,8 +49,9 @@ def cp_step(order: int, mode_dim: int, rank: int, observed: int) -> Comparison:
         hidden = torch.einsum("bnd,ndr->bnr", inputs, slow.factors)
         return hidden.prod(1).sum(1)
 
-    name = f"CP step, order {order}, {mode_dim}^{order}, R = {rank:,}"
-    return name, _full_step(fast, problem), _step(slow, lambda: _entry_loss(problem, network()))
+    name = f"CP step, order {order}, {mode_dim}^{order}, R = {rank:,}: {BOTH}"
+    entries = _step(slow, lambda: problem.loss(network() - problem.values))
+    return name, entries, _step(fast, lambda: problem(fast.full_tensor()))
 
 
 def hierarchical_step(mode_dims: list[int], width: int, observed: int) -> Comparison:
@@ -70,8 +72,9 @@ def hierarchical_step(mode_dims: list[int], width: int, observed: int) -> Compar
             hidden = hidden.mT.unflatten(-1, (-1, 2)).prod(-1).mT
         return hidden.squeeze(1) @ slow.root_weights
 
-    name = f"hierarchical step, order {len(mode_dims)}, width {width:,}"
-    return name, _full_step(fast, problem), _step(slow, lambda: _entry_loss(problem, network()))
+    name = f"hierarchical step, order {len(mode_dims)}, width {width:,}: {BOTH}"
+    entries = _step(slow, lambda: problem.loss(network() - problem.values))
+    return name, entries, _step(fast, lambda: problem(fast.full_tensor()))
 
 
 def _problem(family: str, mode_dims: list[int], observed: int) -> RecoveryProblem:
@@ -84,16 +87,6 @@ def _one_hot_inputs(problem: RecoveryProblem, mode_dims: list[int]) -> Tensor:
     assert isinstance(problem.operator, ObservedEntries)
     places = torch.unravel_index(problem.operator.places, mode_dims)
     return nn.functional.one_hot(torch.stack(places, 1), max(mode_dims)).float()
-
-
-def _entry_loss(problem: RecoveryProblem, predictions: Tensor) -> Tensor:
-    return problem.loss(predictions - problem.values)
-
-
-def _full_step(
-    model: CPFactorization | HierarchicalTensorFactorization, problem: RecoveryProblem
-) -> Callable[[], Tensor]:
-    return _step(model, lambda: problem(model.full_tensor()))
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:

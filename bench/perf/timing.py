@@ -33,3 +33,12 @@ def _time(case: Callable[[], object], repeats: int) -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return (time.perf_counter() - start) / repeats
+
+
+def ratio(slow: float, fast: float) -> str:
+    """Return two times in seconds, and how many times the second goes into the first, as text."""
+    return f"{_as_text(slow)} / {_as_text(fast)} = {slow / fast:.3g}"
+
+
+def _as_text(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"

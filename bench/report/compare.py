@@ -190,23 +190,14 @@ def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     """Return the statistics of `compare` for two aligned samples of shape (pairs,)."""
     difference = other - first
     mean, spread = difference.mean(), difference.std(ddof=1)
-    if spread < ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
-        spread = 0.0
-    low, high = mean, mean
-    if spread:
-        error = spread / len(difference) ** 0.5
-        low, high = stats.t.interval(CONFIDENCE, len(difference) - 1, mean, error)
-    ratio_low, ratio_high = ratio_interval(first, other)
-    return {
-        "difference": mean,
-        "difference_low": low,
-        "difference_high": high,
-        "ratio": first.mean() / other.mean() if other.mean() else float("nan"),
-        "ratio_low": ratio_low,
-        "ratio_high": ratio_high,
-        "effect_size": mean / spread if spread else float("nan"),
-        "p": stats.ttest_rel(other, first).pvalue if spread else float("nan"),
-    }
+    low, high, effect, p = mean, mean, float("nan"), float("nan")
+    if spread > ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
+        test = stats.ttest_rel(other, first)
+        low, high = test.confidence_interval(CONFIDENCE)
+        effect, p = mean / spread, test.pvalue
+    ratio = first.mean() / other.mean() if other.mean() else float("nan")
+    numbers = [mean, low, high, ratio, *ratio_interval(first, other), effect, p]
+    return dict(zip(STATISTICS, numbers, strict=True))
 
 
 def ratio_interval(first: np.ndarray, other: np.ndarray) -> tuple[float, float]:

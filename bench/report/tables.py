@@ -174,11 +174,15 @@ def markdown(parts: list[Section], spec: ReportSpec) -> str:
     """Return the table in Markdown."""
     blocks = [f"# {spec.title}"]
     for section in parts:
-        text = cells_as_text(section, spec, "±")
-        header = [list(text.columns), ["---"] * len(text.columns)]
-        lines = [f"| {' | '.join(row)} |" for row in [*header, *text.to_numpy().tolist()]]
-        blocks += [f"## {section.title}", "\n".join(lines), "\n".join(notes(section, spec))]
+        text = as_markdown(cells_as_text(section, spec, "±"))
+        blocks += [f"## {section.title}", text, "\n".join(notes(section, spec))]
     return "\n\n".join(blocks) + "\n"
+
+
+def as_markdown(text: pd.DataFrame) -> str:
+    """Return a table of text in Markdown."""
+    rows = [text.columns, ["---"] * len(text.columns), *text.to_numpy()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def latex(parts: list[Section], spec: ReportSpec) -> str:
