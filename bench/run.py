@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -20,11 +20,20 @@ CHECKPOINT_FILE = "last.ckpt"
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how runs are computed and kept; nothing that changes their numbers."""
+    """Where and how runs are computed and kept; nothing that changes their numbers.
+
+    What of `trainer` changes numbers, such as its bound on the epochs, is each cell's own.
+    """
 
     place: Place
     trainer: TrainerConfig
     root: str | None = None
+
+    def trainer_of(self, cell: Cell) -> TrainerConfig:
+        """Return the trainer with what a cell says of it."""
+        own = dict(cell.config["trainer"])
+        del own["_target_"]
+        return replace(self.trainer, **own)
 
 
 def stack_folder(place: Place, cells: Sequence[Cell]) -> Path:
@@ -49,14 +58,15 @@ def run(
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA products
     lightning.seed_everything(cells[0].config["seed"], verbose=False)
     with Tracker(cells, settings.place, config.step) as tracker:
+        limits = settings.trainer_of(cells[0])
         checkpoints = Checkpoints(
             stack_folder(settings.place, tracker.cells) / CHECKPOINT_FILE,
-            settings.trainer.checkpoint_every_s,
+            limits.checkpoint_every_s,
         )
-        learner, data = config.build(tracker.cells, settings.trainer, settings.root)
+        learner, data = config.build(tracker.cells, limits, settings.root)
         trainer = lightning.Trainer(
             max_epochs=-1,  # the learner says when it is done
-            accelerator=settings.trainer.accelerator,
+            accelerator=limits.accelerator,
             devices=1,
             deterministic=True,
             plugins=[LightningEnvironment()],  # one process, in a SLURM job too

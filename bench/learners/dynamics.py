@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bench.bounds import Count, NotNegative, Positive, check_bounds, one_of
 from bench.config import Cell, typed
 from bench.errors import require
-from bench.learners.base import Learner, Outcome, TrainerConfig
+from bench.learners.base import Learner, Outcome
 from bench.learners.dynamics_measures import MEASURES, Measure
 from bench.learners.steps import StepsConfig
 from bench.models.replicates import select_replicates, stack_replicates
@@ -122,11 +122,10 @@ class DynamicsConfig:
         return float(len(cells) * bytes_each * (8 * parameters + 4 * values))
 
     def build(
-        self, cells: Sequence[Cell], trainer: TrainerConfig, root: str | None
+        self, cells: Sequence[Cell], trainer: StepsConfig, root: str | None
     ) -> tuple["Dynamics", Intervals]:
         """Return a learner of the cells; its data are inside."""
-        steps: StepsConfig = typed(cells[0].config["trainer"], "trainer")
-        return Dynamics(cells, self, steps), Intervals()
+        return Dynamics(cells, self, trainer), Intervals()
 
 
 def _shape_of(cell: Cell) -> str:

@@ -66,6 +66,15 @@ def test_the_regularizer_s_forms_stand_side_by_side(rankbench, tmp_path):
     assert out.count("2/2") == 4
 
 
+def test_each_experiment_trains_for_its_own_epochs(rankbench, tmp_path):
+    small = [word for word in SMALL if not word.startswith(("distances", "trainer", "seeds"))]
+    forms = "experiments=[regularizer_forms/every_2,regularizer_forms/published]"
+    words = [forms, "data.distance=40", "seeds=[0]", "data.train=8", f"runs_dir={tmp_path}"]
+    assert rankbench("bench", "regularizer_forms", *small, *words)[0] == 0
+    frame = load_runs(tmp_path).set_index("learner.regularize_every")
+    assert frame.epoch.to_dict() == frame["trainer.max_epochs"].to_dict() == {1: 40, 2: 64}
+
+
 def test_the_published_preset_is_the_grid_of_the_published_values():
     config = plain(compose(["benchmark=is_same_class", "preset/is_same_class=published"]))
     grid = product([config["data"]["images"]], config["coefficients"], config["distances"])
