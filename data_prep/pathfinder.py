@@ -94,6 +94,7 @@ class Pathfinder(LabelledImages):
             return images
         given, allowed = f"data.root={data_root(root)} without {path.name}", "a folder that has it"
         require(draw, given, allowed, "draw it with `rankbench data pathfinder`")
+        draw_image(self.scene, True, self.draw_seed, "train", 0)  # finds most mistakes at once
         require_writable(path.parent, "data.root")
         images = self.draw()
         buffer = io.BytesIO()
@@ -110,7 +111,6 @@ class Pathfinder(LabelledImages):
         UserError
             If a scene has no room, or two images are alike.
         """
-        draw_image(self.scene, True, self.draw_seed, "train", 0)  # finds most mistakes at once
         counts = {part: getattr(self, part) for part in PARTS}
         chunks = [
             delayed(draw_images)(

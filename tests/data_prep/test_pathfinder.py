@@ -71,6 +71,13 @@ def test_equal_images_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 
 
+def test_a_scene_without_room_leaves_no_folder(tmp_path):
+    crowded = SceneConfig(length=60, max_tries=3)
+    with pytest.raises(UserError, match="data.scene.length=60"):
+        task(scene=crowded).files(str(tmp_path / "data"))
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("values", [{"train": 7}, {"test": 0}, {"draw_seed": -1}, {"workers": 0}])
 def test_bad_tasks_are_refused(values):
     ((name, value),) = values.items()
