@@ -73,7 +73,7 @@ def test_equal_images_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
 
 def test_a_scene_without_room_leaves_no_folder(tmp_path):
     crowded = SceneConfig(length=60, max_tries=3)
-    with pytest.raises(UserError, match="data.scene.length=60"):
+    with pytest.raises(UserError, match=r"data\.scene\.length=60"):
         task(scene=crowded).files(str(tmp_path / "data"))
     assert not (tmp_path / "data").exists()
 
