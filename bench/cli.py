@@ -1,190 +1,67 @@
-"""The `rankbench` command: thin verbs over run, sweep and report."""
+"""The `rankbench` command: one module of `bench.commands` per subcommand."""
 
-import argparse
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple, NoReturn
+from typing import NoReturn
 
-from bench.errors import UserError
-from bench.quiet import quiet_libraries
+import click
 
+from bench.configuration import add_installed
+from bench.core.errors import UserError
+from bench.execute.logging_setup import exit_on_signals, quiet_libraries
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise the message, to be printed like every other mistake."""
-        raise UserError(f"`{self.prog}` ({message})", f"what `{self.prog} --help` shows")
-
-
-class Verb(NamedTuple):
-    """A verb's module in `bench.verbs`, its summary, an example, its arguments by their flags."""
-
-    module: str
-    summary: str
-    example: str
-    arguments: dict[str, dict[str, Any]]
-
-
-NAME = {"help": "the benchmark"}
-OVERRIDES = {
-    "nargs": "*",
-    "metavar": "key=value",
-    "help": "Hydra overrides, such as data=mnist model.rank=3 tracking.mode=online",
-}
-SOURCE = {
-    "dest": "source",
-    "default": "records",
-    "choices": ["records", "wandb", "results"],
-    "help": "what the runs are read from: record files (default), W&B's files alone, or the results"
-    " folder",
-}
-VERBS = {
-    "bench": Verb(
-        "training",
-        "Run all cells of a benchmark that are not recorded yet, and print its table.",
-        "rankbench bench tensor_rank data=mnist classes=[6] ranks=[1,2,5]",
-        {"name": NAME, "overrides": OVERRIDES},
-    ),
-    "run": Verb(
-        "training",
-        "Run one configuration, or with -m every combination of comma-separated values.",
-        "rankbench run model.rank=3 variant=random_labels",
-        {
-            "-m --multirun": {"action": "store_true", "help": "a Hydra multirun"},
-            "overrides": OVERRIDES,
-        },
-    ),
-    "table": Verb(
-        "reading",
-        "Print a benchmark's table from its recorded runs.",
-        "rankbench table tensor_rank --format latex",
-        {
-            "name": NAME,
-            "--format": {"default": "markdown", "choices": ["markdown", "csv", "latex"]},
-            "--from": SOURCE,
-            "overrides": OVERRIDES,
-        },
-    ),
-    "figure": Verb(
-        "publishing",
-        "Write a benchmark's figure and tables from its recorded runs.",
-        "rankbench figure tensor_rank results_dir=results",
-        {"name": NAME, "overrides": OVERRIDES},
-    ),
-    "compare": Verb(
-        "reading",
-        "Compare runs that differ in one factor alone: paired differences with intervals.",
-        "rankbench compare tensor_rank --by variant --metric train_error --where model.rank=5",
-        {
-            "name": NAME,
-            "--by": {"metavar": "FACTOR", "help": "a configuration column"},
-            "--metric": {"required": True, "help": "a metric, such as train_error"},
-            "--where": {
-                "nargs": "+",
-                "default": [],
-                "metavar": "column=value",
-                "help": "only such runs",
-            },
-            "--from": SOURCE,
-            "--reference": {
-                "metavar": "VALUE",
-                "help": "the factor's value to compare with (default: the first), or `published`:"
-                " every row of the table with its published value, without --by",
-            },
-            "overrides": OVERRIDES,
-        },
-    ),
-    "report": Verb(
-        "publishing",
-        "Write one HTML page of all claims, tables, figures and runs; it needs nothing beside it.",
-        "rankbench report --from results",
-        {
-            "--from": {
-                "dest": "source",
-                "choices": ["runs", "results"],
-                "help": "recorded runs, or the results folder (default: runs, if there are any)",
-            },
-            "overrides": OVERRIDES,
-        },
-    ),
-    "sync": Verb(
-        "publishing",
-        "Upload the runs that are offline to W&B, with W&B's own `wandb sync`.",
-        "rankbench sync runs_dir=runs",
-        {"overrides": OVERRIDES},
-    ),
-    "runs": Verb(
-        "reading",
-        "List the recorded runs with their status.",
-        "rankbench runs --verify",
-        {
-            "--verify": {"action": "store_true", "help": "hold each record against its W&B file"},
-            "overrides": OVERRIDES,
-        },
-    ),
-    "perf": Verb(
-        "speed",
-        "Measure training speed against the published formulation and this machine's peak.",
-        "rankbench perf --rounds 5 --out results/perf",
-        {
-            "--rounds": {"type": int, "default": 5, "help": "how often each case is measured"},
-            "--out": {"help": "a folder for table.md, measurements.csv and PROVENANCE.md"},
-        },
-    ),
-    "data": Verb(
-        "data_sets",
-        "Get or find, verify and describe data sets.",
-        "rankbench data mnist data.root=data",
-        {
-            "names": {"nargs": "*", "metavar": "NAME", "help": "data sets; all if none is given"},
-            "overrides": OVERRIDES,
-            "--show": {"action": "store_true", "help": "draw samples of tasks of two classes"},
-        },
-    ),
+SUMMARIES = {
+    "bench": "Run all cells of a benchmark that are not recorded yet, and print its table.",
+    "run": "Run one configuration, or with -m every combination of comma-separated values.",
+    "table": "Print a benchmark's table from its recorded runs.",
+    "figure": "Write a benchmark's figure and tables from its recorded runs.",
+    "compare": "Compare runs that differ in one factor: paired differences with intervals.",
+    "report": "Write one HTML page of all claims, tables, figures and runs.",
+    "runs": "List the recorded runs with their status.",
+    "sync": "Upload offline runs to W&B, with W&B's own `wandb sync`.",
+    "data": "Get or find, verify and describe data sets.",
+    "perf": "Measure training speed against the published formulation and this machine's peak.",
 }
 
 
-def build_parser() -> Parser:
-    """Return the parser of all verbs; each verb's function has its name."""
-    parser = Parser(prog="rankbench", description="Benchmarks of why trained networks generalize.")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB", parser_class=Parser)
-    for name, verb in VERBS.items():
-        sub = verbs.add_parser(name, help=verb.summary, description=verb.summary)
-        sub.epilog = f"example: {verb.example}"
-        sub.formatter_class = argparse.RawDescriptionHelpFormatter
-        for flags, settings in verb.arguments.items():
-            sub.add_argument(*flags.split(), **settings)
-    return parser
+class Commands(click.Group):
+    """Imports a command's module when it is called, so that each waits for its own imports only."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order in which a user meets them."""
+        return list(SUMMARIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, imported now."""
+        if cmd_name not in SUMMARIES:
+            return None
+        return import_module(f"bench.commands.{cmd_name}").command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands without importing any."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUMMARIES.items()))
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Parse a command line; overrides may stand before and after options."""
-    parser = build_parser()
-    parsed, rest = parser.parse_known_args(arguments)
-    for word in rest:
-        if word.startswith("-") or "=" not in word or "overrides" not in parsed:
-            parser.error(f"unrecognized argument: {word}")
-        parsed.overrides.append(word)
-    return parsed
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+def rankbench() -> None:
+    """Benchmarks of why trained networks generalize."""
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0 only if everything asked for has happened."""
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    exit_on_signals()
+    quiet_libraries()
     try:
-        parsed = parse(arguments)
-        module = import_module(f"bench.verbs.{VERBS[parsed.verb].module}")  # what it needs alone
-        quiet_libraries()
-        function: Callable[[argparse.Namespace], int] = getattr(module, parsed.verb)
-        sys.exit(function(parsed))
-    except UserError as error:
-        print(f"rankbench: {error}", file=sys.stderr)
+        add_installed()
+        sys.exit(rankbench.main(arguments, prog_name="rankbench", standalone_mode=False) or 0)
+    except (UserError, click.UsageError) as error:
+        message = error.format_message() if isinstance(error, click.UsageError) else error
+        print(f"rankbench: {message}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, click.Abort):
         print("rankbench: interrupted; the same command goes on from here", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough

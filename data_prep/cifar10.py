@@ -5,7 +5,6 @@ import lzma
 import shutil
 import tarfile
 import tempfile
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -15,25 +14,27 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
-from bench.errors import UserError, require
+from bench.core.errors import UserError, require
+from bench.core.settings import settings
+from data_prep.files import data_root
 from data_prep.images import ImageData, RawImages
-from data_prep.torchvision_images import data_root
 
 ARCHIVE = "cifar10_jpeg.tar.xz"  # of the folder cifar10
 TORCHVISION = datasets.CIFAR10.base_folder
 
 
-@dataclass
+@settings
 class CIFAR10(ImageData):
-    """CIFAR-10 [Krizhevsky 2009], with the luma of ITU-R 601 in place of colours.
+    """CIFAR-10 [Krizhevsky 2009], with the luma of ITU-R 601 in place of colors.
 
     Read from torchvision's ``cifar-10-batches-py``, or from ``cifar10/train/CLASS/`` and
-    ``cifar10/test/CLASS/`` with an image a file, unpacked from ``cifar10_jpeg.tar.xz`` if need be.
+    ``cifar10/test/CLASS/`` with one image per file, unpacked from ``cifar10_jpeg.tar.xz`` if
+    need be.
     """
 
-    NAME: ClassVar[str] = "cifar10"
-    SIDE: ClassVar[int] = 32
-    COUNTS: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
+    name: ClassVar[str] = "cifar10"
+    image_shape: ClassVar[tuple[int, int]] = (32, 32)
+    counts: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
 
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the folders in use with the SHA-256 of what is in them.
@@ -46,15 +47,15 @@ class CIFAR10(ImageData):
         folder = data_root(root)
         if (folder / TORCHVISION).is_dir():
             return [(folder / TORCHVISION, _sha256([*sorted((folder / TORCHVISION).iterdir())]))]
-        if not (folder / self.NAME).is_dir():
+        if not (folder / self.name).is_dir():
             _unpack(folder, allowed=download)
         result = []
-        for split, count in self.COUNTS.items():
-            files = _image_files(folder / self.NAME / split, self.CLASSES)
-            paths = [path for each in files for path in each]
-            given = f"{folder / self.NAME / split} with {len(paths)} images"
+        for split, count in self.counts.items():
+            files = _image_files(folder / self.name / split, self.classes)
+            paths = [path for of_class in files for path in of_class]
+            given = f"{folder / self.name / split} with {len(paths)} images"
             require(len(paths) == count, given, f"{count} images", "unpack it anew")
-            result.append((folder / self.NAME / split, _sha256(paths)))
+            result.append((folder / self.name / split, _sha256(paths)))
         return result
 
     def read(self, root: str | None, split: str) -> RawImages:
@@ -68,13 +69,13 @@ def _read(folder: Path, split: str) -> RawImages:
         try:
             data = datasets.CIFAR10(str(folder), train=split == "train")
         except Exception as error:
-            given, allowed = f"the folder {folder / TORCHVISION}", "torchvision's CIFAR-10, whole"
-            raise UserError(f"{given} ({error})", allowed, "download it again") from error
-        pixels, labels = [_luma(Image.fromarray(each)) for each in data.data], data.targets
+            given = f"the folder {folder / TORCHVISION} ({error})"
+            raise UserError(given, "torchvision's CIFAR-10, whole", "download it again") from error
+        pixels, labels = [_luma(Image.fromarray(image)) for image in data.data], data.targets
     else:
-        files = _image_files(folder / CIFAR10.NAME / split, CIFAR10.CLASSES)
-        pixels = [_open(path) for each in files for path in each]
-        labels = [label for label, each in enumerate(files) for _ in each]
+        files = _image_files(folder / CIFAR10.name / split, CIFAR10.classes)
+        pixels = [_open(path) for of_class in files for path in of_class]
+        labels = [label for label, of_class in enumerate(files) for _ in of_class]
     return RawImages(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
 
 
@@ -84,7 +85,8 @@ def _open(path: Path) -> np.ndarray:
             size, pixels = image.size, _luma(image)
     except Exception as error:  # Pillow raises whatever its decoders stumble over
         raise UserError(f"the image {path} ({error})", "an image that is whole") from error
-    require(size == (CIFAR10.SIDE,) * 2, f"the image {path} of {size} pixels", "32 x 32 pixels")
+    given = f"the image {path} of {size} pixels"
+    require(size == CIFAR10.image_shape, given, "32 x 32 pixels")
     return pixels
 
 
@@ -99,7 +101,7 @@ def _image_files(folder: Path, classes: int) -> list[list[Path]]:
     require(len(folders) == classes, given, f"{classes} class folders", "unpack it anew")
     files = [sorted(path for path in each.iterdir() if path.is_file()) for each in folders]
     for each, found in zip(folders, files, strict=True):
-        require(bool(found), f"the empty class folder {each}", "at least one image a class")
+        require(bool(found), f"the empty class folder {each}", "at least one image per class")
     return files
 
 
@@ -107,9 +109,9 @@ def _unpack(folder: Path, *, allowed: bool) -> None:
     """Unpack the archive: wholly or not at all, and nothing outside the folder."""
     archive = folder / ARCHIVE
     problem = UserError(
-        f"data.root={folder} without {TORCHVISION}/, cifar10/ or {ARCHIVE}",
+        f"execution.root={folder} without {TORCHVISION}/, cifar10/ or {ARCHIVE}",
         "a folder with one of them",
-        "set data.root or RANKBENCH_DATA to such a folder",
+        "set execution.root or RANKBENCH_DATA to such a folder",
     )
     if not archive.is_file() or not allowed:
         raise problem
@@ -117,13 +119,13 @@ def _unpack(folder: Path, *, allowed: bool) -> None:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             with tarfile.open(archive) as members:
                 members.extractall(scratch, filter="data")
-            shutil.move(Path(scratch) / CIFAR10.NAME, folder / CIFAR10.NAME)
+            shutil.move(Path(scratch) / CIFAR10.name, folder / CIFAR10.name)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         given = f"the archive {archive} ({error})"
         raise UserError(given, "a whole archive", "copy it again") from error
     except OSError as error:
-        mend = "copy the archive to a folder that can be written and set data.root to it"
-        raise UserError(f"{folder} ({error.strerror})", "a folder to unpack into", mend) from error
+        hint = "copy the archive to a folder that can be written and set execution.root to it"
+        raise UserError(f"{folder} ({error.strerror})", "a folder to unpack into", hint) from error
 
 
 def _sha256(paths: list[Path]) -> str:

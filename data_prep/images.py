@@ -1,17 +1,21 @@
-"""Labelled images as discrete inputs: what the data sets have in common."""
+"""Labeled images as discrete inputs: what the data sets have in common."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Annotated, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench.bounds import Bound, check_bounds
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.settings import AtLeastTwo, Count, Natural, Settings, Share, settings
 from data_prep.controls import control
 
-Share = Annotated[float, Bound("a share from 0 to 1", lambda value: 0 <= value <= 1)]
+CHUNK = 256  # images
+DESCRIPTION = ("name", "image_shape", "counts")
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,26 @@ class Split:
 
 
 class RawImages(NamedTuple):
-    """Images of integer pixels from 0 to `ImageData.BRIGHTEST`, shape (samples, height, width)."""
+    """Images as they are stored.
+
+    Parameters
+    ----------
+    images : Tensor
+        Shape (samples, height, width), integers from 0 to `ImageData.brightest`.
+    labels : Tensor
+        Shape (samples,), integers from 0 to `ImageData.classes` - 1.
+    """
 
     images: Tensor
     labels: Tensor
 
 
-@dataclass
-class ImageData:
-    """Schema of the image data sets in `configs/data/`.
+@settings
+class ImageData(Settings, ABC):
+    """Settings of the image data sets in `configs/data/`.
 
     Parameters
     ----------
-    name : str
-        The data set's name in tables and records.
     levels : int
         How many values a pixel is quantized to.
     fraction : float
@@ -58,58 +68,95 @@ class ImageData:
     target_class : int
         The class that a one-versus-all problem tells from the others.
     batch_size : int
-        Training samples a step.
+        Training samples of a step.
     order_seed : int
         Seed of the batch order, shared by runs of different `seed` so that they can train together.
-    root : str or None
-        The folder that holds the files; see `data_root`.
+
+    Attributes
+    ----------
+    image_shape : tuple of int
+        Height and width. Like the following, a class attribute or a property of each data set.
+    counts : mapping
+        How many images the parts ``"train"`` and ``"test"`` have.
+    classes : int
+        How many classes there are, 256 at most.
+    brightest : int
+        The value of a white pixel.
     """
 
-    name: str
-    levels: int = 2
+    levels: AtLeastTwo = 2
     fraction: Share = 1.0
-    target_class: int = 0
-    batch_size: int = 5000
-    order_seed: int = 0
-    root: str | None = None
+    target_class: Natural = 0
+    batch_size: Count = 5000
+    order_seed: Natural = 0
 
-    NAME: ClassVar[str] = ""
-    CLASSES: ClassVar[int] = 10
-    BRIGHTEST: ClassVar[int] = 255
-    SIDE: ClassVar[int] = 28
-    COUNTS: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
+    image_shape: ClassVar[tuple[int, int]]
+    counts: ClassVar[Mapping[str, int]]
+    classes: ClassVar[int] = 10
+    brightest: ClassVar[int] = 255
 
     def __post_init__(self) -> None:
-        require(self.name == self.NAME, f"data.name={self.name}", self.NAME, "choose data=...")
-        check_bounds("data", self)
+        missing = [name for name in DESCRIPTION if not hasattr(self, name)]
+        given = f"the data set {type(self).__name__} without {', '.join(missing)}"
+        require(not missing, given, "class attributes or properties of these names")
+        given = f"{self.name} with {self.classes} classes"
+        require(2 <= self.classes <= 256, given, "from 2 to 256 classes")
         for key, least, most, what in (
-            ("levels", 2, self.BRIGHTEST + 1, "gray values"),
-            ("target_class", 0, self.CLASSES - 1, "classes"),
-            ("batch_size", 1, self.COUNTS["train"], "training samples"),
+            ("levels", 2, self.brightest + 1, "gray values"),
+            ("target_class", 0, self.classes - 1, "classes"),
+            ("batch_size", 1, self.counts["train"], "training samples"),
         ):
             value = getattr(self, key)
-            allowed = f"from {least} to {most}, the {what} of {self.name}"
-            require(least <= value <= most, f"data.{key}={value}", allowed)
+            expected = f"an integer from {least} to {most}, the {what} of {self.name}"
+            require(least <= value <= most, f"data.{key}={value}", expected)
 
+    @property
+    def pixels(self) -> int:
+        """Number of pixels of an image."""
+        return prod(self.image_shape)
+
+    @abstractmethod
     def read(self, root: str | None, split: str) -> RawImages:
-        """Read one part of the data set from verified files."""
-        raise TypeError(f"{type(self).__name__} must define read")
+        """Read the part ``"train"`` or ``"test"``, from verified files."""
 
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the files in use with their SHA-256, verified; none for data in a dependency."""
         return []
 
     def split(self, root: str | None, name: str) -> Split:
-        """Return the original data, quantized and flattened."""
-        raw = self.read(root, name)
-        return Split(
-            name, quantize(raw.images, self.BRIGHTEST, self.levels), raw.labels, self.levels
-        )
+        """Return the original data, quantized and flattened.
+
+        Raises
+        ------
+        UserError
+            If what was read is not what the data set says of itself.
+        """
+        images, labels = self.read(root, name)
+        shape = (self.counts[name], *self.image_shape)
+        _require_integers(f"the {name} images of {self.name}", images, shape, self.brightest)
+        self._check_labels(f"the {name} labels of {self.name}", labels, name)
+        inputs = quantize(images, self.brightest, self.levels)
+        return Split(name, inputs, labels.long(), self.levels)
+
+    def _check_labels(self, given: str, labels: Tensor, split: str) -> None:
+        _require_integers(given, labels, (self.counts[split],), self.classes - 1)
 
     def randomized(self, original: Split, variant: str, seed: int) -> Split:
         """Return the variant of `original` under `seed`; see `data_prep.controls`."""
         inputs, labels = control(variant).randomize(original, self.fraction, seed)
+        given = f"variant={variant} of {self.name}"
+        _require_integers(f"the images of {given}", inputs, original.inputs.shape, self.levels - 1)
+        self._check_labels(f"the labels of {given}", labels, original.name)
         return replace(original, inputs=inputs, labels=labels)
+
+
+def _require_integers(given: str, values: Tensor, shape: tuple[int, ...], most: int) -> None:
+    """Raise `UserError` unless a tensor has a shape and holds integers from 0 to `most`."""
+    found = f"{given} of shape {tuple(values.shape)} and {values.dtype}"
+    fits = tuple(values.shape) == tuple(shape) and not values.is_floating_point()
+    require(fits, found, f"integers of shape {tuple(shape)}")
+    low, high = (int(value) for value in values.aminmax())
+    require(low >= 0 and high <= most, f"{given} from {low} to {high}", f"from 0 to {most}")
 
 
 def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
@@ -119,6 +166,10 @@ def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
     ----------
     images : Tensor
         Shape (samples, ...), integers from 0 to `brightest`.
+    brightest : int
+        The value of a white pixel.
+    levels : int
+        How many values there are afterwards.
 
     Returns
     -------
@@ -127,4 +178,8 @@ def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
     """
     # In this order every half is met exactly in floating point.
     scaled = torch.arange(brightest + 1, dtype=torch.float64) * (levels - 1) / brightest
-    return scaled.round().to(torch.uint8)[images.long()].flatten(1)
+    table = scaled.round().to(torch.uint8)
+    found = torch.empty(images.shape, dtype=torch.uint8)
+    for some, room in zip(images.split(CHUNK), found.split(CHUNK), strict=True):
+        room.copy_(table[some.long()])  # indices take eight bytes per pixel
+    return found.flatten(1)

@@ -1,17 +1,17 @@
 """The one-versus-all problems of a stack of predictors that read the same images."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.kernels.indicators import indicator_matrix
-from bench.seeding import generator
+from bench.core.cell import Cell
+from bench.core.seeding import generator
 from data_prep.controls import control
 from data_prep.images import ImageData, Split
-from data_prep.intervals import Intervals
 
 EVERYTHING = slice(None)
 POSITIVE_TARGET = 2.0  # the target of the class, 0 being that of all others [TF, appendix]
@@ -28,7 +28,7 @@ class Problem:
     variant : str
         ``"original"`` or the name of a control.
     seed : int
-        The seed of the control's draws.
+        The seed of the control's random numbers.
     """
 
     data: ImageData
@@ -38,8 +38,27 @@ class Problem:
     def images_key(self) -> tuple[object, ...]:
         """Return what two problems must share to read the same images in the same batches."""
         own_images = control(self.variant).CHANGES_IMAGES
-        draw = (self.variant, self.seed, self.data.fraction) if own_images else ()
-        return (self.data.name, self.data.levels, self.data.batch_size, self.data.order_seed, *draw)
+        sample = (self.variant, self.seed, self.data.fraction) if own_images else ()
+        data = self.data
+        return (data.name, data.levels, data.batch_size, data.order_seed, *sample)
+
+
+def problem_of(cell: Cell) -> Problem:
+    """Return the one-versus-all problem that a cell asks for."""
+    return Problem(cell.data, cell.variant, cell.seed)
+
+
+def check_problems(cells: Sequence[Cell]) -> None:
+    """Raise `UserError` if a variant does not exist or a file is missing or damaged."""
+    for variant in {cell.variant for cell in cells}:
+        control(variant)
+    for data, root in {cell.data.name: (cell.data, cell.execution.root) for cell in cells}.values():
+        data.files(root)
+
+
+def images_key(cell: Cell, *shared: Any) -> str:
+    """Return a key of cells that read the same images and agree in what else is given."""
+    return hashlib.sha256(repr((problem_of(cell).images_key(), shared)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -49,18 +68,18 @@ class Part:
     Parameters
     ----------
     inputs : Tensor
-        What the predictors read, one row a sample: see `OneVersusAllStack.encode`.
+        Shape (samples, pixels), uint8, values from 0 to levels - 1.
     labels : Tensor
-        Shape (draws, samples), uint8: every different labelling that occurs in the stack.
-    draws : Tensor
-        Shape (problems,), int64: the labelling of each problem.
+        Shape (labelings, samples), uint8: every different labeling that occurs in the stack.
+    labelings : Tensor
+        Shape (problems,), int64: the labeling of each problem.
     classes : Tensor
         Shape (problems, 1), uint8: the target class of each problem.
     """
 
     inputs: Tensor
     labels: Tensor
-    draws: Tensor
+    labelings: Tensor
     classes: Tensor
 
     def __len__(self) -> int:
@@ -78,13 +97,11 @@ class Part:
         self, problems: Tensor | slice, samples: Tensor | slice = EVERYTHING
     ) -> Tensor:
         """Return the samples' labels in each problem, shape (problems, samples), uint8."""
-        return self.labels[:, samples][self.draws[problems]]
+        return self.labels[:, samples][self.labelings[problems]]
 
 
-class OneVersusAllStack(Intervals):
+class OneVersusAllStack:
     """Images shared by a stack of one-versus-all problems, and the targets of each.
-
-    Everything is in memory as tensors.
 
     Parameters
     ----------
@@ -95,48 +112,33 @@ class OneVersusAllStack(Intervals):
     """
 
     def __init__(self, problems: Sequence[Problem], root: str | None) -> None:
-        super().__init__()
         self.problems = list(problems)
         self.data = problems[0].data
         self.root = root
 
-    @cached_property
     def parts(self) -> dict[str, Part]:
-        """The training and the test samples."""
+        """Read the training and the test samples."""
         return {name: self._part(self.data.split(self.root, name)) for name in ("train", "test")}
 
     def _part(self, original: Split) -> Part:
-        draws: dict[tuple[object, ...], Split] = {}
         keys = [(p.variant, p.seed, p.data.fraction) for p in self.problems]
+        variants: dict[tuple[object, ...], Split] = {}
         for key, problem in zip(keys, self.problems, strict=True):
-            if key not in draws:
-                draws[key] = problem.data.randomized(original, problem.variant, problem.seed)
-        places = {key: place for place, key in enumerate(draws)}
+            if key not in variants:
+                variants[key] = problem.data.randomized(original, problem.variant, problem.seed)
+        positions = {key: position for position, key in enumerate(variants)}
         classes = [problem.data.target_class for problem in self.problems]
         return Part(
-            self.encode(next(iter(draws.values()))),
-            torch.stack([split.labels for split in draws.values()]).to(torch.uint8),
-            torch.tensor([places[key] for key in keys]),
+            next(iter(variants.values())).inputs,
+            torch.stack([split.labels for split in variants.values()]).to(torch.uint8),
+            torch.tensor([positions[key] for key in keys]),
             torch.tensor(classes, dtype=torch.uint8)[:, None],
         )
-
-    def encode(self, split: Split) -> Tensor:
-        """Return the 0/1 matrix that CP predictors read; see `indicator_matrix`."""
-        return indicator_matrix(split.inputs, self.data.levels)
 
     def batches(self, epoch: int) -> Sequence[Tensor]:
         """Return the index tensors of an epoch's batches, int64.
 
         Their order depends on `data.order_seed` and the epoch alone.
         """
-        samples = self.data.COUNTS["train"]
-        draw = generator(self.data.order_seed, "batch order", epoch)
-        return torch.randperm(samples, generator=draw).split(self.data.batch_size)
-
-
-class PixelStack(OneVersusAllStack):
-    """The same, for predictors that read the pixels themselves."""
-
-    def encode(self, split: Split) -> Tensor:
-        """Return the quantized pixels, shape (samples, pixels), uint8."""
-        return split.inputs
+        rng = generator(self.data.order_seed, "batch order", epoch)
+        return torch.randperm(self.data.counts["train"], generator=rng).split(self.data.batch_size)

@@ -4,10 +4,10 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -15,13 +15,12 @@ from joblib import Parallel, cpu_count, delayed
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.bounds import Count, at_least
-from bench.errors import require
-from bench.regularizers.patches import RandomPatch
-from bench.tracking.records import require_writable, write_atomically
-from data_prep.labelled_images import LabelledImages, LabelledPart
+from bench.core.errors import require
+from bench.core.files import require_writable, write_atomically
+from bench.core.settings import Natural, settings
+from data_prep.files import data_root
+from data_prep.labeled_images import LabeledImages, LabeledPart, RandomSquare
 from data_prep.pathfinder_scenes import SceneConfig, draw_image, draw_images
-from data_prep.torchvision_images import data_root
 
 GENERATOR = 1  # raised whenever the same parameters give other images
 CHUNK = 250  # images that a worker draws at a time
@@ -30,9 +29,9 @@ PATCH_SIZE = 2  # of the regularizer's patches [HTF, section 6]
 PARTS = ("train", "test")
 
 
-@dataclass
-class Pathfinder(LabelledImages):
-    """Schema of `configs/data/pathfinder.yaml`.
+@settings
+class Pathfinder(LabeledImages):
+    """Settings of `configs/data/pathfinder.yaml`.
 
     Every image depends on `draw_seed`, its part and its index alone; even indices are connected.
 
@@ -42,15 +41,12 @@ class Pathfinder(LabelledImages):
         What the images show.
     draw_seed : int
         Seed of the images, shared by runs of different `seed`.
-    workers : int or None
-        Processes that draw; by default one for every `SHARE` images, as long as there are cores.
-        The images are the same for any number.
     """
 
-    name: str = "pathfinder"
-    scene: SceneConfig = field(default_factory=SceneConfig)
-    draw_seed: Annotated[int, at_least(0)] = 0
-    workers: Count | None = None
+    name: ClassVar[str] = "pathfinder"
+
+    scene: SceneConfig = SceneConfig()
+    draw_seed: Natural = 0
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -58,9 +54,9 @@ class Pathfinder(LabelledImages):
         return self.scene.image_size, self.scene.image_size
 
     @property
-    def patches(self) -> tuple[RandomPatch, RandomPatch]:
-        """The regularizer's patches: anywhere."""
-        return RandomPatch(PATCH_SIZE), RandomPatch(PATCH_SIZE)
+    def patches(self) -> tuple[RandomSquare, RandomSquare]:
+        """Two small squares anywhere."""
+        return RandomSquare(PATCH_SIZE), RandomSquare(PATCH_SIZE)
 
     @cached_property
     def parameters(self) -> str:
@@ -74,11 +70,15 @@ class Pathfinder(LabelledImages):
         digest = hashlib.sha256(self.parameters.encode()).hexdigest()[:16]
         return data_root(root) / "pathfinder" / f"length{self.scene.length}_{digest}.npz"
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(
+        self, root: str | None, *, download: bool = True, workers: int | None = None
+    ) -> list[tuple[Path, str]]:
         """Return the file of all images with the SHA-256 of their pixels; see `images`."""
-        return [(self.path(root), checksum(self.images(root, draw=download)))]
+        return [(self.path(root), checksum(self.images(root, draw=download, workers=workers)))]
 
-    def images(self, root: str | None, *, draw: bool = True) -> dict[str, NDArray[np.uint8]]:
+    def images(
+        self, root: str | None, *, draw: bool = True, workers: int | None = None
+    ) -> dict[str, NDArray[np.uint8]]:
         """Return both parts, each shape (images, size, size), from the file; write it if need be.
 
         A file that is damaged, or of other parameters than its name says, is drawn anew.
@@ -92,19 +92,25 @@ class Pathfinder(LabelledImages):
         images = read(path, self.parameters)
         if images is not None:
             return images
-        given, allowed = f"data.root={data_root(root)} without {path.name}", "a folder that has it"
-        require(draw, given, allowed, "draw it with `rankbench data pathfinder`")
+        given = f"execution.root={data_root(root)} without {path.name}"
+        require(draw, given, "a folder that has it", "draw it with `rankbench data pathfinder`")
         draw_image(self.scene, True, self.draw_seed, "train", 0)  # finds most mistakes at once
-        require_writable(path.parent, "data.root")
-        images = self.draw()
+        require_writable(path.parent, "execution.root")
+        images = self.draw(workers)
         buffer = io.BytesIO()
         facts = {"parameters": self.parameters, "sha256": checksum(images)}
         np.savez_compressed(buffer, **images, **facts)  # pyright: ignore
         write_atomically(path, buffer.getvalue())
         return images
 
-    def draw(self) -> dict[str, NDArray[np.uint8]]:
+    def draw(self, workers: int | None = None) -> dict[str, NDArray[np.uint8]]:
         """Draw both parts and verify that no two images are alike.
+
+        Parameters
+        ----------
+        workers : int, optional
+            Processes that draw; by default one for every `SHARE` images, as long as there are
+            cores. The images are the same for any number.
 
         Raises
         ------
@@ -119,7 +125,7 @@ class Pathfinder(LabelledImages):
             for part, count in counts.items()
             for start in range(0, count, CHUNK)
         ]
-        workers = self.workers or min(cpu_count(), math.ceil(sum(counts.values()) / SHARE))
+        workers = workers or min(cpu_count(), math.ceil(sum(counts.values()) / SHARE))
         images = np.concatenate(list(Parallel(n_jobs=workers)(chunks)))  # pyright: ignore
         different = len({hashlib.sha256(image).digest() for image in images})
         require(
@@ -135,7 +141,7 @@ class Pathfinder(LabelledImages):
         return StoredImages(torch.from_numpy(self.images(root)[name]))
 
 
-class StoredImages(LabelledPart):
+class StoredImages(LabeledPart):
     """Images in memory, in turn connected and not.
 
     Parameters
@@ -151,8 +157,8 @@ class StoredImages(LabelledPart):
         self.register_buffer("images", images)
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Return images, shape (batch, 1, height, width), float32 in [0, 1]."""
-        return self.images[indices].unsqueeze(1) / 255
+        """Return images, shape (batch, height, width), uint8."""
+        return self.images[indices]
 
 
 def checksum(images: dict[str, NDArray[np.uint8]]) -> str:

@@ -6,20 +6,20 @@ complex numbers, x + iy with y downwards: one product turns a point into a dash'
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 
-from bench.bounds import Bound, Count, NotNegative, Positive, at_least, check_bounds
-from bench.errors import UserError, require
-from bench.seeding import generator
+from bench.core.errors import UserError, require
+from bench.core.seeding import generator
+from bench.core.settings import AtLeastTwo, Count, Natural, NonNegative, Positive, settings
 
-ImageSize = Annotated[int, Bound("an integer from 32 to 300", lambda size: 32 <= size <= 300)]
+ImageSize = Annotated[int, Field(ge=32, le=300)]
 # Below 0.5 paths turn back.
-Continuity = Annotated[float, Bound("a number above 0.5", lambda c: 0.5 < c < math.inf)]
+Continuity = Annotated[float, Field(gt=0.5, allow_inf_nan=False)]
 LEAST_PROPOSED = 16  # paths that are proposed at once
 ROUNDS = 4  # such proposals before the scene is begun anew
 TURNS = np.linspace(-math.pi / 2, math.pi / 2, 1025)
@@ -35,7 +35,7 @@ class NoRoomError(Exception):
     """A scene that could not be laid out; the message says what to change."""
 
 
-@dataclass
+@settings
 class SceneConfig:
     """What a Pathfinder scene looks like; lengths are in drawn units.
 
@@ -65,7 +65,7 @@ class SceneConfig:
         Scenes that are begun before the parameters count as impossible.
     """
 
-    length: Annotated[int, at_least(2)] = 9
+    length: AtLeastTwo = 9
     drawn_size: Count = 300
     image_size: ImageSize = 150
     dash_length: Positive = 5.0
@@ -73,13 +73,12 @@ class SceneConfig:
     gap: Positive = 3.0
     continuity: Continuity = 1.8
     disc_radius: Positive = 3.0
-    padding: NotNegative = 22.0
+    padding: NonNegative = 22.0
     start_distance: Positive = 27.0
-    distractor_dashes: Annotated[int, at_least(0)] = 30
+    distractor_dashes: Natural = 30
     max_tries: Count = 100
 
     def __post_init__(self) -> None:
-        check_bounds("data.scene", self)
         needed = 2 * self.inset + self.dash_length
         require(
             self.drawn_size > needed,
@@ -137,13 +136,13 @@ def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -
     UserError
         If there is no room in `config.max_tries` scenes.
     """
-    draw = generator(seed, "pathfinder", *name)
-    origin = int(torch.randint(2, (), generator=draw))
+    rng = generator(seed, "pathfinder", *name)
+    origin = int(torch.randint(2, (), generator=rng))
     discs = [(origin, 0), (origin if connected else 1 - origin, 1)]
     causes = []
     for _ in range(config.max_tries):
         try:
-            return paint(config, *lay_out(config, draw), discs)
+            return paint(config, *lay_out(config, rng), discs)
         except NoRoomError as cause:
             causes.append(str(cause))
     most = max(set(causes), key=causes.count)
@@ -154,7 +153,7 @@ def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -
     )
 
 
-def lay_out(config: SceneConfig, draw: torch.Generator) -> tuple[Dashes, Dashes]:
+def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
     """Lay out a scene by proposing random walks until enough keep their distance.
 
     Returns
@@ -165,11 +164,11 @@ def lay_out(config: SceneConfig, draw: torch.Generator) -> tuple[Dashes, Dashes]
     Raises
     ------
     NoRoomError
-        If `ROUNDS` proposals leave a path or a distractor without a place.
+        If `ROUNDS` proposals leave a path or a distractor without room.
     """
 
     def uniform(*shape: int) -> NDArray[np.float64]:
-        return torch.rand(shape, generator=draw, dtype=torch.float64).numpy()
+        return torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
 
     def anywhere(count: int) -> NDArray[np.complex128]:
         x, y = uniform(2, count)

@@ -1,22 +1,21 @@
 """Recovering a tensor of low rank from some of its entries, or from linear measurements of it."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bench.bounds import Count, NotNegative, Positive, check_bounds, one_of
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator
+from bench.core.settings import Count, NonNegative, Positive, settings
 from bench.kernels.khatri_rao import khatri_rao
 from bench.kernels.tproduct import t_gram, t_svd, t_transpose
-from bench.seeding import generator
 
 
-@dataclass
+@settings
 class LossConfig:
     """How the residuals at the measurements become one loss.
 
@@ -30,12 +29,9 @@ class LossConfig:
         ``mean`` or ``sum`` over the measurements.
     """
 
-    kind: Annotated[str, one_of(["square", "l1", "huber"])] = "square"
+    kind: Literal["square", "l1", "huber"] = "square"
     huber_threshold: Positive = 1.0
-    reduction: Annotated[str, one_of(["mean", "sum"])] = "mean"
-
-    def __post_init__(self) -> None:
-        check_bounds("learner.loss", self)
+    reduction: Literal["mean", "sum"] = "mean"
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """Reduce residuals of shape (..., measurements) to losses of shape (...)."""
@@ -51,7 +47,7 @@ class LossConfig:
         return losses.mean(-1) if self.reduction == "mean" else losses.sum(-1)
 
 
-@dataclass
+@settings
 class TargetConfig:
     """The tensor to recover.
 
@@ -59,13 +55,13 @@ class TargetConfig:
     ----------
     family : str
         Which rank is given: of a ``matrix``, the ``cp`` rank, the ``hierarchical`` rank at every
-        node of the tree that pools neighbouring modes in pairs, or the ``tubal`` rank.
-    mode_dims : list of int
+        node of the tree that pools neighboring modes in pairs, or the ``tubal`` rank.
+    mode_dims : tuple of int
         The shape. Tubal tensors have shape (n, n, k).
     rank : int
         At least 1, and at most what the shape allows.
     norm : float, optional
-        Frobenius norm; by default that of the draw: Gaussian factors, and for tubal tensors
+        Frobenius norm; with null that of the sample: Gaussian factors, and for tubal tensors
         ``T * T^T`` with orthonormal T [TUB, experiments].
     orthonormal : bool
         Of a hierarchical target: weights with orthonormal columns in place of Gaussian ones, and a
@@ -73,27 +69,24 @@ class TargetConfig:
         to zero; the last one of a Gaussian target's root often is, too small to be learned.
     """
 
-    family: Annotated[str, one_of(["matrix", "cp", "hierarchical", "tubal"])]
-    mode_dims: list[int]
-    rank: int
+    family: Literal["matrix", "cp", "hierarchical", "tubal"]
+    mode_dims: tuple[Count, ...]
+    rank: Count
     norm: Positive | None = 1.0
     orthonormal: bool = False
 
     def __post_init__(self) -> None:
-        check_bounds("data.target", self)
-        positive = all(mode_dim >= 1 for mode_dim in self.mode_dims)
-        require(positive, f"data.target.mode_dims={self.mode_dims}", "integers of at least 1")
         square = len(self.mode_dims) == 3 and self.mode_dims[0] == self.mode_dims[1]
-        fits, allowed = {
+        shape = list(self.mode_dims)
+        fits, expected = {
             "matrix": (len(self.mode_dims) == 2, "two dimensions"),
             "tubal": (square, "three dimensions n, n, k: square slices"),
         }.get(self.family, (len(self.mode_dims) >= 2, "two dimensions or more"))
-        given = f"data.target.mode_dims={self.mode_dims} for a {self.family} target"
-        require(fits, given, allowed)
+        require(fits, f"data.target.mode_dims={shape} for a {self.family} target", expected)
         largest = self.largest_rank()
         require(
-            1 <= self.rank <= largest,
-            f"data.target.rank={self.rank} for a {self.family} target of shape {self.mode_dims}",
+            self.rank <= largest,
+            f"data.target.rank={self.rank} for a {self.family} target of shape {shape}",
             f"an integer from 1 to {largest}",
         )
         require(
@@ -110,18 +103,18 @@ class TargetConfig:
             return self.mode_dims[0]
         return min(self.mode_dims)
 
-    def draw(self, draw: torch.Generator) -> Tensor:
+    def sample(self, rng: torch.Generator) -> Tensor:
         """Return a target, float64."""
         if self.family == "tubal":
-            tensor = _tubal_tensor(self.mode_dims, self.rank, draw)
+            tensor = _tubal_tensor(self.mode_dims, self.rank, rng)
         elif self.family == "hierarchical":
-            tensor = _hierarchical_tensor(self.mode_dims, self.rank, self.orthonormal, draw)
+            tensor = _hierarchical_tensor(self.mode_dims, self.rank, self.orthonormal, rng)
         else:
-            tensor = _cp_tensor(self.mode_dims, self.rank, draw)
+            tensor = _cp_tensor(self.mode_dims, self.rank, rng)
         return tensor if self.norm is None else tensor * (self.norm / tensor.norm())
 
 
-@dataclass
+@settings
 class MeasurementConfig:
     """What of the target is seen.
 
@@ -140,11 +133,8 @@ class MeasurementConfig:
     """
 
     count: Count
-    kind: Annotated[str, one_of(["entries", "gaussian", "symmetric_gaussian"])] = "entries"
-    noise_std: NotNegative = 0.0
-
-    def __post_init__(self) -> None:
-        check_bounds("data.measurements", self)
+    kind: Literal["entries", "gaussian", "symmetric_gaussian"] = "entries"
+    noise_std: NonNegative = 0.0
 
 
 class ObservedEntries(nn.Module):
@@ -152,26 +142,26 @@ class ObservedEntries(nn.Module):
 
     Parameters
     ----------
-    places : Tensor
-        Shape (measurements,), int64: places in the flattened tensor; or (..., measurements), with
-        the leading dimensions of the tensors that will be read.
+    indices : Tensor
+        Shape (measurements,), int64: positions in the flattened tensor; or (..., measurements),
+        with the leading dimensions of the tensors that will be read.
     order : int
         The tensor's number of modes.
     """
 
-    places: Tensor
+    indices: Tensor
 
-    def __init__(self, places: Tensor, order: int) -> None:
+    def __init__(self, indices: Tensor, order: int) -> None:
         super().__init__()
         self.order = order
-        self.register_buffer("places", places)
+        self.register_buffer("indices", indices)
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Read tensors of shape (..., *mode_dims): shape (..., measurements)."""
         entries = tensor.flatten(-self.order)
-        if self.places.ndim == 1:
-            return entries.index_select(-1, self.places)
-        return entries.gather(-1, self.places)
+        if self.indices.ndim == 1:
+            return entries.index_select(-1, self.indices)
+        return entries.gather(-1, self.indices)
 
 
 class InnerProducts(nn.Module):
@@ -257,7 +247,7 @@ def check_together(target: TargetConfig, measurements: MeasurementConfig) -> Non
     entries = math.prod(target.mode_dims)
     require(
         measurements.kind != "entries" or measurements.count <= entries,
-        f"data.measurements.count={measurements.count} of shape {target.mode_dims}",
+        f"data.measurements.count={measurements.count} of shape {list(target.mode_dims)}",
         f"an integer from 1 to {entries}, the number of entries",
     )
     require(
@@ -275,7 +265,7 @@ def make_problem(
     seed: int,
     dtype: torch.dtype = torch.float32,
 ) -> RecoveryProblem:
-    """Draw a problem; target, measurements and noise each depend on the seed alone.
+    """Sample a problem; target, measurements and noise each depend on the seed alone.
 
     Raises
     ------
@@ -283,13 +273,11 @@ def make_problem(
         For more observed entries than the target has, and for measurements that do not suit it.
     """
     check_together(target, measurements)
-    tensor = target.draw(generator(seed, "target", target.family))
-    draw = generator(seed, "measurements", measurements.kind)
-    operator = OPERATORS[measurements.kind](target.mode_dims, measurements.count, draw)
-    normal = torch.randn(
-        measurements.count, generator=generator(seed, "noise"), dtype=torch.float64
-    )
-    return RecoveryProblem(tensor, operator, loss, normal * measurements.noise_std).to(dtype)
+    tensor = target.sample(generator(seed, "target", target.family))
+    rng = generator(seed, "measurements", measurements.kind)
+    operator = OPERATORS[measurements.kind](target.mode_dims, measurements.count, rng)
+    noise = _normal(generator(seed, "noise"), measurements.count) * measurements.noise_std
+    return RecoveryProblem(tensor, operator, loss, noise).to(dtype)
 
 
 def norms_or_rank_problem(loss: LossConfig, dtype: torch.dtype = torch.float32) -> RecoveryProblem:
@@ -302,18 +290,18 @@ def norms_or_rank_problem(loss: LossConfig, dtype: torch.dtype = torch.float32) 
     return RecoveryProblem(target, ObservedEntries(torch.tensor([1, 2, 3]), 2), loss).to(dtype)
 
 
-def _cp_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:
-    factors = [_normal(draw, mode_dim, rank) for mode_dim in mode_dims]
-    return khatri_rao(factors).sum(-1).reshape(mode_dims)
+def _cp_tensor(mode_dims: Sequence[int], rank: int, rng: torch.Generator) -> Tensor:
+    factors = [_normal(rng, mode_dim, rank) for mode_dim in mode_dims]
+    return khatri_rao(factors).sum(-1).reshape(tuple(mode_dims))
 
 
 def _hierarchical_tensor(
-    mode_dims: list[int], rank: int, orthonormal: bool, draw: torch.Generator
+    mode_dims: Sequence[int], rank: int, orthonormal: bool, rng: torch.Generator
 ) -> Tensor:
-    """Pool neighbouring modes in pairs, level by level, up to one tensor [HTF]."""
+    """Pool neighboring modes in pairs, level by level, up to one tensor [HTF]."""
 
     def weights(rows: int) -> Tensor:
-        normal = _normal(draw, rows, rank)
+        normal = _normal(rng, rows, rank)
         return torch.linalg.qr(normal).Q if orthonormal else normal
 
     nodes = [weights(mode_dim) for mode_dim in mode_dims]
@@ -321,35 +309,35 @@ def _hierarchical_tensor(
         pairs = [nodes[i : i + 2] for i in range(0, len(nodes), 2)]
         nodes = [khatri_rao(pair) @ weights(rank) for pair in pairs]
     falling = torch.arange(rank, 0, -1, dtype=torch.float64).unsqueeze(1)
-    root = falling if orthonormal else _normal(draw, rank, 1)
-    return (khatri_rao(nodes) @ root).reshape(mode_dims)
+    root = falling if orthonormal else _normal(rng, rank, 1)
+    return (khatri_rao(nodes) @ root).reshape(tuple(mode_dims))
 
 
-def _tubal_tensor(mode_dims: list[int], rank: int, draw: torch.Generator) -> Tensor:
+def _tubal_tensor(mode_dims: Sequence[int], rank: int, rng: torch.Generator) -> Tensor:
     size, _, tube_length = mode_dims
-    return t_gram(t_svd(_normal(draw, size, rank, tube_length)).left)
+    return t_gram(t_svd(_normal(rng, size, rank, tube_length)).left)
 
 
-def _observed_entries(mode_dims: list[int], count: int, draw: torch.Generator) -> ObservedEntries:
-    places = torch.randperm(math.prod(mode_dims), generator=draw)[:count].sort().values
-    return ObservedEntries(places, len(mode_dims))
+def _observed_entries(dims: Sequence[int], count: int, rng: torch.Generator) -> ObservedEntries:
+    indices = torch.randperm(math.prod(dims), generator=rng)[:count].sort().values
+    return ObservedEntries(indices, len(dims))
 
 
-def _gaussian(mode_dims: list[int], count: int, draw: torch.Generator) -> InnerProducts:
-    operators = _normal(draw, count, *mode_dims).flatten(1)
-    return InnerProducts(operators / operators.shape[1] ** 0.5, len(mode_dims))
+def _gaussian(dims: Sequence[int], count: int, rng: torch.Generator) -> InnerProducts:
+    operators = _normal(rng, count, *dims).flatten(1)
+    return InnerProducts(operators / operators.shape[1] ** 0.5, len(dims))
 
 
-def _symmetric_gaussian(mode_dims: list[int], count: int, draw: torch.Generator) -> InnerProducts:
-    normal = _normal(draw, count, *mode_dims)
-    return InnerProducts((normal + t_transpose(normal)).flatten(1), len(mode_dims))
+def _symmetric_gaussian(dims: Sequence[int], count: int, rng: torch.Generator) -> InnerProducts:
+    normal = _normal(rng, count, *dims)
+    return InnerProducts((normal + t_transpose(normal)).flatten(1), len(dims))
 
 
-def _normal(draw: torch.Generator, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=draw, dtype=torch.float64)
+def _normal(rng: torch.Generator, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=rng, dtype=torch.float64)
 
 
-OPERATORS: dict[str, Callable[[list[int], int, torch.Generator], nn.Module]] = {
+OPERATORS: dict[str, Callable[[Sequence[int], int, torch.Generator], nn.Module]] = {
     "entries": _observed_entries,
     "gaussian": _gaussian,
     "symmetric_gaussian": _symmetric_gaussian,

@@ -1,32 +1,30 @@
 """Is-same-class: two images, `distance` pixels apart, and whether they are of one class."""
 
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bench.bounds import Count, at_least, one_of
-from bench.errors import require
-from bench.regularizers.patches import Patch
-from bench.seeding import generator
+from bench.core.errors import require
+from bench.core.seeding import generator
+from bench.core.settings import Count, Natural, settings
 from data_prep.cifar10 import CIFAR10
 from data_prep.digits import Digits
 from data_prep.images import ImageData
-from data_prep.labelled_images import LabelledImages, LabelledPart, Samples
+from data_prep.labeled_images import LabeledImages, LabeledPart, Rectangle, Samples
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
 SOURCES: dict[str, type[ImageData]] = {
-    source.NAME: source for source in (CIFAR10, FashionMNIST, MNIST, Digits)
+    source.name: source for source in (CIFAR10, FashionMNIST, MNIST, Digits)
 }
 
 
-@dataclass
-class IsSameClass(LabelledImages):
-    """Schema of `configs/data/is_same_class.yaml` [HTF, section 6].
+@settings
+class IsSameClass(LabeledImages):
+    """Settings of `configs/data/is_same_class.yaml` [HTF, section 6].
 
     Parameters
     ----------
@@ -35,25 +33,25 @@ class IsSameClass(LabelledImages):
         ``digits``.
     image_size : int
         Height and width to which they are scaled.
-    canvas : list of int
-        Height and width of the black canvas in whose centre they stand side by side.
+    canvas : tuple of int
+        Height and width of the black canvas in whose center they stand side by side.
     distance : int
         Pixels between the two.
     """
 
-    name: str = "is_same_class"
+    name: ClassVar[str] = "is_same_class"
+
     train: Samples = 5_000
-    images: Annotated[str, one_of(SOURCES)] = "cifar10"
+    images: Literal["cifar10", "fashion_mnist", "mnist", "digits"] = "cifar10"
     image_size: Count = 32
-    canvas: list[int] = field(default_factory=lambda: [224, 224])
-    distance: Annotated[int, at_least(0)] = 0
+    canvas: tuple[int, int] = (224, 224)
+    distance: Natural = 0
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        canvas, needed = self.canvas, 2 * self.image_size + self.distance
+        (height, width), needed = self.canvas, 2 * self.image_size + self.distance
         require(
-            len(canvas) == 2 and canvas[0] >= self.image_size and canvas[1] >= needed,
-            f"data.canvas={canvas} with data.image_size={self.image_size} and "
+            height >= self.image_size and width >= needed,
+            f"data.canvas={list(self.canvas)} with data.image_size={self.image_size} and "
             f"data.distance={self.distance}",
             f"a height of at least {self.image_size} and a width of at least {needed}",
             "raise the canvas, or lower the distance or the image size",
@@ -62,43 +60,45 @@ class IsSameClass(LabelledImages):
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the canvas."""
-        height, width = self.canvas
-        return height, width
+        return self.canvas
 
     @property
-    def patches(self) -> tuple[Patch, Patch]:
-        """The two images' places on the canvas."""
+    def patches(self) -> tuple[Rectangle, Rectangle]:
+        """Where the two images are on the canvas."""
         size = self.image_size
         top = (self.canvas[0] - size) // 2
         left = (self.canvas[1] - 2 * size - self.distance) // 2
-        return Patch(top, left, size, size), Patch(top, left + size + self.distance, size, size)
+        second = left + size + self.distance
+        return Rectangle(top, left, size, size), Rectangle(top, second, size, size)
 
     @property
-    def extent(self) -> Patch:
+    def extent(self) -> Rectangle:
         """The rectangle that holds the two images."""
         first, second = self.patches
-        return Patch(first.top, first.left, first.height, second.right - first.left)
+        return Rectangle(first.top, first.left, first.height, second.right - first.left)
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(
+        self, root: str | None, *, download: bool = True, workers: int | None = None
+    ) -> list[tuple[Path, str]]:
         """Return the images' files with their SHA-256."""
         return _verified(self.images, root, download)
 
     def part(self, root: str | None, name: str, seed: int) -> "Pairs":
-        """Draw a part's pairs, from the images of that part alone."""
-        raw = SOURCES[self.images](self.images).read(root, name)
-        draw = generator(seed, "is_same_class", name)
-        pairs, labels = draw_pairs(raw.labels, getattr(self, name), draw)
-        chosen, places = pairs.unique(return_inverse=True)
+        """Sample a part's pairs, from the images of that part alone."""
+        raw = SOURCES[self.images]().read(root, name)
+        rng = generator(seed, "is_same_class", name)
+        pairs, labels = sample_pairs(raw.labels, getattr(self, name), rng)
+        chosen, indices = pairs.unique(return_inverse=True)
         images = scaled(raw.images[chosen], self.image_size)
-        return Pairs(images, places, labels, self)
+        return Pairs(images, indices, labels, self)
 
 
 @lru_cache(maxsize=8)  # a grid asks once for each distance
 def _verified(images: str, root: str | None, download: bool) -> list[tuple[Path, str]]:
-    return SOURCES[images](images).files(root, download=download)
+    return SOURCES[images]().files(root, download=download)
 
 
-class Pairs(LabelledPart):
+class Pairs(LabeledPart):
     """Pairs of images by index.
 
     Parameters
@@ -123,15 +123,15 @@ class Pairs(LabelledPart):
         self.register_buffer("pairs", pairs)
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Compose a batch, shape (batch, 1, height, width), float32 in [0, 1]."""
-        canvas = torch.zeros(len(indices), 1, *self.layout.image_shape, device=self.raw.device)
+        """Compose a batch, shape (batch, height, width), uint8."""
+        canvas = self.raw.new_zeros(len(indices), *self.layout.image_shape)
         for patch, images in zip(self.layout.patches, self.pairs[indices].T, strict=True):
-            patch.of(canvas)[:, 0] = self.raw[images] / 255
+            patch.of(canvas)[:] = self.raw[images]
         return canvas
 
 
-def draw_pairs(labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw pairs of different images, the first half of one class, the others of two.
+def sample_pairs(labels: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Sample pairs of different images, the first half of one class, the others of two.
 
     Parameters
     ----------
@@ -139,7 +139,7 @@ def draw_pairs(labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tenso
         Shape (images,), int64: the images' classes.
     count : int
         Number of pairs, even.
-    draw : torch.Generator
+    rng : torch.Generator
         The source of randomness.
 
     Returns
@@ -156,14 +156,14 @@ def draw_pairs(labels: Tensor, count: int, draw: torch.Generator) -> tuple[Tenso
         f"{len(sizes)} classes with {int(sizes.min())} images or more",
         "at least two classes of at least two images",
     )
-    # By class, the images make a ring of arcs; the second image is so many places further on.
+    # By class, the images make a ring of arcs; the second image is `chosen` steps further on.
     order, starts = classes.argsort(stable=True), sizes.cumsum(0) - sizes
-    first = torch.randint(len(labels), (count,), generator=draw)
+    first = torch.randint(len(labels), (count,), generator=rng)
     kind = classes[order[first]]
     size, start = sizes[kind], starts[kind]
     same = (torch.arange(count) < count // 2).long()
     choices = torch.where(same == 1, size - 1, len(labels) - size)
-    chosen = (torch.rand(count, generator=draw, dtype=torch.float64) * choices).long()
+    chosen = (torch.rand(count, generator=rng, dtype=torch.float64) * choices).long()
     in_class = start + (first - start + 1 + chosen) % size
     second = torch.where(same == 1, in_class, (start + size + chosen) % len(labels))
     return torch.stack([order[first], order[second]], 1), same

@@ -3,33 +3,38 @@
 import contextlib
 import hashlib
 import io
-import os
 import shutil
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.settings import settings
+from data_prep.files import data_root
 from data_prep.images import ImageData, RawImages
 
 STEMS = {"train": "train", "test": "t10k"}
 
 
-def data_root(root: str | None) -> Path:
-    """Return the data folder: `root`, else ``RANKBENCH_DATA``, else ``./data``."""
-    return Path(root or os.environ.get("RANKBENCH_DATA") or "data").expanduser()
-
-
-@dataclass
+@settings
 class TorchvisionImages(ImageData):
-    """A data set of four IDX files that torchvision can download."""
+    """A data set of four IDX files that torchvision can download.
 
-    DATASET: ClassVar[type[datasets.MNIST]]
-    SHA256: ClassVar[dict[str, str]]
+    Attributes
+    ----------
+    dataset : type
+        torchvision's class.
+    sha256 : dict
+        The files' names and checksums.
+    """
+
+    image_shape: ClassVar[tuple[int, int]] = (28, 28)
+    counts: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
+    dataset: ClassVar[type[datasets.MNIST]]
+    sha256: ClassVar[dict[str, str]]
 
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the four files with their SHA-256; download those that are missing if allowed.
@@ -40,17 +45,17 @@ class TorchvisionImages(ImageData):
             If a file is missing and cannot be downloaded, or is not the published one. Such a file
             is neither used nor overwritten.
         """
-        folder = data_root(root) / self.DATASET.__name__ / "raw"
-        missing = [name for name in self.SHA256 if not (folder / name).is_file()]
+        folder = data_root(root) / self.dataset.__name__ / "raw"
+        missing = [name for name in self.sha256 if not (folder / name).is_file()]
         if missing:
             self._download(folder, missing[0], allowed=download)
-        return [(folder / name, self._verify(folder / name)) for name in self.SHA256]
+        return [(folder / name, self._verify(folder / name)) for name in self.sha256]
 
     def _download(self, folder: Path, missing: str, *, allowed: bool) -> None:
         problem = UserError(
-            f"data.root={folder.parents[1]} without {self.DATASET.__name__}/raw/{missing}",
+            f"execution.root={folder.parents[1]} without {self.dataset.__name__}/raw/{missing}",
             "a folder in torchvision's layout, or a network to download it from",
-            "set data.root or RANKBENCH_DATA to the folder that holds the files",
+            "set execution.root or RANKBENCH_DATA to the folder that holds the files",
         )
         if not allowed:
             raise problem
@@ -58,13 +63,13 @@ class TorchvisionImages(ImageData):
         with tempfile.TemporaryDirectory() as scratch:
             try:
                 with contextlib.redirect_stdout(io.StringIO()):
-                    self.DATASET(scratch, download=True)
+                    self.dataset(scratch, download=True)
             except Exception as error:
                 raise problem from error
             folder.mkdir(parents=True, exist_ok=True)
-            for name in self.SHA256:
+            for name in self.sha256:
                 if not (folder / name).is_file():
-                    shutil.move(Path(scratch) / self.DATASET.__name__ / "raw" / name, folder / name)
+                    shutil.move(Path(scratch) / self.dataset.__name__ / "raw" / name, folder / name)
 
     def _verify(self, path: Path) -> str:
         try:
@@ -72,10 +77,10 @@ class TorchvisionImages(ImageData):
                 found = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as error:
             raise UserError(f"the file {path}", f"a readable file ({error.strerror})") from error
-        if found != self.SHA256[path.name]:
+        if found != self.sha256[path.name]:
             raise UserError(
                 f"the file {path} with {path.stat().st_size} bytes and SHA-256 {found}",
-                f"SHA-256 {self.SHA256[path.name]}",
+                f"SHA-256 {self.sha256[path.name]}",
                 "move it away and let it be downloaded again, or copy the right file there",
             )
         return found
@@ -92,13 +97,13 @@ class TorchvisionImages(ImageData):
             raise UserError(given, "files that nobody changes while they are read") from error
 
 
-@dataclass
+@settings
 class MNIST(TorchvisionImages):
     """MNIST: handwritten digits."""
 
-    NAME: ClassVar[str] = "mnist"
-    DATASET: ClassVar[type[datasets.MNIST]] = datasets.MNIST
-    SHA256: ClassVar[dict[str, str]] = {
+    name: ClassVar[str] = "mnist"
+    dataset: ClassVar[type[datasets.MNIST]] = datasets.MNIST
+    sha256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
         "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
         "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
@@ -106,13 +111,13 @@ class MNIST(TorchvisionImages):
     }
 
 
-@dataclass
+@settings
 class FashionMNIST(TorchvisionImages):
     """Fashion-MNIST: clothes."""
 
-    NAME: ClassVar[str] = "fashion_mnist"
-    DATASET: ClassVar[type[datasets.MNIST]] = datasets.FashionMNIST
-    SHA256: ClassVar[dict[str, str]] = {
+    name: ClassVar[str] = "fashion_mnist"
+    dataset: ClassVar[type[datasets.MNIST]] = datasets.FashionMNIST
+    sha256: ClassVar[dict[str, str]] = {
         "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
         "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
         "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",

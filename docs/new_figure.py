@@ -8,11 +8,11 @@ import sys
 import matplotlib.pyplot as plt
 import seaborn as sns
 
-from bench.report import load_runs
+from bench.store.results import load_runs, usable
 
 runs_dir, path = sys.argv[1:]
-runs = load_runs(runs_dir, "tensor_rank")  # one row a run; help(load_runs) lists the columns
-runs = runs[runs.status.isin(["converged", "max_steps"])]
+runs = load_runs(runs_dir, "tensor_rank")  # one row per run; help(Results) lists the columns
+runs = runs[usable(runs)]
 runs = runs.assign(gap=runs.test_error - runs.train_error)
 
 figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")

@@ -1,12 +1,14 @@
 """What all tests share: quiet W&B, bounded property tests, made-up records, the command line."""
 
-import json
 import os
-from itertools import product
+from pathlib import Path
 from random import Random
 
 import pytest
 from hypothesis import settings
+from made_up import record_of
+
+TOY = Path(__file__).parent / "toy"
 
 os.environ.setdefault("WANDB_SILENT", "true")
 
@@ -38,20 +40,32 @@ def rankbench(capsys):
 
 
 @pytest.fixture
+def toy_config(monkeypatch):
+    """Find the benchmark `toy`, whose learner takes no time; return the words that find it."""
+    from bench import configuration
+    from bench.core.settings import TRUSTED
+
+    monkeypatch.setattr(configuration, "FOLDERS", [*configuration.FOLDERS])
+    monkeypatch.setattr("bench.core.settings.TRUSTED", [*TRUSTED])
+    monkeypatch.syspath_prepend(TOY)
+    configuration.add_folder(TOY)
+    return ["--config-dir", str(TOY)]
+
+
+@pytest.fixture
 def made_up_runs():
     """Write records of `tensor_rank` without training; return the folder of a run by its axes."""
-    from bench.config import Cell, compose, plain, scientific, with_values
-    from bench.tracking.records import FORMAT, RECORD_FILE
+    from bench.plan import plan_benchmark
+    from bench.store.record import write_record
 
-    base = scientific(plain(compose(["benchmark=tensor_rank"])))
     errors = {"original": 0.01, "random_images": 0.08, "random_labels": 0.09}
 
     def write(runs_dir, *, ranks=(1, 5), classes=(0, 1), seeds=(0, 1), points=3):
-        folders, draw = {}, Random(0)
-        for variant, rank, target, seed in product(errors, ranks, classes, seeds):
-            axes = {"variant": variant, "model.rank": rank, "data.target_class": target}
-            cell = Cell.of(with_values(base, {**axes, "seed": seed}))
-            end = errors[variant] * draw.uniform(0.9, 1.1)
+        axes = {"ranks": ranks, "classes": classes, "seeds": seeds}
+        overrides = [f"{name}=[{','.join(map(str, v))}]" for name, v in axes.items()]
+        folders, random = {}, Random(0)
+        for cell in plan_benchmark("tensor_rank", overrides).cells:
+            end = errors[cell.variant] * random.uniform(0.9, 1.1)
             curve = [
                 {"epoch": float(epoch), "train_error": end + 1 / (1 + epoch), "test_error": end}
                 for epoch in range(points)
@@ -59,16 +73,9 @@ def made_up_runs():
             metrics = {"train_error": end, "test_error": 1.1 * end, "constant_error": 0.09}
             folder = runs_dir / "tensor_rank" / cell.run_key
             folder.mkdir(parents=True)
-            record = {
-                "format": FORMAT, "benchmark": "tensor_rank", "run_key": cell.run_key,
-                "status": "max_steps", "error": None, "attempt": 1, "seed": seed,
-                "config": cell.config, "metrics": metrics, "curve": curve, "wall_time_s": 2.0,
-                "stacked_with": 1, "created": "2026-01-01T00:00:00+00:00", "versions": {},
-                "git": {"commit": "0" * 40, "dirty": False}, "host": {},
-                "wandb": {"mode": "offline", "run_id": "a", "path": "wandb/offline-run-a"},
-            }  # fmt: skip
-            (folder / RECORD_FILE).write_text(json.dumps(record))
-            folders[variant, rank, target, seed] = folder
+            write_record(folder, record_of(cell, "tensor_rank", metrics=metrics, curve=curve))
+            axes = (cell.variant, cell.model.rank, cell.data.target_class, cell.seed)
+            folders[axes] = folder
         return folders
 
     return write

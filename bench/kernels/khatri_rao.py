@@ -10,7 +10,7 @@ from functools import reduce
 
 from torch import Tensor
 
-from bench.errors import require
+from bench.core.errors import require
 
 
 def khatri_rao(matrices: Sequence[Tensor]) -> Tensor:

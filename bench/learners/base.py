@@ -1,58 +1,20 @@
-"""What the suite asks of every learner: one stack of cells in, one outcome a cell out."""
+"""What the suite asks of every learner: it trains one stack of cells and ends each of them once."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
-from pytorch_lightning import LightningDataModule, LightningModule
 from torch import Tensor
 
-from bench.bounds import Bound, Count, check_bounds, one_of
-from bench.config import Cell
-from bench.errors import require
-from bench.status import Status
-
-Accelerator = Annotated[str, one_of(["auto", "cpu", "gpu", "cuda", "mps"])]
-Seconds = Annotated[float, Bound("at least 0 seconds", lambda value: value >= 0)]
+from bench.core.cell import Cell
+from bench.core.errors import require
+from bench.core.settings import Settings
+from bench.core.status import Status
 
 
-@dataclass
-class TrainerConfig:
-    """What the schemas in `configs/trainer/` have in common.
-
-    Parameters
-    ----------
-    accelerator : str
-        Lightning's accelerator: ``"auto"``, ``"cpu"``, ``"gpu"``, ...
-    checkpoint_every_s : float
-        Seconds between two checkpoints.
-    """
-
-    accelerator: Accelerator = "auto"
-    checkpoint_every_s: Seconds = 60.0
-
-    def __post_init__(self) -> None:
-        check_bounds("trainer", self)
-
-
-@dataclass
-class EpochsConfig(TrainerConfig):
-    """Schema of `configs/trainer/epochs.yaml`.
-
-    Parameters
-    ----------
-    max_epochs : int
-        Passes over the training data at most.
-    log_every_n_epochs : int
-        Epochs between two measurements of train and test error.
-    """
-
-    max_epochs: Count = 1000
-    log_every_n_epochs: Count = 20
-
-
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
     """How one cell ended.
 
@@ -71,16 +33,16 @@ class Outcome:
     weights: dict[str, Tensor] = field(default_factory=dict)
 
 
-class Learner(LightningModule):
-    """Trains the predictors of one or more cells together.
+class RunLog:
+    """The measurements and outcomes of the cells that train together.
 
-    A Lightning epoch is one interval: the training between two measurements. A learner stops the
-    trainer when every cell has an outcome.
+    Parameters
+    ----------
+    cells : sequence of Cell
+        The cells of one stack; every other argument called `index` is a position in it.
 
     Attributes
     ----------
-    cells : sequence of Cell
-        What is trained.
     curves : list of list of dict
         For each cell its measurements so far: the step and metrics by name.
     outcomes : list of Outcome or None
@@ -88,68 +50,110 @@ class Learner(LightningModule):
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
-        super().__init__()
-        self.cells = list(cells)
+        self.cells = tuple(cells)
         self.curves: list[list[dict[str, float]]] = [[] for _ in cells]
         self.outcomes: list[Outcome | None] = [None for _ in cells]
 
-    @abstractmethod
-    def progress(self) -> tuple[float, float]:
-        """Return the share of the work that is done, and the mean current loss."""
+    def add_point(self, index: int, point: Mapping[str, float]) -> None:
+        """Add a measurement to a cell's curve."""
+        self.curves[index].append(dict(point))
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what belongs to the run beside weights and optimizer."""
-        checkpoint["run_keys"] = [cell.run_key for cell in self.cells]
-        checkpoint["curves"] = self.curves
-        checkpoint["outcomes"] = [
-            outcome and {**vars(outcome), "status": str(outcome.status)}
-            for outcome in self.outcomes
-        ]
+    def end(self, index: int, outcome: Outcome) -> None:
+        """Give a cell its outcome."""
+        self.outcomes[index] = outcome
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take up where the checkpoint of the same cells stopped."""
+    def training(self) -> list[int]:
+        """Return the indices of the cells that have not ended."""
+        return [index for index, outcome in enumerate(self.outcomes) if outcome is None]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps, as plain values and tensors."""
+        return {
+            "run_keys": [cell.run_key for cell in self.cells],
+            "curves": self.curves,
+            "outcomes": [
+                outcome and {**vars(outcome), "status": str(outcome.status)}
+                for outcome in self.outcomes
+            ],
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a checkpoint of the same cells.
+
+        Raises
+        ------
+        UserError
+            If it is one of other cells.
+        """
         ours = [cell.run_key for cell in self.cells]
         require(
-            checkpoint.get("run_keys") == ours,
-            f"a checkpoint of {len(checkpoint.get('run_keys', []))} other cells",
+            state["run_keys"] == ours,
+            f"a checkpoint of {len(state['run_keys'])} other cells",
             f"the checkpoint of these {len(ours)} cells",
             "remove the checkpoint to start anew",
         )
-        self.curves = checkpoint["curves"]
+        self.curves = state["curves"]
         self.outcomes = [
             outcome and Outcome(**{**outcome, "status": Status(outcome["status"])})
-            for outcome in checkpoint["outcomes"]
+            for outcome in state["outcomes"]
         ]
 
 
-class LearnerConfig(Protocol):
-    """What a learner's schema in `configs/learner/` offers beside its fields.
+class Learner(Protocol):
+    """What trains a stack: an `IntervalLearner` or a `NetworkLearner`."""
+
+    run_log: RunLog
+
+    def progress(self) -> tuple[float, float]:
+        """Return the share of the work that is done, and the mean current loss."""
+        ...
+
+    def fit(self, hooks: Sequence["Hook"], checkpoint: Path | None = None) -> None:
+        """Train until every cell has an outcome, from a checkpoint if one is given."""
+        ...
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write all that `fit` can go on from, in a file without code."""
+        ...
+
+
+class Hook(Protocol):
+    """What happens between two intervals: recording, display, checkpoints."""
+
+    def after_interval(self, learner: Learner) -> None:
+        """Act on a learner whose `run_log` is up to date."""
+        ...
+
+
+class LearnerConfig(Settings, ABC):
+    """What the settings in `configs/learner/` have in common.
 
     Attributes
     ----------
     step : str
-        What the horizontal axis of its curves counts, such as ``"epoch"``.
+        What the horizontal axis of its curves counts: ``"epoch"`` or ``"iteration"``.
+    uses : tuple of str
+        Which of the groups ``optimizer``, ``regularizer`` and ``trainer`` it reads.
     accepts : dict of str to type
-        The schemas that it can be combined with, by config group.
+        What it can be combined with, by config group: a class, or a protocol checked at run time.
     """
 
     step: ClassVar[str]
+    uses: ClassVar[tuple[str, ...]]
     accepts: ClassVar[dict[str, type]]
 
-    def check(self, cells: Sequence[Cell], root: str | None) -> None:
+    @abstractmethod
+    def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for what can be known to fail before any training."""
-        ...
 
+    @abstractmethod
     def stack_key(self, cell: Cell) -> str:
         """Return a key that cells share if they can train together; the run key if none can."""
-        ...
 
+    @abstractmethod
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the memory, in bytes, that training the cells together takes at most."""
-        ...
 
-    def build(
-        self, cells: Sequence[Cell], trainer: Any, root: str | None
-    ) -> tuple[Learner, LightningDataModule]:
-        """Return a learner of the cells and its data."""
-        ...
+    @abstractmethod
+    def build(self, cells: Sequence[Cell]) -> Learner:
+        """Return a learner of the cells."""

@@ -1,35 +1,36 @@
 """Full-batch training of factorizations, for the study of how they learn."""
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Protocol, cast, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from bench.bounds import Count, NotNegative, Positive, check_bounds, one_of
-from bench.config import Cell, typed
-from bench.errors import require
-from bench.learners.base import Learner, Outcome
-from bench.learners.dynamics_measures import MEASURES, Measure
-from bench.learners.steps import StepsConfig
+from bench.core.cell import Cell
+from bench.core.errors import require
+from bench.core.settings import Count, Factory, NonNegative, as_plain, settings
+from bench.core.status import Status
+from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.dynamics_measures import Measure, measure_class
+from bench.learners.interval import IntervalLearner, device_of, require_optimizer
+from bench.learners.schedule import StepsConfig
 from bench.models.replicates import select_replicates, stack_replicates
 from bench.optim import GroupRMSprop
-from bench.status import Status
-from data_prep.intervals import Intervals
 from data_prep.problems import LossConfig, RecoveryProblem
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # In what replicates of one stack may differ: their shapes, and so their operations, are equal.
-REPLICATED = ("seed", "init_mean", "init_std")
+REPLICATED = ("init_mean", "init_std")
+# Optimizers that move each entry by its own gradients alone, or each replicate on its own.
+STACKABLE = ("GroupRMSprop", "SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
 
 
 @runtime_checkable
 class Factorizable(Protocol):
-    """A model's schema that can start a factorization of a tensor of any shape."""
+    """Settings of a model that can start a factorization of a tensor of any shape."""
 
     def factorize(self, mode_dims: Sequence[int], seed: int) -> nn.Module:
         """Return a freshly started factorization."""
@@ -37,24 +38,25 @@ class Factorizable(Protocol):
 
 
 @runtime_checkable
-class Drawable(Protocol):
-    """A problem's schema that can draw the problem of a seed."""
+class ProblemSource(Protocol):
+    """Settings of data that give the problem of a seed."""
+
+    @property
+    def mode_dims(self) -> tuple[int, ...]:
+        """The shape of the tensor to recover."""
+        ...
 
     def problem(self, seed: int, loss: LossConfig, dtype: torch.dtype) -> RecoveryProblem:
         """Return the problem."""
         ...
 
 
-@dataclass
-class DynamicsConfig:
-    """Schema of `configs/learner/dynamics.yaml`.
+@settings
+class DynamicsConfig(LearnerConfig):
+    """Settings of `configs/learner/dynamics.yaml`.
 
     Parameters
     ----------
-    optimizer : str
-        ``group_rmsprop``, as in [TF] and [HTF], or ``gradient_descent``.
-    learning_rate : float
-        Step size.
     loss : LossConfig
         The loss of the residuals at the measurements.
     precision : str
@@ -64,9 +66,9 @@ class DynamicsConfig:
         never.
     check_every, patience : int
         Iterations between two checks, and how many of them must hold in a row.
-    measures : list of str
-        What to measure beside the loss, see `bench.learners.dynamics_measures`.
-    milestones : list of int
+    measures : tuple of str
+        What to measure beside the loss, see `bench.learners.dynamics_measures.measure_class`.
+    milestones : tuple of int
         Iterations whose reconstruction errors are metrics, `error_at_500` for 500.
     milestone_period, milestone_repeats : int
         If there are several repeats, a milestone's error is the mean over the iterations m,
@@ -74,75 +76,78 @@ class DynamicsConfig:
         fresh start and the others go on. Beyond the last iteration the last error counts.
     """
 
-    optimizer: Annotated[str, one_of(["group_rmsprop", "gradient_descent"])] = "group_rmsprop"
-    learning_rate: Positive = 1e-2
-    loss: LossConfig = field(default_factory=LossConfig)
-    precision: Annotated[str, one_of(PRECISIONS)] = "float32"
-    converged_below: NotNegative = 1e-8
+    loss: LossConfig = LossConfig()
+    precision: Literal["float32", "float64"] = "float32"
+    converged_below: NonNegative = 1e-8
     check_every: Count = 25
-    patience: Count = 1
-    measures: list[str] = field(default_factory=lambda: ["errors", "learned_norms"])
-    milestones: list[int] = field(default_factory=list)
+    patience: Count = 51
+    measures: tuple[str, ...] = ("errors", "learned_norms")
+    milestones: tuple[Count, ...] = ()
     milestone_period: Count = 1
     milestone_repeats: Count = 1
 
+    name: ClassVar[str] = "dynamics"
     step: ClassVar[str] = "iteration"
+    uses: ClassVar[tuple[str, ...]] = ("optimizer", "trainer")
     accepts: ClassVar[dict[str, type]] = {
-        "data": Drawable,
+        "data": ProblemSource,
         "model": Factorizable,
+        "optimizer": Factory,
         "trainer": StepsConfig,
     }
 
     def __post_init__(self) -> None:
-        check_bounds("learner", self)
         for name in self.measures:
-            require(name in MEASURES, f"learner.measures={self.measures}", ", ".join(MEASURES))
+            measure_class(name)
 
-    def check(self, cells: Sequence[Cell], root: str | None) -> None:
+    def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` if a model does not suit its problem."""
+        device_of(cells[0])
+        for optimizer in dict.fromkeys(cell.optimizer for cell in cells):
+            require_optimizer(optimizer)
         for cell in cells:
-            variant = cell.config["variant"]
-            require(variant == "original", f"variant={variant} of a generated problem", "original")
-            learner: DynamicsConfig = typed(cell.config["learner"], "learner")
-            model = _sample_model(_shape_of(cell))
-            for name in learner.measures:
-                MEASURES[name].check(model, typed(cell.config["data"], "data"))
+            given = f"variant={cell.variant} of a generated problem"
+            require(cell.variant == "original", given, "original")
+        for model, data in dict.fromkeys((cell.model, cell.data) for cell in cells):
+            for name in self.measures:
+                measure_class(name).check(_sample_model(model, data.mode_dims), data, name)
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share for their parameters to stack."""
-        return hashlib.sha256(_shape_of(cell).encode()).hexdigest()[:16]
+        if cell.optimizer.name not in STACKABLE:
+            return cell.run_key
+        model = {k: v for k, v in as_plain(cell.model).items() if k not in REPLICATED}
+        shared = (self, cell.data, cell.optimizer, cell.trainer)
+        text = repr((type(cell.model).__name__, model, *map(as_plain, shared)))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of parameters, gradients, intermediate values and problems."""
-        data = typed(cells[0].config["data"], "data")
+        cell = cells[0]
         bytes_each = PRECISIONS[self.precision].itemsize
-        parameters = sum(p.numel() for p in _sample_model(_shape_of(cells[0])).parameters())
-        problem = data.problem(0, self.loss, torch.float64)
-        values = sum(b.numel() for b in problem.buffers()) + problem.target.numel()
+        model = _sample_model(cell.model, cell.data.mode_dims)
+        parameters = sum(p.numel() for p in model.parameters())
+        values = _problem_values(cell.data, self.loss)
         return float(len(cells) * bytes_each * (8 * parameters + 4 * values))
 
-    def build(
-        self, cells: Sequence[Cell], trainer: StepsConfig, root: str | None
-    ) -> tuple["Dynamics", Intervals]:
+    def build(self, cells: Sequence[Cell]) -> "Dynamics":
         """Return a learner of the cells; its data are inside."""
-        return Dynamics(cells, self, trainer), Intervals()
-
-
-def _shape_of(cell: Cell) -> str:
-    """Return a cell's configuration without what replicates of one stack may differ in."""
-    config = {name: value for name, value in cell.config.items() if name not in REPLICATED}
-    config["model"] = {k: v for k, v in config["model"].items() if k not in REPLICATED}
-    return json.dumps(config, sort_keys=True)
+        return Dynamics(cells, self)
 
 
 @lru_cache(maxsize=64)
-def _sample_model(shape: str) -> nn.Module:
-    """Return a model of the shape that a stack key stands for."""
-    config = json.loads(shape)
-    return typed(config["model"], "model").factorize(typed(config["data"], "data").mode_dims, 0)
+def _sample_model(model: Factorizable, mode_dims: tuple[int, ...]) -> nn.Module:
+    return model.factorize(mode_dims, 0)
 
 
-class Dynamics(Learner):
+@lru_cache(maxsize=64)
+def _problem_values(data: ProblemSource, loss: LossConfig) -> int:
+    """Return how many numbers a problem consists of."""
+    problem = data.problem(0, loss, torch.float64)
+    return sum(b.numel() for b in problem.buffers()) + problem.target.numel()
+
+
+class Dynamics(IntervalLearner):
     """Trains factorizations on all measurements at once, and follows what they learn when.
 
     Replicates of equal shapes (seeds, initialization scales) are computed together; each goes as
@@ -153,75 +158,66 @@ class Dynamics(Learner):
     cells : sequence of Cell
         Cells with equal `DynamicsConfig.stack_key`.
     config : DynamicsConfig
-        Optimizer, loss, stop criterion and measures.
-    steps : StepsConfig
-        The bound on the steps and the schedule of measurements.
+        Loss, stop criterion and measures.
     """
 
-    def __init__(self, cells: Sequence[Cell], config: DynamicsConfig, steps: StepsConfig) -> None:
+    def __init__(self, cells: Sequence[Cell], config: DynamicsConfig) -> None:
         super().__init__(cells)
-        self.automatic_optimization = False
         self.config = config
+        steps: StepsConfig = cells[0].trainer
         self.schedule = steps.schedule()
         self.time_limit = float("inf") if steps.time_limit is None else steps.time_limit
         dtype = PRECISIONS[config.precision]
-        self.data = typed(cells[0].config["data"], "data")
+        data = cells[0].data
         self.problem: RecoveryProblem = stack_replicates(
-            [self.data.problem(cell.config["seed"], config.loss, dtype) for cell in cells]
+            [data.problem(cell.seed, config.loss, dtype) for cell in cells]
         )
-        models = [
-            typed(cell.config["model"], "model").factorize(self.data.mode_dims, cell.config["seed"])
-            for cell in cells
-        ]
+        models = [cell.model.factorize(data.mode_dims, cell.seed) for cell in cells]
         self.model = cast(Any, stack_replicates(models).to(dtype))
-        kinds = [MEASURES[name] for name in config.measures]
-        self.measures = nn.ModuleList(kind(self.model, self.problem, self.data) for kind in kinds)
+        kinds = [measure_class(name) for name in config.measures]
+        self.measures = nn.ModuleList(kind(self.model, self.problem, data) for kind in kinds)
         # What belongs to the replicates that still train, row by row.
         self.state = ReplicateState(len(cells), config.check_every, dtype)
         self.iteration = 0
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def make_optimizer(self) -> Optimizer:
         """Return an optimizer that treats every replicate on its own."""
-        rate = self.config.learning_rate
-        if self.config.optimizer == "gradient_descent":
-            return torch.optim.SGD(self.model.parameters(), lr=rate)
-        return GroupRMSprop(self.model.parameters(), lr=rate, replicated=True)
+        optimizer: Factory = self.run_log.cells[0].optimizer
+        own = {"replicated": True} if "replicated" in optimizer.defaults else {}
+        return optimizer(self.model.parameters(), **own)
 
-    def training_step(self, batch: int, batch_idx: int) -> None:
+    def train_interval(self) -> None:
         """Train up to the next scheduled measurement, then measure."""
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
         if self.iteration == 0:
-            self._measure(optimizer)
+            self._measure()
         end = next(step for step in self.schedule if step > self.iteration)
-        self.train_until(end, optimizer)
+        self._train_until(end)
         if len(self.state.members):
-            self._measure(optimizer)
+            self._measure()
         if self.iteration == self.schedule[-1]:
             self._end(torch.ones_like(self.state.members, dtype=torch.bool), Status.MAX_STEPS)
-        if all(self.outcomes):
-            self.trainer.should_stop = True
 
-    def train_until(self, end: int, optimizer: torch.optim.Optimizer) -> None:
+    def _train_until(self, end: int) -> None:
         """Step until an iteration is reached or no replicate trains any more."""
-        every = self.config.check_every
+        every, optimizer = self.config.check_every, self.optimizer
         while self.iteration < end and len(self.state.members):
-            place = self.iteration % every
-            losses = self._losses_with_gradients(optimizer)
-            self.state.losses[:, place] = losses
-            if place == 0:
-                self._check(losses, optimizer)
+            slot = self.iteration % every
+            losses = self._losses_with_gradients()
+            self.state.losses[:, slot] = losses
+            if slot == 0:
+                self._check(losses)
                 if not len(self.state.members):
                     return
             optimizer.step()
             self.iteration += 1
 
-    def _losses_with_gradients(self, optimizer: torch.optim.Optimizer) -> Tensor:
-        optimizer.zero_grad()
+    def _losses_with_gradients(self) -> Tensor:
+        self.optimizer.zero_grad()
         losses = self.problem(self.model.full_tensor())
         losses.sum().backward()
         return losses.detach()
 
-    def _check(self, losses: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def _check(self, losses: Tensor) -> None:
         """Take out the replicates that have diverged or converged; gradients stay up to date."""
         state = self.state
         below = losses < self.config.converged_below
@@ -229,58 +225,58 @@ class Dynamics(Learner):
         state.patience *= below
         diverged = ~losses.isfinite()
         converged = state.patience >= self.config.patience
-        late = (self._flow_time(optimizer) >= self.time_limit) & ~converged & ~diverged
+        late = (self._flow_time() >= self.time_limit) & ~converged & ~diverged
         state.remember_finite(losses)
         ended = converged | diverged | late
         if not ended.any():
             return
-        self._record(converged | late, optimizer)
+        self._record(converged | late)
         self._end(diverged, Status.DIVERGED)
         self._end(converged, Status.CONVERGED)
         self._end(late, Status.MAX_STEPS)
-        self._keep(~ended, optimizer)
+        self._keep(~ended)
         if len(state.members):
-            self._losses_with_gradients(optimizer)
+            self._losses_with_gradients()
 
-    def _measure(self, optimizer: torch.optim.Optimizer) -> None:
+    def _measure(self) -> None:
         """Add a point to the curves of the replicates that train; take out those that diverged."""
-        losses = self._losses_with_gradients(optimizer)
+        losses = self._losses_with_gradients()
         diverged = ~losses.isfinite()
         if diverged.any():
             self.state.losses[:, self.iteration % self.config.check_every] = losses
             self._end(diverged, Status.DIVERGED)
-            self._keep(~diverged, optimizer)
-            losses = self._losses_with_gradients(optimizer)
-        self._record(torch.ones_like(self.state.members, dtype=torch.bool), optimizer)
+            self._keep(~diverged)
+            losses = self._losses_with_gradients()
+        self._record(torch.ones_like(self.state.members, dtype=torch.bool))
 
     @torch.no_grad()
-    def _record(self, chosen: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    def _record(self, chosen: Tensor) -> None:
         """Measure, from current gradients, and add a point to the curves of chosen replicates."""
         if not chosen.any():
             return
         end_tensor = self.model.full_tensor()
-        columns = {"flow_time": self._flow_time(optimizer), "train_loss": self.problem(end_tensor)}
+        columns = {"flow_time": self._flow_time(), "train_loss": self.problem(end_tensor)}
         for measure in cast(Sequence[Measure], self.measures):
             columns |= measure(self.model, self.problem, end_tensor)
         rows = torch.stack([column.double() for column in columns.values()], 1)[chosen].tolist()
-        for place, row in zip(self.state.members[chosen].tolist(), rows, strict=True):
-            curve = self.curves[place]
+        for index, row in zip(self.state.members[chosen].tolist(), rows, strict=True):
+            curve = self.run_log.curves[index]
             if not curve or curve[-1]["iteration"] < self.iteration:
                 point = dict(zip(columns, row, strict=True))
-                curve.append({"iteration": self.iteration, **point})
+                self.run_log.add_point(index, {"iteration": self.iteration, **point})
 
-    def _flow_time(self, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _flow_time(self) -> Tensor:
         """Return each replicate's sum of step sizes."""
-        if isinstance(optimizer, GroupRMSprop):
-            return optimizer.flow_time
-        rate = self.config.learning_rate
+        if isinstance(self.optimizer, GroupRMSprop):
+            return self.optimizer.flow_time
+        rate = self.optimizer.param_groups[0]["lr"]
         return torch.full((len(self.state.members),), self.iteration * rate, device=self.device)
 
     def _end(self, chosen: Tensor, status: Status) -> None:
         """Give chosen replicates their outcomes: the last point and what sums up the curve."""
         for row in chosen.nonzero().flatten().tolist():
-            place = int(self.state.members[row])
-            curve = self.curves[place]
+            index = int(self.state.members[row])
+            curve = self.run_log.curves[index]
             metrics = dict(curve[-1])
             weights = {}
             if status is Status.DIVERGED:
@@ -292,7 +288,7 @@ class Dynamics(Learner):
                     metrics |= measure.summary(curve, row)
                 items = self.model.state_dict().items()
                 weights = {name: values[row].cpu().clone() for name, values in items}
-            self.outcomes[place] = Outcome(status, metrics, weights)
+            self.run_log.end(index, Outcome(status, metrics, weights))
 
     def _milestones(self, curve: Sequence[dict[str, float]]) -> dict[str, float]:
         """Return the reconstruction errors at the milestones that were measured."""
@@ -306,12 +302,12 @@ class Dynamics(Learner):
                 result[f"error_at_{milestone}"] = sum(cast(list[float], values)) / repeats
         return result
 
-    def _keep(self, kept: Tensor, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def _keep(self, kept: Tensor) -> None:
         """Go on with some of the replicates."""
         replicates = len(kept)
         for module in (self.model, self.problem, self.measures, self.state):
             select_replicates(module, kept)
-        for state in optimizer.state.values() if optimizer else ():
+        for state in self.optimizer.state.values():
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.shape[:1] == (replicates,):
                     state[name] = value[kept]
@@ -319,20 +315,17 @@ class Dynamics(Learner):
     def progress(self) -> tuple[float, float]:
         """Return the share of the steps done and the mean loss of the replicates that train."""
         done = self.iteration / self.schedule[-1] if len(self.state.members) else 1.0
-        losses = [self.curves[place][-1]["train_loss"] for place in self.state.members.tolist()]
+        losses = [self.run_log.curves[i][-1]["train_loss"] for i in self.state.members.tolist()]
         return done, sum(losses) / len(losses) if losses else float("nan")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the position and which replicates still train."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["iteration"] = self.iteration
-        checkpoint["members"] = self.state.members.cpu()
+    def extra_state(self) -> dict[str, Any]:
+        """Return the position and which replicates still train."""
+        return {"iteration": self.iteration, "members": self.state.members.cpu()}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def adopt(self, extra: Mapping[str, Any]) -> None:
         """Take the shape of the checkpoint's replicates, so that their values fit."""
-        super().on_load_checkpoint(checkpoint)
-        self.iteration = checkpoint["iteration"]
-        self._keep(torch.isin(self.state.members, checkpoint["members"]))
+        self.iteration = extra["iteration"]
+        self._keep(torch.isin(self.state.members, extra["members"].to(self.device)))
 
 
 class ReplicateState(nn.Module):
@@ -348,12 +341,12 @@ class ReplicateState(nn.Module):
     Attributes
     ----------
     members : Tensor
-        Shape (replicates,), int64: places in the stack.
+        Shape (replicates,), int64: indices in the stack.
     patience : Tensor
         Shape (replicates,), int64: checks in a row whose loss was low enough.
     losses : Tensor
-        Shape (replicates, check_every): the losses of the iterations since the last check, at the
-        places ``iteration % check_every``.
+        Shape (replicates, check_every): the losses of the iterations since the last check, in
+        the slots ``iteration % check_every``.
     finite : Tensor
         Shape (replicates,): the loss at the last check.
     """
@@ -378,8 +371,8 @@ class ReplicateState(nn.Module):
     def divergence(self, row: int, iteration: int) -> tuple[int, float]:
         """Return the first iteration whose loss was not finite, and the loss before it."""
         every = self.losses.shape[1]
-        place = iteration % every
-        since = self.losses[row].roll(-place - 1)  # oldest first; the last is `iteration`'s
+        slot = iteration % every
+        since = self.losses[row].roll(-slot - 1)  # oldest first; the last is `iteration`'s
         finite = since.isfinite().tolist()
         bad = every
         while bad > 0 and not finite[bad - 1]:

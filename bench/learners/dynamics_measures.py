@@ -1,14 +1,15 @@
 """What dynamics runs can measure while they train, by the names used in `learner.measures`."""
 
 import math
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.errors import UserError, require
+from bench.core.errors import UserError, require
+from bench.core.settings import resolve
 from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
 from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
 from bench.measures.trajectories import GrowthLaw, expected_exponent, fit_growth_law
@@ -18,7 +19,7 @@ Curve = Sequence[Mapping[str, float]]
 Columns = dict[str, Tensor]
 
 
-class Measure(nn.Module):
+class Measure(nn.Module, ABC):
     """Measures all replicates of a stack at once; buffers stack like the model's.
 
     Parameters
@@ -27,8 +28,8 @@ class Measure(nn.Module):
         The stacked model at its start.
     problem : RecoveryProblem
         The stacked problem.
-    data : dataclass
-        The schema of `configs/data/` that describes the problem.
+    data : settings
+        What `configs/data/` says of the problem.
 
     Attributes
     ----------
@@ -43,9 +44,18 @@ class Measure(nn.Module):
         self.rank: int = data.rank
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
-        """Raise `UserError` unless a model and a problem have what is measured."""
-        name = next(name for name, kind in MEASURES.items() if kind is cls)
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+        """Raise `UserError` unless a model and a problem have what is measured.
+
+        Parameters
+        ----------
+        model : nn.Module
+            A model, not stacked.
+        data : settings
+            What `configs/data/` says of the problem.
+        name : str
+            What `learner.measures` calls the measure, for the message.
+        """
         require(
             not cls.method or hasattr(model, cls.method),
             f"learner.measures with {name} for a {type(model).__name__}",
@@ -76,7 +86,7 @@ class Errors(Measure):
 class LearnedNorms(Measure):
     """The largest of the norms that are learned one after another, and how they part.
 
-    `gap` is the ratio of the norm whose place is the target's rank to the next; `numerical_rank`
+    `gap` is the ratio of the norm whose number is the target's rank to the next; `numerical_rank`
     counts the norms above 1 % of the largest. Of several groups (the nodes of a tree) the worst
     counts: the smallest gap and the largest rank.
     """
@@ -85,9 +95,9 @@ class LearnedNorms(Measure):
     shown_beyond_rank = 2
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
         """Ask for a model with more norms than the target's rank."""
-        super().check(model, data)
+        super().check(model, data, name)
         with torch.no_grad():
             fewest = min(len(norms) for norms in model.learned_norms().values())  # pyright: ignore
         given = f"a model of {fewest} components, tubes or values for a target of rank {data.rank}"
@@ -109,25 +119,25 @@ class LearnedNorms(Measure):
 class NodeRanks(Measure):
     """The hierarchical tensor rank of the end tensor: its matricizations' ranks [HTF].
 
-    `node_gap` is the ratio of the singular value whose place is the target's rank to the next, and
+    `node_gap` is the ratio of the singular value whose number is the target's rank to the next, and
     `node_rank` counts the singular values above 1 % of the largest; at the worst node of the tree.
     """
 
     method = "matricization_singular_values"
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
         """Ask for a factorization over a mode tree, and for a target of less than full rank."""
-        super().check(model, data)
-        given = f"learner.measures with node_ranks for a target of rank {data.rank}"
+        super().check(model, data, name)
+        given = f"learner.measures with {name} for a target of rank {data.rank}"
         most = min(data.mode_dims)
         require(data.rank < most, given, f"a rank under {most}, the least mode dimension")
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the smallest gap and the largest rank of any node."""
         values = model.matricization_singular_values().values()
-        gaps = [each[:, self.rank - 1] / each[:, self.rank] for each in values]
-        ranks = [numerical_rank(each) for each in values]
+        gaps = [of_node[:, self.rank - 1] / of_node[:, self.rank] for of_node in values]
+        ranks = [numerical_rank(of_node) for of_node in values]
         return {
             "node_gap": torch.stack(gaps).amin(0),
             "node_rank": torch.stack(ranks).amax(0),
@@ -138,11 +148,11 @@ class UnobservedEntry(Measure):
     """The entry that 2 x 2 completion leaves open, and the rank of the end matrix [NORM]."""
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
         """Ask for a matrix of 2 x 2."""
         shape = list(data.mode_dims)
-        given = f"learner.measures with unobserved_entry for the shape {shape}"
-        require(shape == [2, 2], given, "[2, 2]", "take data=norms_or_rank")
+        given = f"learner.measures with {name} for the shape {shape}"
+        require(shape == [2, 2], given, "[2, 2]", "choose data=norms_or_rank")
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the size of the entry, the determinant and the effective rank."""
@@ -161,8 +171,8 @@ class UnobservedEntry(Measure):
         points = [(p["train_loss"], p["unobserved_entry"]) for p in curve if p["train_loss"] > 0]
         last = points[-1][0]
         tail = torch.tensor([p for p in points if p[0] <= 10 * last], dtype=torch.float64).log()
-        centred = tail - tail.mean(0)
-        slope = (centred[:, 0] @ centred[:, 1]) / centred[:, 0].square().sum()
+        centered = tail - tail.mean(0)
+        slope = (centered[:, 0] @ centered[:, 1]) / centered[:, 0].square().sum()
         positive = [p["train_loss"] for p in curve if p["determinant"] > 0]
         return {"slope": float(slope), "positive_until": min(positive, default=math.nan)}
 
@@ -181,11 +191,11 @@ class TubalAngles(Measure):
         self.register_buffer("sought", leading_tubal_subspace(problem.target, self.rank))
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any) -> None:
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
         """Ask for a sensing problem of tubal rank."""
         family, kind = data.target.family, data.measurements.kind
         fits = family == "tubal" and kind != "entries"
-        given = f"learner.measures with tubal_angles for a {family} target seen by {kind}"
+        given = f"learner.measures with {name} for a {family} target seen by {kind}"
         require(fits, given, "a sensing problem with data.target.family=tubal")
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
@@ -314,9 +324,28 @@ class RankOneDistance(Measure):
 
 
 def _first(mask: Tensor) -> int:
-    """Return the first place where a mask is true; its length if it never is."""
-    places = mask.nonzero()
-    return int(places[0]) if len(places) else len(mask)
+    """Return the first index at which a mask is true; its length if it never is."""
+    indices = mask.nonzero()
+    return int(indices[0]) if len(indices) else len(mask)
+
+
+def measure_class(name: str) -> type[Measure]:
+    """Return the class of a measure: by its name in `MEASURES`, or any other by its dotted name.
+
+    Raises
+    ------
+    UserError
+        If there is none of that name.
+    """
+    if "." not in name:
+        expected = f"one of {', '.join(MEASURES)}, or the dotted name of a class"
+        require(name in MEASURES, f"learner.measures with {name}", expected)
+        return MEASURES[name]
+    found = resolve(name, "learner.measures")
+    expected = f"a class derived from {Measure.__module__}.Measure"
+    fits = isinstance(found, type) and issubclass(found, Measure)
+    require(fits, f"learner.measures with {name}", expected)
+    return found
 
 
 MEASURES: dict[str, type[Measure]] = {

@@ -1,29 +1,36 @@
 """The parameter-matched linear baseline of one-versus-all problems, solved exactly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from bench.bounds import Positive, check_bounds
-from bench.config import Cell, typed
-from bench.learners.base import EpochsConfig, Learner, Outcome
-from bench.learners.objectives import ERROR_UNIT
-from bench.learners.predictors import check_problems, images_key, problem_of
-from bench.models.linear import LinearConfig, LinearPredictor
-from bench.seeding import generator
-from bench.status import Status
+from bench.core.cell import Cell
+from bench.core.seeding import generator
+from bench.core.settings import Positive, settings
+from bench.core.status import Status
+from bench.kernels.indicators import indicator_matrix
+from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.interval import IntervalLearner, device_of
+from bench.learners.losses import ERROR_UNIT
+from bench.models.linear import LinearConfig
 from data_prep.images import ImageData
-from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part
+from data_prep.one_versus_all import (
+    POSITIVE_TARGET,
+    OneVersusAllStack,
+    Part,
+    check_problems,
+    images_key,
+    problem_of,
+)
 
 CHUNK = 5000  # samples whose features are held at once
 
 
-@dataclass
-class LeastSquaresConfig:
-    """Schema of `configs/learner/least_squares.yaml`.
+@settings
+class LeastSquaresConfig(LearnerConfig):
+    """Settings of `configs/learner/least_squares.yaml`.
 
     Parameters
     ----------
@@ -33,103 +40,92 @@ class LeastSquaresConfig:
 
     ridge: Positive = 1e-3
 
+    name: ClassVar[str] = "least_squares"
     step: ClassVar[str] = "epoch"
-    accepts: ClassVar[dict[str, type]] = {
-        "data": ImageData,
-        "model": LinearConfig,
-        "trainer": EpochsConfig,
-    }
+    uses: ClassVar[tuple[str, ...]] = ()
+    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": LinearConfig}
 
-    def __post_init__(self) -> None:
-        check_bounds("learner", self)
-
-    def check(self, cells: Sequence[Cell], root: str | None) -> None:
+    def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` if a variant does not exist or a file is missing or damaged."""
-        check_problems(cells, root)
+        device_of(cells[0])
+        check_problems(cells)
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share to be solved with one matrix: images and features."""
-        return images_key(cell, cell.config["model"], cell.config["seed"], self.ridge)
+        return images_key(cell, cell.model, cell.seed, self)
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of the images, the normal matrix with its factor, and a chunk."""
-        data = problem_of(cells[0]).data
-        columns = data.SIDE**2 * (data.levels - 1) + 1
-        features = columns * cells[0].config["model"]["rank"]
-        samples = sum(data.COUNTS.values())
+        data: ImageData = cells[0].data
+        columns = data.pixels * (data.levels - 1) + 1
+        features = columns * cells[0].model.rank
+        samples = sum(data.counts.values())
         return samples * (columns + len(cells)) + 8 * features * (2 * features + CHUNK)
 
-    def build(
-        self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
-    ) -> tuple["LeastSquares", OneVersusAllStack]:
-        """Return a learner of the cells and the images that they share."""
-        data = OneVersusAllStack([problem_of(cell) for cell in cells], root)
-        return LeastSquares(cells, data, self.ridge), data
+    def build(self, cells: Sequence[Cell]) -> "LeastSquares":
+        """Return a learner of the cells, which share their images."""
+        return LeastSquares(cells, self.ridge)
 
 
-class LeastSquares(Learner):
+class LeastSquares(IntervalLearner):
     """Solves the normal equations of all cells, which share their features, at once.
 
     Parameters
     ----------
     cells : sequence of Cell
         Cells with equal `LeastSquaresConfig.stack_key`.
-    data : OneVersusAllStack
-        Their images and targets.
     ridge : float
         See `LeastSquaresConfig`.
     """
 
-    def __init__(self, cells: Sequence[Cell], data: OneVersusAllStack, ridge: float) -> None:
+    def __init__(self, cells: Sequence[Cell], ridge: float) -> None:
         super().__init__(cells)
-        self.automatic_optimization = False
-        self.data = data
         self.ridge = ridge
-        config = cells[0].config
-        draw = generator(config["seed"], "feature pairs")
-        images = data.data
-        model = typed(config["model"], "model").build(images.SIDE**2, images.levels, draw)
-        self.model: LinearPredictor = model
+        self.data: ImageData = cells[0].data
+        rng = generator(cells[0].seed, "feature pairs")
+        self.model = cells[0].model.build(self.data.pixels, self.data.levels, rng)
+        self.parts: dict[str, Part] = {}
 
-    def configure_optimizers(self) -> None:
-        """Return nothing: there are no steps."""
+    def load_data(self) -> None:
+        """Read the images that all cells share."""
+        cells = self.run_log.cells
+        stack = OneVersusAllStack([problem_of(cell) for cell in cells], cells[0].execution.root)
+        self.parts = {name: part.to(self.device) for name, part in stack.parts().items()}
 
-    def training_step(self, batch: Any, batch_idx: int) -> None:
+    def train_interval(self) -> None:
         """Solve, then measure."""
-        parts = {name: part.to(self.device) for name, part in self.data.parts.items()}
-        weights = self._solve(parts["train"])
-        train, test = (self._errors(parts[name], weights, name) for name in ("train", "test"))
-        shares = parts["train"].targets(slice(None)).double().mean(1)
+        weights = self._solve(self.parts["train"])
+        train, test = (self._errors(part, weights, name) for name, part in self.parts.items())
+        shares = self.parts["train"].targets(slice(None)).double().mean(1)
         rows = zip(train.tolist(), test.tolist(), shares.tolist(), strict=True)
-        for i, (train_error, test_error, share) in enumerate(rows):
+        for index, (train_error, test_error, share) in enumerate(rows):
             point = {"epoch": 1, "train_error": train_error, "test_error": test_error}
-            self.curves[i].append(point)
+            self.run_log.add_point(index, point)
             extra = {"constant_error": share * (1 - share), "parameters": len(weights)}
-            one = {"weight": weights[:, i].float().cpu(), "pairs": self.model.pairs.cpu()}
-            self.outcomes[i] = Outcome(Status.CONVERGED, {**point, **extra}, one)
-        self.trainer.should_stop = True
+            kept = {"weight": weights[:, index].float().cpu(), "pairs": self.model.pairs.cpu()}
+            self.run_log.end(index, Outcome(Status.CONVERGED, {**point, **extra}, kept))
 
-    def _chunks(self, part: Part) -> list[slice]:
-        return [slice(start, start + CHUNK) for start in range(0, len(part), CHUNK)]
+    def _features(self, part: Part, chunk: slice) -> Tensor:
+        return self.model.features(indicator_matrix(part.inputs[chunk], self.data.levels))
 
     def _solve(self, part: Part) -> Tensor:
         """Return the weights of all cells, shape (features, cells), float64."""
         size = self.model.weight.numel()
         normal = self.ridge * torch.eye(size, dtype=torch.float64, device=self.device)
-        right = normal.new_zeros(size, len(self.cells))
-        for chunk in self._chunks(part):
+        right = normal.new_zeros(size, len(self.run_log.cells))
+        for chunk in _chunks(part):
             # Sums of 0/1 products below 2**24 are exact in float32.
-            features = self.model.features(part.inputs[chunk]).float()
+            features = self._features(part, chunk).float()
             targets = POSITIVE_TARGET * part.targets(slice(None), chunk).float()
             normal += (features.T @ features).double()
             right += (targets @ features).T.double()
         return torch.cholesky_solve(right, torch.linalg.cholesky(normal))
 
     def _errors(self, part: Part, weights: Tensor, name: str) -> Tensor:
-        """Return each cell's mean error, as `bench.learners.one_versus_all` defines it."""
-        total = weights.new_zeros(len(self.cells))
-        for chunk in self._chunks(part):
-            predictions = self.model.features(part.inputs[chunk]).double() @ weights
+        """Return each cell's mean error; on test data each sample counts at most 1."""
+        total = weights.new_zeros(len(self.run_log.cells))
+        for chunk in _chunks(part):
+            predictions = self._features(part, chunk).double() @ weights
             wanted = POSITIVE_TARGET * part.targets(slice(None), chunk).T
             error = (predictions - wanted).square() / ERROR_UNIT
             total += (error.clamp(max=1) if name == "test" else error).sum(0)
@@ -137,5 +133,9 @@ class LeastSquares(Learner):
 
     def progress(self) -> tuple[float, float]:
         """Return whether it is done, and the mean train error."""
-        errors = [curve[-1]["train_error"] for curve in self.curves if curve]
+        errors = [curve[-1]["train_error"] for curve in self.run_log.curves if curve]
         return float(bool(errors)), sum(errors) / max(1, len(errors))
+
+
+def _chunks(part: Part) -> list[slice]:
+    return [slice(start, start + CHUNK) for start in range(0, len(part), CHUNK)]

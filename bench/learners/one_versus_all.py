@@ -1,262 +1,317 @@
-"""One class against all others, for all predictors that read the same images at once."""
+"""One class against all others, for all CP predictors that read the same images at once."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bench.bounds import Positive, check_bounds
-from bench.config import Cell, typed
-from bench.kernels.indicators import IndicatorBatch
-from bench.learners.base import EpochsConfig
-from bench.learners.objectives import ERROR_UNIT
-from bench.learners.predictors import PredictorStack, check_problems, images_key, problem_of
-from bench.models.cp import CPBlock, CPConfig, blocks_of
-from bench.seeding import generator
-from bench.status import Status
+from bench.core.cell import Cell
+from bench.core.errors import require
+from bench.core.seeding import derive_seed
+from bench.core.settings import Count, Positive, identity, settings
+from bench.core.status import Status
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.kernels.lanes import LANES
+from bench.kernels.patterns import READ
+from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.compiled_steps import CompiledSteps, plain_step
+from bench.learners.interval import IntervalLearner, device_of, max_epochs
+from bench.learners.losses import ERROR_UNIT
+from bench.models.cp import CPBlock, CPConfig
 from data_prep.images import ImageData
-from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack
+from data_prep.one_versus_all import (
+    POSITIVE_TARGET,
+    OneVersusAllStack,
+    Part,
+    check_problems,
+    images_key,
+    problem_of,
+)
 
-BLOCK_VALUES = 256 * 5000  # so many float32 values and their digits stay in a processor's cache
+COMPILER = 60e6  # bytes that Numba takes once it has loaded the compiled steps
 
 
-@dataclass
-class OneVersusAllConfig:
-    """Schema of `configs/learner/one_versus_all.yaml`.
+@settings
+class OneVersusAllConfig(LearnerConfig):
+    """Settings of `configs/learner/one_versus_all.yaml`.
 
     Parameters
     ----------
-    learning_rate : float
-        Adam's step size; its other settings are PyTorch's defaults.
     converged_below : float
-        Training stops when an epoch's mean squared loss is under this value.
+        Training stops when the mean squared loss has been under this value ...
+    patience : int
+        ... for so many epochs in a row.
     """
 
-    learning_rate: Positive = 5e-4
-    converged_below: Positive = 1e-8
-
+    name: ClassVar[str] = "one_versus_all"
     step: ClassVar[str] = "epoch"
-    accepts: ClassVar[dict[str, type]] = {
-        "data": ImageData,
-        "model": CPConfig,
-        "trainer": EpochsConfig,
-    }
+    uses: ClassVar[tuple[str, ...]] = ("optimizer", "trainer")
+    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": CPConfig}
 
-    def __post_init__(self) -> None:
-        check_bounds("learner", self)
+    converged_below: Positive = 1e-8
+    patience: Count = 11
 
-    def check(self, cells: Sequence[Cell], root: str | None) -> None:
-        """Raise `UserError` if a variant does not exist or a file is missing or damaged."""
-        check_problems(cells, root)
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Raise `UserError` for a variant, file, device, optimizer or Trainer that does not fit."""
+        check_problems(cells)
+        for cell in {cell.optimizer: cell for cell in cells}.values():
+            given = f"optimizer={cell.optimizer.name} with {cell.optimizer.arguments}"
+            fits = cell.optimizer.name == "Adam" and [*cell.optimizer.arguments] == ["lr"]
+            hint = f"learner={self.name} takes Adam's steps itself"
+            require(fits, given, "optimizer=adam with optimizer.lr alone", hint)
+        device_of(cells[0])
+        for cell in cells:
+            max_epochs(cell)
 
     def stack_key(self, cell: Cell) -> str:
-        """Return what cells must share to be trained in one matrix product."""
-        return images_key(cell, cell.config["learner"], cell.config["trainer"])
+        """Return what cells must share to be trained together: images and training."""
+        return images_key(cell, self, identity(cell.optimizer), max_epochs(cell))
 
     def memory(self, cells: Sequence[Cell]) -> float:
-        """Return the bytes that the images, targets, parameters and one block take."""
-        data = problem_of(cells[0]).data
-        columns = (data.levels - 1) * data.SIDE**2 + 1
-        samples = sum(data.COUNTS.values())
-        images = samples * columns + data.batch_size * columns
-        ranks = [cell.config["model"]["rank"] for cell in cells]
-        # Parameter, gradient, Adam's two moments, and the copy that a frozen predictor leaves.
-        parameters = 5 * 4 * sum(ranks) * data.levels * data.SIDE**2
-        # Values, their gradient and digits in int32 and int8, for the largest block.
-        block = min(sum(ranks), max(block_components(data), *ranks))
-        work = 40 * block * data.batch_size
-        return images + len(cells) * samples + parameters + work
+        """Return the bytes that the images, their patterns, targets and parameters take."""
+        data: ImageData = cells[0].data
+        samples, order = sum(data.counts.values()), data.pixels
+        images = 2 * samples * order  # as they are read, and quantized or random
+        patterns = 12 * min(READ, data.counts["train"]) * order  # while they are counted
+        ranks = [cell.model.rank for cell in cells]
+        lanes = math.ceil(sum(ranks) / LANES) * LANES
+        # Parameters and Adam's two moments, and both as copies when predictors leave.
+        parameters = 6 * 4 * lanes * data.levels * order
+        values = 4 * data.batch_size * (max(ranks) + LANES)
+        targets = len(cells) * (9 * data.batch_size + samples)
+        return COMPILER + images + patterns + parameters + values + targets
 
-    def build(
-        self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
-    ) -> tuple["OneVersusAll", OneVersusAllStack]:
-        """Return a learner of the cells and the images that they share."""
-        data = OneVersusAllStack([problem_of(cell) for cell in cells], root)
-        return OneVersusAll(cells, data, self, trainer), data
-
-
-def block_components(data: ImageData) -> int:
-    """Return how many components are evaluated together: all of them on a GPU."""
-    return (2**31 if torch.cuda.is_available() else BLOCK_VALUES) // data.batch_size
+    def build(self, cells: Sequence[Cell]) -> "OneVersusAll":
+        """Return a learner of the cells."""
+        return OneVersusAll(cells)
 
 
 def initial_factors(cell: Cell) -> Tensor:
-    """Return a cell's start values, shape (rank, levels, pixels)."""
-    data: ImageData = typed(cell.config["data"], "data")
-    model: CPConfig = typed(cell.config["model"], "model")
-    draw = generator(cell.config["seed"], "initialization")
-    factors = model.build(data.SIDE**2, data.levels, draw).factors
-    return factors.detach().permute(2, 1, 0).contiguous()
+    """Return a cell's start values, shape (rank, levels, pixels), float32.
+
+    NumPy's normal numbers, unlike PyTorch's, do not depend on the processor's instruction set.
+    """
+    model, data = cell.model, cell.data
+    rng = np.random.Generator(np.random.Philox(derive_seed(cell.seed, "initialization")))
+    start = rng.standard_normal((data.pixels, data.levels, model.rank))
+    factors = model.init_mean + model.init_std * start
+    return torch.from_numpy(factors.astype(np.float32)).permute(2, 1, 0).contiguous()
 
 
-class OneVersusAll(PredictorStack):
+class OneVersusAll(IntervalLearner):
     """Trains CP predictors by Adam on the squared loss [TF, section 5 and appendix].
 
     Every predictor sees what it would see alone: the same batches, its own loss, its own share of
     Adam's state. A predictor that has converged or diverged is taken out and costs nothing more.
 
-    Parameters are those of `PredictorStack`.
+    On a CPU a step is one pass of `bench.kernels.tiles`: its result depends neither on the stack,
+    nor on the threads, nor on the processor. Elsewhere it is made of PyTorch's own operations.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Cells with equal stack keys.
+
+    Attributes
+    ----------
+    block : CPBlock
+        The predictors that still train, with Adam's state.
+    epoch : Tensor
+        Scalar, int64: how many epochs are done.
+    losses, last_finite_losses : Tensor
+        Shape (cells,): mean losses of the last epoch, and of the last in which they were finite.
+    epochs_below : Tensor
+        Shape (cells,), int64: for how many epochs in a row each loss has met the stop criterion.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        data: OneVersusAllStack,
-        config: OneVersusAllConfig,
-        trainer: EpochsConfig,
-    ) -> None:
-        super().__init__(cells, data, config, trainer)
-        self.levels = data.data.levels
+    epoch: Tensor
+    losses: Tensor
+    last_finite_losses: Tensor
+    epochs_below: Tensor
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        super().__init__(cells)
+        first = cells[0]
+        self.config: OneVersusAllConfig = first.learner
+        self.max_epochs = max_epochs(first)
+        self.every = first.execution.log_every_n_epochs
+        self.rate = float(first.optimizer.arguments["lr"])
+        self.stack = OneVersusAllStack([problem_of(cell) for cell in cells], first.execution.root)
         factors = [initial_factors(cell) for cell in cells]
         ranks = torch.tensor([len(one) for one in factors])
-        runs = blocks_of(ranks.tolist(), block_components(data.data))
-        self.blocks = nn.ModuleList(
-            CPBlock(torch.tensor(run), ranks[run], torch.cat([factors[i] for i in run]))
-            for run in runs
-        )
+        self.block = CPBlock(torch.arange(len(cells)), ranks, torch.cat(factors))
+        self.register_buffer("epoch", torch.tensor(0))
+        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
+        self.register_buffer("last_finite_losses", self.losses.clone())
+        self.register_buffer("epochs_below", torch.zeros(len(cells), dtype=torch.int64))
+        self.parts: dict[str, Part] = {}
+        self.compiled: CompiledSteps | None = None
 
-    @property
-    def stack(self) -> list[CPBlock]:
-        """The blocks of the predictors that still train."""
-        return list(self.blocks)  # pyright: ignore[reportReturnType]
+    def load_data(self) -> None:
+        """Bring the images to the device."""
+        self.read({name: part.to(self.device) for name, part in self.stack.parts().items()})
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return one Adam for all blocks."""
-        rate = self.config.learning_rate
-        return torch.optim.Adam(self.blocks.parameters(), lr=rate, fused=True)
+    def read(self, parts: dict[str, Part]) -> None:
+        """Take samples to train and measure on, and list their patterns if they are on a CPU."""
+        self.parts, data = parts, self.stack.data
+        if self.device.type == "cpu" and self.block.tiled.dtype == torch.float32:
+            images = {name: part.inputs.numpy() for name, part in parts.items()}
+            self.compiled = CompiledSteps(images, data.levels, data.batch_size)
 
-    def channels(self) -> int:
-        """Return how many components still train."""
-        return sum(len(block.factors) for block in self.stack)
+    def threads(self) -> int:
+        """Return how many threads are asked for; by default one, as stacks share the cores."""
+        return self.run_log.cells[0].execution.threads or 1
 
-    def train_epoch(self, batches: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def train_interval(self) -> None:
+        """Train to a whole multiple of the interval, as a resumed run would, then measure."""
+        start = int(self.epoch)
+        for epoch in range(
+            start, min(start // self.every * self.every + self.every, self.max_epochs)
+        ):
+            self.train_epoch(self.stack.batches(epoch))
+            self.epoch += 1
+            self.epochs_below = (self.epochs_below + 1) * (
+                self.losses < self.config.converged_below
+            )
+            self._end_early(self._ended())
+            if not self.run_log.training():
+                return
+        self._measure()
+        if self.epoch >= self.max_epochs:
+            self._end(dict.fromkeys(self.run_log.training(), Status.MAX_STEPS))
+
+    def train_epoch(self, batches: Sequence[Tensor]) -> None:
         """Step through an epoch's batches and keep each predictor's mean loss."""
-        sums = torch.zeros_like(self.losses)
+        members = self.block.members
+        sums = torch.zeros(len(members), dtype=torch.float64, device=self.device)
         for indices in batches:
-            for block, losses in zip(self.stack, self.train_step(indices, optimizer), strict=True):
-                sums[block.members] += losses * len(indices)
-                last = self.last_finite_losses[block.members]
-                self.last_finite_losses[block.members] = losses.where(losses.isfinite(), last)
+            losses = self.train_step(indices)
+            sums += losses * len(indices)
+            losses = losses.to(self.losses.dtype)
+            last = self.last_finite_losses[members]
+            self.last_finite_losses[members] = losses.where(losses.isfinite(), last)
         samples = sum(len(indices) for indices in batches)
-        for block in self.stack:
-            self.losses[block.members] = sums[block.members] / samples
+        self.losses[members] = (sums / samples).to(self.losses.dtype)
 
-    def train_step(self, indices: Tensor, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    def train_step(self, indices: Tensor) -> Tensor:
         """Take one step of every predictor.
 
         Parameters
         ----------
         indices : Tensor
             Shape (batch,), int64: the samples of the batch.
-        optimizer : Optimizer
-            Over the parameters of all blocks.
 
         Returns
         -------
-        list of Tensor
-            For each block its predictors' mean squared losses before the step.
+        Tensor
+            Shape (predictors,), float64: mean squared losses before the step.
         """
-        part, indices = self.parts["train"], indices.to(self.device)
-        inputs = IndicatorBatch(part.inputs.index_select(0, indices), self.levels)
-        losses = []
-        for block in self.stack:
-            predictions, _ = block(inputs)
-            wanted = POSITIVE_TARGET * part.targets(block.members, indices).to(predictions.dtype)
-            loss = (predictions - wanted).square().mean(1)
-            loss.sum().backward()
-            losses.append(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
-        return losses
+        targets = self.targets("train", indices.to(self.device))
+        self.block.steps += 1
+        if self.compiled is not None:
+            return self.compiled.step(self.block, indices, targets, self.rate)
+        inputs = self._inputs("train", indices.to(self.device))
+        return plain_step(self.block, inputs, targets, self.rate)
+
+    def targets(self, name: str, chosen: Tensor | slice) -> Tensor:
+        """Return the targets of samples, shape (predictors, samples)."""
+        targets = self.parts[name].targets(self.block.members, chosen)
+        return POSITIVE_TARGET * targets.to(self.block.tiled.dtype)
+
+    def _inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
+        """Return samples as matrix products read them."""
+        levels = self.stack.data.levels
+        return IndicatorBatch(indicator_matrix(self.parts[name].inputs[chosen], levels), levels)
 
     @torch.no_grad()
-    def errors(self, block: CPBlock, name: str) -> tuple[Tensor, Tensor]:
+    def errors(self, name: str) -> tuple[Tensor, Tensor]:
         """Return each predictor's mean error on a part of the data, and its share of underflow.
 
         The error is the squared error divided by 4, that is, in units of labels 0 and 1; on test
         data each sample counts at most 1 [TF, appendix].
+
+        Returns
+        -------
+        errors, underflow_shares : Tensor
+            Shape (predictors,), float64, for the predictors of the block.
         """
-        part = self.parts[name]
-        total = torch.zeros(len(block.members), device=self.device)
-        underflows = torch.zeros_like(total)
-        size = self.data.data.batch_size
-        for start in range(0, len(part), size):
-            chosen = slice(start, start + size)
-            predictions, counts = block(IndicatorBatch(part.inputs[chosen], self.levels))
-            wanted = POSITIVE_TARGET * part.targets(block.members, chosen)
-            error = (predictions - wanted).square() / ERROR_UNIT
-            total += (error.clamp(max=1) if name == "test" else error).sum(1)
+        block, samples = self.block, len(self.parts[name])
+        most = 1.0 if name == "test" else torch.inf
+        totals = torch.zeros(len(block.members), dtype=torch.float64, device=self.device)
+        underflows = torch.zeros_like(totals)
+        size = self.stack.data.batch_size
+        for start in range(0, samples, size):
+            chosen = slice(start, min(start + size, samples))
+            targets = self.targets(name, chosen)
+            if self.compiled is not None:
+                counts = self.compiled.add_errors(block, name, chosen, targets, most, totals)
+            else:
+                predictions, counts = block(self._inputs(name, chosen))
+                errors = (predictions - targets).square() / ERROR_UNIT
+                totals += errors.clamp(max=most).sum(1)
             underflows += counts
-        return total / len(part), underflows / (len(part) * block.ranks)
+        return totals / samples, underflows / (samples * block.ranks)
 
-    def measure(self) -> None:
-        """Add a point to the curves of the predictors that train."""
-        for block in self.stack:
-            self._measure_block(block)
+    def _ended(self) -> dict[int, Status]:
+        """Return how predictors ended of those that trained, by their index."""
+        finite = self.losses.isfinite().tolist()
+        converged = (self.epochs_below >= self.config.patience).tolist()
+        return {
+            index: Status.CONVERGED if finite[index] else Status.DIVERGED
+            for index in self.run_log.training()
+            if converged[index] or not finite[index]
+        }
 
-    def _measure_block(self, block: CPBlock) -> None:
-        (train, underflow), (test, _) = self.errors(block, "train"), self.errors(block, "test")
-        columns = {"train_loss": self.losses[block.members], "train_error": train}
-        columns |= {"test_error": test, "underflow_share": underflow}
-        self.add_points(block.members.tolist(), columns)
+    def _measure(self) -> None:
+        """Add a point to the curves of the block's predictors."""
+        (train, underflow), (test, _) = self.errors("train"), self.errors("test")
+        losses = self.losses[self.block.members].double()
+        columns = {"train_loss": losses, "running_train_error": losses / ERROR_UNIT}
+        columns |= {"train_error": train, "test_error": test, "underflow_share": underflow}
+        rows = torch.stack(list(columns.values()), 1).tolist()
+        for index, row in zip(self.block.members.tolist(), rows, strict=True):
+            point = dict(zip(columns, row, strict=True))
+            self.run_log.add_point(index, {"epoch": int(self.epoch), **point})
 
-    def end_early(self, statuses: Mapping[int, Status], optimizer: torch.optim.Optimizer) -> None:
+    def _end_early(self, statuses: Mapping[int, Status]) -> None:
         """Take out the predictors that have converged or diverged."""
         if not statuses:
             return
-        for place, block in enumerate(self.stack):
-            ended = torch.isin(block.members, torch.tensor(list(statuses), device=self.device))
-            if not ended.any():
-                continue
-            leaving, staying = block.select(ended), block.select(~ended)
-            self._measure_block(leaving)
-            self._end_block(leaving, statuses)
-            _replace_parameter(optimizer, block.factors, staying.factors, block.rows(~ended))
-            self.blocks[place] = staying
-        self.blocks = nn.ModuleList(block for block in self.stack if len(block.members))
+        ended = torch.isin(self.block.members, torch.tensor(list(statuses), device=self.device))
+        leaving, staying = self.block.select(ended), self.block.select(~ended)
+        self.block = leaving
+        self._measure()
+        self._end(statuses)
+        self.block = staying
 
-    def end(self, status: Status) -> None:
-        """Give the predictors that train their outcomes."""
-        for block in self.stack:
-            self._end_block(block, dict.fromkeys(block.members.tolist(), status))
+    def _end(self, statuses: Mapping[int, Status]) -> None:
+        """Give the block's predictors their outcomes; `constant_error` is the label's variance."""
+        members = self.block.members
+        shares = self.parts["train"].targets(members).double().mean(1).tolist()
+        rows = zip(members.tolist(), shares, self.block.predictor_factors(), strict=True)
+        for index, share, factors in rows:
+            metrics = {**self.run_log.curves[index][-1], "constant_error": share * (1 - share)}
+            metrics["parameters"] = factors.numel()
+            if statuses[index] is Status.DIVERGED:
+                metrics["last_finite_loss"] = float(self.last_finite_losses[index])
+            weights = {"factors": factors.permute(2, 1, 0).contiguous().cpu()}
+            self.run_log.end(index, Outcome(statuses[index], metrics, weights))
 
-    def _end_block(self, block: CPBlock, statuses: Mapping[int, Status]) -> None:
-        """Give a block's predictors their outcomes; `constant_error` is the label's variance."""
-        places = block.members.tolist()
-        shares = self.parts["train"].targets(block.members).float().mean(1).tolist()
-        for place, share, one in zip(places, shares, block.predictor_factors(), strict=True):
-            metrics = {"constant_error": share * (1 - share), "parameters": one.numel()}
-            weights = {"factors": one.permute(2, 1, 0).contiguous().cpu()}
-            self.end_one(place, statuses[place], metrics, weights)
+    def progress(self) -> tuple[float, float]:
+        """Return the share of epochs done and the mean loss of the predictors still training."""
+        losses = self.losses[self.run_log.training()].tolist()
+        mean = sum(losses) / len(losses) if losses else float("nan")
+        return int(self.epoch) / self.max_epochs, mean
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep which predictors still train, and in which blocks."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["blocks"] = [(block.members, block.ranks) for block in self.blocks]
+    def extra_state(self) -> dict[str, Any]:
+        """Return which predictors still train."""
+        return {"members": self.block.members.tolist(), "ranks": self.block.ranks.tolist()}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the shape of the checkpoint's blocks, so that their values fit."""
-        super().on_load_checkpoint(checkpoint)
-        shape = (self.levels, self.data.data.SIDE**2)
-        self.blocks = nn.ModuleList(
-            CPBlock(members, ranks, torch.empty(int(ranks.sum()), *shape))
-            for members, ranks in checkpoint["blocks"]
-        )
-
-
-def _replace_parameter(
-    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, rows: Tensor
-) -> None:
-    """Let an optimizer go on with some rows of a parameter, its state cut alike."""
-    (group,) = optimizer.param_groups
-    place = next(i for i, parameter in enumerate(group["params"]) if parameter is old)
-    state = optimizer.state.pop(old, {})
-    if not rows.any():
-        del group["params"][place]
-        return
-    group["params"][place] = new
-    optimizer.state[new] = {
-        name: value[rows] if value.shape == old.shape else value for name, value in state.items()
-    }
+    def adopt(self, extra: Mapping[str, Any]) -> None:
+        """Take the shape of a checkpoint's block, so that its values fit."""
+        data, ranks = self.stack.data, torch.tensor(extra["ranks"])
+        shape = (int(ranks.sum()), data.levels, data.pixels)
+        self.block = CPBlock(torch.tensor(extra["members"]), ranks, torch.ones(shape))

@@ -13,8 +13,8 @@ SAMPLES = 32  # rows and columns of a sampled matrix
 def partitions(height: int, width: int) -> dict[str, Tensor]:
     """Return two partitions of an image's pixels, as masks of shape (height, width), bool.
 
-    ``halves``: left and right, so that neighbours are on one side but for one border.
-    ``checkerboard``: every pixel's neighbours are on the other side.
+    ``halves``: left and right, so that neighbors are on one side but for one border.
+    ``checkerboard``: every pixel's neighbors are on the other side.
     """
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return {"halves": columns < width // 2, "checkerboard": (rows + columns) % 2 == 0}

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator
 from bench.kernels.khatri_rao import khatri_rao
-from bench.seeding import generator
 
 
 def effective_rank(singular_values: Tensor) -> Tensor:
@@ -103,12 +103,12 @@ def rank_one_distance(
 
 def _power_method_starts(tensor: Tensor, starts: int, seed: int) -> list[Tensor]:
     """Return, for each mode, unit vectors of shape (starts, mode_dim)."""
-    draw = generator(seed, "rank-one distance")
+    rng = generator(seed, "rank-one distance")
     vectors = []
     for mode, mode_dim in enumerate(tensor.shape):
         unfolding = tensor.movedim(mode, 0).flatten(1)
         leading = torch.linalg.eigh(unfolding @ unfolding.mT).eigenvectors[:, -1]
-        normal = torch.randn(starts - 1, mode_dim, generator=draw).to(tensor)
+        normal = torch.randn(starts - 1, mode_dim, generator=rng).to(tensor)
         vectors.append(normalize(torch.cat([leading[None], normal]), dim=1))
     return vectors
 

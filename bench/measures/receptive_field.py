@@ -26,7 +26,7 @@ def receptive_field(network: nn.Module, image_shape: tuple[int, int]) -> list[Te
         For rows and for columns, shape (units, pixels), bool. None for a network without an
         `nn.AdaptiveAvgPool2d`, whose units are not placed on a map.
     """
-    # In float64 on a CPU no convolution takes a shortcut that mixes neighbouring windows.
+    # In float64 on a CPU no convolution takes a shortcut that mixes neighboring windows.
     probe = copy.deepcopy(network).cpu().double().eval()
     pools = [module for module in probe.modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
     if not pools:
@@ -42,4 +42,4 @@ def receptive_field(network: nn.Module, image_shape: tuple[int, int]) -> list[Te
         with torch.no_grad():
             probe(lines.view(length, 1, length, 1) if axis == 0 else lines.view(length, 1, 1, -1))
     handle.remove()
-    return [each.isnan().any(1).flatten(1).T for each in maps]
+    return [values.isnan().any(1).flatten(1).T for values in maps]

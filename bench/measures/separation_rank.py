@@ -1,8 +1,8 @@
 """Separation rank: how many products g(x_A) h(x_rest) a function is the sum of.
 
 For a function of discrete inputs it is the rank of its tensor's matricization [HTF, section 5]. For
-a network on images the matrix is sampled: one row a content of the pixels in A, one column a
-content of the others.
+a network on images the matrix is sampled: a row for each content of the pixels in A, a column
+for each content of the others.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator
 from bench.measures.ranks import effective_rank, numerical_rank
-from bench.seeding import generator
 
 Network = Callable[[Tensor], Tensor]
 
@@ -88,7 +88,7 @@ def estimate_separation_rank(
 ) -> SeparationRank:
     """Estimate the separation rank of a network between the pixels of a mask and the others.
 
-    Two disjoint sets of images are drawn. Entry (i, j) of a matrix is the output at the image
+    Two disjoint sets of images are sampled. Entry (i, j) of a matrix is the output at the image
     whose masked pixels are those of image i of the first set and whose other pixels are those of
     image j of the second. The matrix's rank never exceeds the network's separation rank, so the
     numerical rank is a lower bound of it, and `samples` is the most it can be.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.errors import require
+from bench.core.errors import require
 from bench.kernels.tproduct import t_svd, to_fourier
 
 

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from bench.errors import require
+from bench.core.errors import require
 from bench.measures.ranks import component_norms
 
 

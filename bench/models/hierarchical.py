@@ -1,28 +1,27 @@
-"""Hierarchical tensor factorization: one weight matrix a node of a mode tree."""
+"""Hierarchical tensor factorization: one weight matrix per node of a mode tree."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.bounds import Count, Finite, NotNegative, at_least, check_bounds, one_of
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator
+from bench.core.settings import AtLeastTwo, Count, Finite, NonNegative, Settings, settings
 from bench.kernels.khatri_rao import khatri_rao
 from bench.measures.ranks import effective_rank
-from bench.models.mode_tree import PATTERNS, Arity, ModeTree, WindowRun, mode_tree
+from bench.models.mode_tree import Arity, ModeTree, WindowGroup, mode_tree
 from bench.models.product_pooling import evaluate_tree
-from bench.seeding import generator
 
 MAX_FULL_TENSOR = 2**20  # entries up to which the full tensor is formed for measures and entries
 
 
-@dataclass
-class HierarchicalConfig:
-    """Schema of `configs/model/hierarchical.yaml`.
+@settings
+class HierarchicalConfig(Settings):
+    """Settings of `configs/model/hierarchical.yaml`.
 
     Parameters
     ----------
@@ -36,14 +35,13 @@ class HierarchicalConfig:
         Weights start as independent draws from N(init_mean, init_std^2).
     """
 
-    width: Count
-    arity: Annotated[int, at_least(2)] = 2
-    pattern: Annotated[str, one_of(PATTERNS)] = "adjacent"
-    init_mean: Finite = 0.0
-    init_std: NotNegative = 1e-2
+    name: ClassVar[str] = "hierarchical"
 
-    def __post_init__(self) -> None:
-        check_bounds("model", self)
+    width: Count = 16
+    arity: AtLeastTwo = 2
+    pattern: Literal["adjacent", "grid", "half"] = "adjacent"
+    init_mean: Finite = 0.0
+    init_std: NonNegative = 1e-2
 
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
@@ -59,7 +57,7 @@ class HierarchicalConfig:
 
 
 def checked_widths(widths: int | Sequence[int], depth: int) -> list[int]:
-    """Return the widths of the levels, one a pooling level of the tree."""
+    """Return one width per pooling level of the tree."""
     levels = [widths] * depth if isinstance(widths, int) else list(widths)
     require(
         len(levels) == depth,
@@ -139,16 +137,16 @@ class HierarchicalTensorFactorization(nn.Module):
             "a tree that covers the modes, each once",
         )
         self.widths = checked_widths(widths, self.tree.depth)
-        self._draw(init_mean, init_std, generator(seed, "hierarchical factorization"))
+        self._start(init_mean, init_std, generator(seed, "hierarchical factorization"))
 
-    def _draw(self, mean: float, std: float, draw: torch.Generator) -> None:
+    def _start(self, mean: float, std: float, rng: torch.Generator) -> None:
         def normal(*shape: int) -> Tensor:
-            return mean + std * torch.randn(shape, generator=draw)
+            return mean + std * torch.randn(shape, generator=rng)
 
         order, widths = self.tree.order, self.widths
         leaves = normal(order, max(self.mode_dims), widths[0])
         self.leaf_weights = nn.Parameter(leaves * self._leaf_rows.unsqueeze(-1))
-        nodes = [sum(run.windows for run in runs) for runs in self.tree.runs]
+        nodes = [sum(group.windows for group in groups) for groups in self.tree.window_groups]
         self.inner_weights = nn.ParameterList(
             normal(*shape) for shape in zip(nodes[:-1], widths[:-1], widths[1:], strict=True)
         )
@@ -229,8 +227,8 @@ class HierarchicalTensorFactorization(nn.Module):
         """
         rows = zip(self.leaf_weights.unbind(-3), self._tree_dims, strict=True)
         nodes = [weights[..., :dim, :] for weights, dim in rows]
-        for runs, weights in zip(self.tree.runs, self.inner_weights, strict=False):
-            nodes = _node_tensors(nodes, runs, weights)
+        for groups, weights in zip(self.tree.window_groups, self.inner_weights, strict=False):
+            nodes = _node_tensors(nodes, groups, weights)
         sizes = [node.shape[-2] for node in nodes]
         split = min(
             range(1, len(nodes)), key=lambda at: math.prod(sizes[:at]) + math.prod(sizes[at:])
@@ -239,7 +237,7 @@ class HierarchicalTensorFactorization(nn.Module):
         tensor = first @ khatri_rao(nodes[split:]).mT
         leading = tensor.ndim - 2
         natural = sorted(range(self.tree.order), key=self.tree.leaf_order.__getitem__)
-        order = [*range(leading), *(leading + place for place in natural)]
+        order = [*range(leading), *(leading + index for index in natural)]
         return tensor.reshape(*tensor.shape[:-2], *self._tree_dims).permute(order)
 
     def local_component_norms(self) -> list[Tensor]:
@@ -255,9 +253,9 @@ class HierarchicalTensorFactorization(nn.Module):
         """
         levels = [self.leaf_weights, *self.inner_weights, self.root_weights[..., None, :, None]]
         norms = []
-        for children, own, runs in zip(levels, levels[1:], self.tree.runs, strict=False):
+        for children, own, groups in zip(levels, levels[1:], self.tree.window_groups, strict=False):
             columns = torch.linalg.vector_norm(children, dim=-2)
-            pooled = [windows.prod(-2) for windows in _windows(columns, runs, 1)]
+            pooled = [windows.prod(-2) for windows in _windows(columns, groups, 1)]
             norms.append(torch.cat(pooled, -2) * torch.linalg.vector_norm(own, dim=-1))
         return norms
 
@@ -292,19 +290,21 @@ class HierarchicalTensorFactorization(nn.Module):
         return [*self.inner_weights, self.root_weights]
 
     def conserved_differences(self) -> Tensor:
-        """Return what gradient flow conserves: a number a local component and child [HTF].
+        """Return what gradient flow conserves: one number per local component and child [HTF].
 
         The difference between the squared norms of the child's column and the node's own row.
         """
         levels = [self.leaf_weights, *self.inner_weights]
         differences = []
-        for children, own, runs in zip(levels, self._rows(), self.tree.runs, strict=True):
+        for children, own, groups in zip(
+            levels, self._rows(), self.tree.window_groups, strict=True
+        ):
             columns = children.square().sum(-2)
             rows = own.square() if own is self.root_weights else own.square().sum(-1)
             parts = rows.view(*columns.shape[:-2], -1, columns.shape[-1]).split(
-                [run.windows for run in runs], -2
+                [group.windows for group in groups], -2
             )
-            for windows, row in zip(_windows(columns, runs, 1), parts, strict=True):
+            for windows, row in zip(_windows(columns, groups, 1), parts, strict=True):
                 differences.append((windows - row.unsqueeze(-2)).flatten(-3))
         return torch.cat(differences, -1)
 
@@ -351,7 +351,9 @@ class HierarchicalTensorFactorization(nn.Module):
             above = weights[level]
             if above is not None:
                 outside = above.double() @ outside @ above.double().mT
-            outside = _normalized(_siblings(grams[level], outside, self.tree.runs[level]))[0]
+            outside = _normalized(_siblings(grams[level], outside, self.tree.window_groups[level]))[
+                0
+            ]
             roots = _square_root(grams[level]).mT @ _square_root(outside)
             singular = torch.nn.functional.normalize(torch.linalg.svdvals(roots), dim=-1)
             singular = (singular * log_norm[..., None, None].exp()).to(self.root_weights.dtype)
@@ -371,8 +373,8 @@ class HierarchicalTensorFactorization(nn.Module):
         leaves = self.leaf_weights.double()
         gram, log_scale = _normalized(leaves.mT @ leaves)
         grams = [gram]
-        for runs, weights in zip(self.tree.runs, self.inner_weights, strict=False):
-            pooled = torch.cat([windows.prod(-3) for windows in _windows(gram, runs, 2)], -3)
+        for groups, weights in zip(self.tree.window_groups, self.inner_weights, strict=False):
+            pooled = torch.cat([windows.prod(-3) for windows in _windows(gram, groups, 2)], -3)
             gram, more = _normalized(weights.double().mT @ pooled @ weights.double())
             log_scale = log_scale + more
             grams.append(gram)
@@ -401,25 +403,29 @@ class HierarchicalTensorFactorization(nn.Module):
             weights.mul_(factor.view(*factor.shape, *[1] * (weights.ndim - factor.ndim)))
 
 
-def _windows(values: Tensor, runs: Sequence[WindowRun], node_dims: int) -> list[Tensor]:
-    """Split nodes, one dimension before the last `node_dims`, into (windows, arity) run by run."""
+def _windows(values: Tensor, groups: Sequence[WindowGroup], node_dims: int) -> list[Tensor]:
+    """Split nodes, a dimension before the last `node_dims`, into (windows, arity) by groups."""
     nodes = values.ndim - 1 - node_dims
-    parts = values.split([run.windows * run.arity for run in runs], nodes)
+    parts = values.split([group.windows * group.arity for group in groups], nodes)
     return [
-        part.unflatten(nodes, (run.windows, run.arity))
-        for part, run in zip(parts, runs, strict=True)
+        part.unflatten(nodes, (group.windows, group.arity))
+        for part, group in zip(parts, groups, strict=True)
     ]
 
 
-def _node_tensors(nodes: list[Tensor], runs: Sequence[WindowRun], weights: Tensor) -> list[Tensor]:
+def _node_tensors(
+    nodes: list[Tensor], groups: Sequence[WindowGroup], weights: Tensor
+) -> list[Tensor]:
     """Pool the nodes' tensors, each (..., entries, width), and mix them; equal windows at once."""
     children = iter(nodes)
     windows = [
-        [next(children) for _ in range(run.arity)] for run in runs for _ in range(run.windows)
+        [next(children) for _ in range(group.arity)]
+        for group in groups
+        for _ in range(group.windows)
     ]
     pooled: list[Tensor] = []
-    for _, group in groupby(windows, lambda window: [node.shape[-2] for node in window]):
-        product = khatri_rao([torch.stack(place, -3) for place in zip(*group, strict=True)])
+    for _, equal in groupby(windows, lambda window: [node.shape[-2] for node in window]):
+        product = khatri_rao([torch.stack(child, -3) for child in zip(*equal, strict=True)])
         first, last = len(pooled), len(pooled) + product.shape[-3]
         pooled += (product @ weights[..., first:last, :, :]).unbind(-3)
     return pooled
@@ -432,15 +438,15 @@ def _normalized(grams: Tensor) -> tuple[Tensor, Tensor]:
     return grams / scale[..., None, None], scale.log().sum(-1)
 
 
-def _siblings(grams: Tensor, outside: Tensor, runs: Sequence[WindowRun]) -> Tensor:
+def _siblings(grams: Tensor, outside: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
     """Multiply what is outside each window with the Gram matrices of a node's siblings."""
     products = []
-    for windows in _windows(grams, runs, 2):
+    for windows in _windows(grams, groups, 2):
         ones = torch.ones_like(windows[..., :1, :, :])
         before = torch.cat([ones, windows[..., :-1, :, :]], -3).cumprod(-3)
         after = torch.cat([ones, windows[..., 1:, :, :].flip(-3)], -3).cumprod(-3).flip(-3)
         products.append(before * after)
-    parts = outside.split([run.windows for run in runs], -3)
+    parts = outside.split([group.windows for group in groups], -3)
     both = zip(products, parts, strict=True)
     return torch.cat([(each * part.unsqueeze(-3)).flatten(-4, -3) for each, part in both], -3)
 

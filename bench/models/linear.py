@@ -1,16 +1,16 @@
 """One-layer predictors with as many free parameters as a CP factorization."""
 
-from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.bounds import Count, check_bounds
+from bench.core.settings import Count, Settings, settings
 
 
-@dataclass
-class LinearConfig:
-    """Schema of `configs/model/linear.yaml`.
+@settings
+class LinearConfig(Settings):
+    """Settings of `configs/model/linear.yaml`.
 
     Parameters
     ----------
@@ -18,10 +18,9 @@ class LinearConfig:
         The CP rank whose number of free parameters is matched.
     """
 
-    rank: Count
+    name: ClassVar[str] = "linear"
 
-    def __post_init__(self) -> None:
-        check_bounds("model", self)
+    rank: Count = 5
 
     def build(self, order: int, mode_dim: int, generator: torch.Generator) -> "LinearPredictor":
         """Return an untrained predictor."""

@@ -1,40 +1,37 @@
 """Matrix factorization: a linear network without biases, its end matrix the product of weights."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import reduce
-from typing import Annotated
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.bounds import Bound, Count, Positive, check_bounds, one_of
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator as seeded
+from bench.core.settings import Count, Positive, Settings, settings, validate
 from bench.measures.balancedness import layer_differences
-from bench.seeding import generator as seeded
-
-STARTS = ("gaussian", "balanced", "identity")
 
 
-@dataclass
-class MatrixConfig:
-    """Schema of `configs/model/matrix.yaml`; see `MatrixFactorization` for the meanings."""
+@settings
+class MatrixConfig(Settings):
+    """Settings of `configs/model/matrix.yaml`; see `MatrixFactorization` for the meanings."""
+
+    name: ClassVar[str] = "matrix"
 
     depth: Count = 3
     width: Count | None = None
-    start: Annotated[str, one_of(STARTS)] = "gaussian"
+    start: Literal["gaussian", "balanced", "identity"] = "gaussian"
     init_std: Positive = 1e-3
-    determinant_sign: Annotated[int, Bound("-1, 1", lambda sign: sign in (-1, 1))] | None = None
-
-    def __post_init__(self) -> None:
-        check_bounds("model", self)
+    determinant_sign: Literal[-1, 1] | None = None
 
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "MatrixFactorization":
         """Return a freshly started factorization of matrices of shape `mode_dims`."""
         given = f"model=matrix for a tensor of shape {list(mode_dims)}"
         require(len(mode_dims) == 2, given, "two modes")
-        draw = seeded(seed, "initialization")
-        return MatrixFactorization(*mode_dims, **asdict(self), generator=draw)
+        rng = seeded(seed, "initialization")
+        return MatrixFactorization(*mode_dims, **asdict(self), generator=rng)
 
 
 class MatrixFactorization(nn.Module):
@@ -87,7 +84,8 @@ class MatrixFactorization(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        MatrixConfig(depth, width, start, init_std, determinant_sign)  # checks each value
+        given = {"depth": depth, "width": width, "start": start, "init_std": init_std}
+        validate(MatrixConfig, {**given, "determinant_sign": determinant_sign}, "model")
         for name, size in (("rows", rows), ("columns", columns)):
             require(size >= 1, f"{name}={size}", "an integer of at least 1")
         smaller = min(rows, columns)

@@ -8,7 +8,7 @@ from itertools import groupby, product, repeat
 
 import numpy as np
 
-from bench.errors import require
+from bench.core.errors import require
 
 PATTERNS = ("adjacent", "grid", "half")
 Window = tuple[int, ...]
@@ -16,8 +16,8 @@ Arity = int | Sequence[int]
 
 
 @dataclass(frozen=True)
-class WindowRun:
-    """Neighbouring windows of one level that pool equally many nodes."""
+class WindowGroup:
+    """Neighboring windows of one level that pool equally many nodes."""
 
     windows: int
     arity: int
@@ -69,9 +69,9 @@ class ModeTree:
         """The modes below each node, level by level from the leaves to the root, in tree order."""
         modes = self.leaf_order
         levels: list[tuple[Window, ...]] = [tuple((mode,) for mode in modes)]
-        for runs in self.runs:
+        for groups in self.window_groups:
             children = iter(levels[-1])
-            arities = [run.arity for run in runs for _ in range(run.windows)]
+            arities = [group.arity for group in groups for _ in range(group.windows)]
             pooled = (tuple(next(children) for _ in range(arity)) for arity in arities)
             levels.append(tuple(tuple(mode for child in node for mode in child) for node in pooled))
         return tuple(levels)
@@ -90,12 +90,12 @@ class ModeTree:
         return self._depth_first[0]
 
     @cached_property
-    def runs(self) -> tuple[tuple[WindowRun, ...], ...]:
-        """For each level its windows in tree order, those of equal arity run by run."""
+    def window_groups(self) -> tuple[tuple[WindowGroup, ...], ...]:
+        """For each level its windows in tree order, in groups of equal arity."""
         levels = []
         for windows, order in zip(self.levels, self._depth_first[1:], strict=True):
             lengths = groupby(len(windows[node]) for node in order)
-            levels.append(tuple(WindowRun(len(list(run)), arity) for arity, run in lengths))
+            levels.append(tuple(WindowGroup(len(list(group)), arity) for arity, group in lengths))
         return tuple(levels)
 
 
@@ -120,12 +120,12 @@ def mode_tree(
         How many nodes a window pools: at every level, or level by level from the leaves. For the
         pattern ``grid`` a square number: 4 means 2 x 2 windows.
     pattern : str
-        ``adjacent``: neighbours first; the nodes left over at a level form one smaller window.
-        ``half``: opposite parts first, node i with node i + n/2, so that neighbours meet last;
+        ``adjacent``: neighbors first; the nodes left over at a level form one smaller window.
+        ``half``: opposite parts first, node i with node i + n/2, so that neighbors meet last;
         the nodes left over are those before the second part.
         ``grid``: square windows of an image. An arity for all levels is kept as long as its
         windows divide the grid, then one last window pools all that is left: 28 -> 14 -> 7 -> 1
-        for 2 x 2 windows. An arity a level may leave smaller windows at the far borders.
+        for 2 x 2 windows. One arity per level may leave smaller windows at the far borders.
     grid_shape : (int, int), optional
         Height and width of the grid, whose modes are counted row by row; by default a square.
 
@@ -141,16 +141,16 @@ def mode_tree(
     require(order >= 2, f"a mode tree of {order} modes", "at least 2 modes")
     require(pattern in PATTERNS, f"pattern={pattern}", " or ".join(PATTERNS))
     given = [arity] if isinstance(arity, int) else list(arity)
-    for one in given:
-        require(one >= 2, f"arity={one}", "an integer of at least 2")
+    for size in given:
+        require(size >= 2, f"arity={size}", "an integer of at least 2")
     if pattern == "grid":
         return _grid_tree(_checked_grid(order, grid_shape), arity)
     windows_of = _adjacent_windows if pattern == "adjacent" else _half_windows
     levels, nodes = [], order
-    for one in repeat(arity) if isinstance(arity, int) else given:
+    for size in repeat(arity) if isinstance(arity, int) else given:
         if nodes == 1:
             break
-        levels.append(windows_of(nodes, one))
+        levels.append(windows_of(nodes, size))
         nodes = len(levels[-1])
     require(
         nodes == 1 and (isinstance(arity, int) or len(given) == len(levels)),

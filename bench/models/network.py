@@ -1,14 +1,24 @@
-"""What the schemas of networks that read images have in common."""
+"""What the settings of networks that read images have in common."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from inspect import signature
 
 from torch import nn
 
 
-@dataclass
 class NetworkConfig(ABC):
-    """Schema of a network on images."""
+    """Settings with a method ``build(image_shape, levels, outputs, seed)``.
+
+    A class need not inherit from this one: whatever has such a method is an instance.
+    """
+
+    @classmethod
+    def __subclasshook__(cls, other: type) -> bool:
+        """Say whether a class has such a method."""
+        build = getattr(other, "build", None)
+        return callable(build) and {"image_shape", "levels", "outputs", "seed"} <= set(
+            signature(build).parameters
+        )
 
     @abstractmethod
     def build(

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bench.errors import UserError
-from bench.models.mode_tree import ModeTree, WindowRun
+from bench.core.errors import UserError
+from bench.models.mode_tree import ModeTree, WindowGroup
 
 EXPONENT_LIMIT = 100  # keeps the power of two and its inverse in the range of float32
 
@@ -43,15 +43,15 @@ def evaluate_tree(
     Raises
     ------
     UserError
-        If every output is too small for the dtype: gradients would be zero without a word.
+        If every output is too small for the dtype: its gradients would silently be zero.
     """
     values, total = features, torch.zeros((), dtype=torch.int64, device=features.device)
-    for weights, nodes, runs in zip(levels, tree.nodes, tree.runs, strict=False):
+    for weights, nodes, groups in zip(levels, tree.nodes, tree.window_groups, strict=False):
         weights, exponents = _rescale(weights, (-2, -1))
         # A shared weight counts once for every node that uses it.
         uses = len(nodes) // weights.shape[-3]
         total = total + uses * exponents.sum((-3, -1))
-        values, exponents = _pool_level(values @ weights, runs)
+        values, exponents = _pool_level(values @ weights, groups)
         total = total + exponents
     root, exponents = _rescale(root, (-2, -1))
     return _restore(values.squeeze(-3) @ root, (total + exponents.squeeze(-1)).unsqueeze(-1))
@@ -64,15 +64,15 @@ def _rescale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return values * torch.exp2(-exponents.to(values.dtype)), exponents.long()
 
 
-def _pool_level(values: Tensor, runs: Sequence[WindowRun]) -> tuple[Tensor, Tensor]:
+def _pool_level(values: Tensor, groups: Sequence[WindowGroup]) -> tuple[Tensor, Tensor]:
     """Multiply the nodes of each window; shape (..., nodes, batch, width) to (..., windows, ...).
 
     Returns also the exponents, summed over the nodes: shape (..., batch).
     """
-    parts = values.split([run.windows * run.arity for run in runs], -3)
+    parts = values.split([group.windows * group.arity for group in groups], -3)
     pooled, total = [], torch.zeros((), dtype=torch.int64, device=values.device)
-    for part, run in zip(parts, runs, strict=True):
-        product, exponents = _window_product(part.unflatten(-3, (run.windows, run.arity)))
+    for part, group in zip(parts, groups, strict=True):
+        product, exponents = _window_product(part.unflatten(-3, (group.windows, group.arity)))
         pooled.append(product)
         total = total + exponents
     return pooled[0] if len(pooled) == 1 else torch.cat(pooled, -3), total

@@ -2,24 +2,23 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Annotated
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from bench.bounds import BelowOne, Bound, check_bounds
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import derive_seed
+from bench.core.settings import Count, Settings, ShareBelowOne, settings
 from bench.models.network import NetworkConfig
-from bench.seeding import derive_seed
 
 DEPTHS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}
 
 
-@dataclass
-class ResNetConfig(NetworkConfig):
-    """Schema of `configs/model/resnet18.yaml` and `resnet34.yaml` [He et al. 2016].
+@settings
+class ResNetConfig(Settings, NetworkConfig):
+    """Settings of `configs/model/resnet18.yaml` and `resnet34.yaml` [He et al. 2016].
 
     Parameters
     ----------
@@ -29,11 +28,10 @@ class ResNetConfig(NetworkConfig):
         The share of the pooled features that is dropped in training.
     """
 
-    depth: Annotated[int, Bound("18 or 34", DEPTHS.__contains__)] = 18
-    dropout: BelowOne = 0.0
+    name: ClassVar[str] = "resnet"
 
-    def __post_init__(self) -> None:
-        check_bounds("model", self)
+    depth: Literal[18, 34] = 18
+    dropout: ShareBelowOne = 0.0
 
     def build(self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int) -> ResNet:
         """Return torchvision's network with a stem for one channel."""
@@ -45,32 +43,31 @@ class ResNetConfig(NetworkConfig):
         return network
 
 
-@dataclass
-class CompactResNetConfig(NetworkConfig):
-    """Schema of `configs/model/compact_resnet.yaml`: the same parts, fewer and narrower.
+@settings
+class CompactResNetConfig(Settings, NetworkConfig):
+    """Settings of `configs/model/compact_resnet.yaml`: the same parts, fewer and narrower.
 
     Parameters
     ----------
-    stem : list of int
+    stem : (int, int, int)
         Width, kernel size and stride of the first convolution.
-    widths, strides : list of int
+    widths, strides : tuple of int
         Those of the residual blocks, each of two 3 x 3 convolutions.
     dropout : float
         The share of the pooled features that is dropped in training.
     """
 
-    stem: list[int] = field(default_factory=lambda: [16, 7, 4])
-    widths: list[int] = field(default_factory=lambda: [32, 64, 64, 64])
-    strides: list[int] = field(default_factory=lambda: [2, 2, 1, 1])
-    dropout: BelowOne = 0.0
+    name: ClassVar[str] = "compact_resnet"
+
+    stem: tuple[Count, Count, Count] = (16, 7, 4)
+    widths: tuple[Count, ...] = (32, 64, 64, 64)
+    strides: tuple[Count, ...] = (2, 2, 1, 1)
+    dropout: ShareBelowOne = 0.0
 
     def __post_init__(self) -> None:
-        check_bounds("model", self)
-        ok = len(self.stem) == 3 and min(self.stem) >= 1 and self.stem[1] % 2 == 1
-        require(ok, f"model.stem={self.stem}", "width, kernel size and stride; the kernel size odd")
-        given = f"model.widths={self.widths} and model.strides={self.strides}"
-        ok = len(self.widths) == len(self.strides) > 0 and min(*self.widths, *self.strides) >= 1
-        require(ok, given, "as many of each, one or more, integers of at least 1")
+        require(self.stem[1] % 2 == 1, f"model.stem={list(self.stem)}", "an odd kernel size")
+        given = f"model.widths={list(self.widths)} and model.strides={list(self.strides)}"
+        require(len(self.widths) == len(self.strides) > 0, given, "as many of each, one or more")
 
     def build(
         self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int

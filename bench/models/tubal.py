@@ -1,34 +1,34 @@
 """Symmetric tubal factorization of third-order tensors."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.bounds import Count, Positive, check_bounds
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator as seeded
+from bench.core.settings import Count, Positive, Settings, settings, validate
 from bench.kernels.tproduct import singular_tubes, t_gram
-from bench.seeding import generator as seeded
 
 
-@dataclass
-class TubalConfig:
-    """Schema of `configs/model/tubal.yaml`; see `TubalFactorization` for the meanings."""
+@settings
+class TubalConfig(Settings):
+    """Settings of `configs/model/tubal.yaml`; see `TubalFactorization` for the meanings."""
 
-    overestimated_rank: Count
+    name: ClassVar[str] = "tubal"
+
+    overestimated_rank: Count = 50
     init_std: Positive = 1e-7
-
-    def __post_init__(self) -> None:
-        check_bounds("model", self)
 
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "TubalFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
         square = len(mode_dims) == 3 and mode_dims[0] == mode_dims[1]
         given = f"model=tubal for a tensor of shape {list(mode_dims)}"
         require(square, given, "three modes n, n, k: square slices")
-        draw = seeded(seed, "initialization")
-        return TubalFactorization(*mode_dims[1:], **asdict(self), generator=draw)
+        rng = seeded(seed, "initialization")
+        return TubalFactorization(*mode_dims[1:], **asdict(self), generator=rng)
 
 
 class TubalFactorization(nn.Module):
@@ -68,7 +68,8 @@ class TubalFactorization(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        TubalConfig(overestimated_rank, init_std)  # checks each value
+        given = {"overestimated_rank": overestimated_rank, "init_std": init_std}
+        validate(TubalConfig, given, "model")
         for name, length in (("size", size), ("tube_length", tube_length)):
             require(length >= 1, f"{name}={length}", "an integer of at least 1")
         normal = torch.randn(size, overestimated_rank, tube_length, generator=generator)

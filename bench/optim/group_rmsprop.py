@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bench.errors import require
+from bench.core.errors import require
 
 
 class GroupRMSprop(Optimizer):

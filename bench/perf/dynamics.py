@@ -1,14 +1,15 @@
 """Steps of the dynamics benchmarks, timed against evaluating each observation on its own."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from bench.core.seeding import generator
 from bench.models.cp import CPFactorization
 from bench.models.hierarchical import HierarchicalTensorFactorization
 from bench.optim import GroupRMSprop
-from bench.seeding import generator
 from data_prep.problems import (
     LossConfig,
     MeasurementConfig,
@@ -57,9 +58,9 @@ def cp_step(order: int, mode_dim: int, rank: int, observed: int) -> Comparison:
 def hierarchical_step(mode_dims: list[int], width: int, observed: int) -> Comparison:
     """Compare steps of a hierarchical factorization; the slow one as its network [HTF].
 
-    The network as it was published: a contraction a level, then the product over the last dimension
-    of windows of two. With a batched product a node in place of the contraction it takes less than
-    half the time (`bench.models.product_pooling`).
+    The network as it was published: a contraction per level, then the product over the last
+    dimension of windows of two. With a batched product per node in place of the contraction it
+    takes less than half the time (`bench.models.product_pooling`).
     """
     problem = _problem("hierarchical", mode_dims, observed)
     inputs = _one_hot_inputs(problem, mode_dims)
@@ -77,16 +78,18 @@ def hierarchical_step(mode_dims: list[int], width: int, observed: int) -> Compar
     return name, entries, _step(fast, lambda: problem(fast.full_tensor()))
 
 
-def _problem(family: str, mode_dims: list[int], observed: int) -> RecoveryProblem:
-    target, seen = TargetConfig(family, mode_dims, 5), MeasurementConfig(observed)
-    return make_problem(target, seen, LossConfig(), seed=0)
+def _problem(
+    family: Literal["cp", "hierarchical"], mode_dims: list[int], observed: int
+) -> RecoveryProblem:
+    target = TargetConfig(family=family, mode_dims=tuple(mode_dims), rank=5)
+    return make_problem(target, MeasurementConfig(count=observed), LossConfig(), seed=0)
 
 
 def _one_hot_inputs(problem: RecoveryProblem, mode_dims: list[int]) -> Tensor:
-    """Return the observed places as one-hot vectors, shape (observed, order, mode_dim)."""
+    """Return the observed indices as one-hot vectors, shape (observed, order, mode_dim)."""
     assert isinstance(problem.operator, ObservedEntries)
-    places = torch.unravel_index(problem.operator.places, mode_dims)
-    return nn.functional.one_hot(torch.stack(places, 1), max(mode_dims)).float()
+    indices = torch.unravel_index(problem.operator.indices, mode_dims)
+    return nn.functional.one_hot(torch.stack(indices, 1), max(mode_dims)).float()
 
 
 def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:

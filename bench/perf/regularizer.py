@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, ResNet
 
+from bench.core.seeding import generator
 from bench.regularizers import InputGradientChange, Patch
-from bench.seeding import generator
 
 
 def regularized_step(
@@ -21,9 +21,9 @@ def regularized_step(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network: nn.Module = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=2)
-    draw = generator(0, "perf regularizer")
-    images = torch.randn(batch, 3, side, side, generator=draw)
-    targets = torch.randint(2, (batch,), generator=draw)
+    rng = generator(0, "perf regularizer")
+    images = torch.randn(batch, 3, side, side, generator=rng)
+    targets = torch.randint(2, (batch,), generator=rng)
     size = side // 4
     corners = Patch(0, 0, size, size), Patch(side - size, side - size, size, size)
     regularizer = InputGradientChange(*corners)

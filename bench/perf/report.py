@@ -1,17 +1,17 @@
 """Running all measurements and writing them down."""
 
 import resource
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import torch
 
+from bench.core.settings import as_plain
 from bench.perf import dynamics, regularizer, tensor_rank
 from bench.perf.timing import medians, ratio
 from bench.report import tables
-from bench.tracking import provenance
+from bench.store import provenance
 from data_prep.pathfinder_scenes import SceneConfig, draw_images
 
 
@@ -30,15 +30,17 @@ def measure(rounds: int) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["measured", "result"])
 
 
-def write(table: pd.DataFrame, folder: Path, command: Sequence[str]) -> None:
+def write(table: pd.DataFrame, folder: Path, command: str) -> None:
     """Write the table and where it comes from."""
     folder.mkdir(parents=True, exist_ok=True)
-    git, host = provenance.git_state(), provenance.host()
+    usage = provenance.Usage()
+    usage.update()
+    git, host = provenance.git_state(), provenance.host(usage)
     facts = {
-        "Command": f"`{' '.join(command)}`",
-        "Commit": f"`{git['commit']}{' (changed)' * bool(git['dirty'])}`",
+        "Command": f"`{command}`",
+        "Commit": f"`{git.commit}{' (changed)' * bool(git.dirty)}`",
         "Versions": ", ".join(f"{k} {v}" for k, v in provenance.versions().items()),
-        "Hardware": ", ".join(f"{k} {v}" for k, v in host.items()),
+        "Hardware": ", ".join(f"{k} {v}" for k, v in as_plain(host).items()),
         "Threads": str(torch.get_num_threads()),
         "Made": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -161,7 +161,8 @@ def _outputs_that_see(
 ) -> tuple[slice, int, int]:
     """Return which outputs of a convolution see the inputs from `start` to before `end`.
 
-    And the place of the first input that those outputs see, and how many they see; along one axis.
+    Also return the index of the first input that those outputs see, and how many inputs they see;
+    all along one axis.
     """
     reach = dilation * (kernel - 1)
     first = min(max(0, math.ceil((start + padding - reach) / stride)), outputs - 1)

@@ -2,33 +2,68 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.errors import require
+from bench.core.errors import require
+from bench.core.seeding import generator
+from bench.core.settings import Count, NonNegative, Settings, settings
 from bench.regularizers.double_backward import InputGradients
 from bench.regularizers.patches import Patch, PatchSampler
-from bench.seeding import generator
+
+
+@settings
+class InputGradientChangeConfig(Settings):
+    """Settings of `configs/regularizer/`: the published form and departures from it.
+
+    Parameters
+    ----------
+    coefficient : float
+        The weight of the penalty in the loss; 0 leaves it out.
+    every : int
+        Steps from one with the penalty to the next; its weight is multiplied by as much.
+    freeze_statistics, patches_per_sample, swap_differing : bool
+        Departures from the published form; see `InputGradientChange`.
+    """
+
+    name: ClassVar[str] = "input_gradient_change"
+
+    coefficient: NonNegative = 1.0
+    every: Count = 1
+    freeze_statistics: bool = False
+    patches_per_sample: bool = False
+    swap_differing: bool = False
+
+    def build(self, patches: tuple[PatchSampler, PatchSampler], seed: int) -> "InputGradientChange":
+        """Return the penalty for patches A and B."""
+        return InputGradientChange(
+            *patches,
+            freeze_statistics=self.freeze_statistics,
+            patches_per_sample=self.patches_per_sample,
+            swap_differing=self.swap_differing,
+            seed=seed,
+        )
 
 
 class InputGradientChange(nn.Module):
     """How little the input gradient in a patch turns when another patch is replaced [HTF, sec. 6].
 
-    For each batch two disjoint patches A and B are drawn. With g the gradient of a sample's output
-    with respect to its pixels in A, and g' the same after the sample's patch B was replaced by the
-    next sample's, the penalty is the mean over the batch of ``|cos(g, g')|``: 1 for a network that
-    is separable between A and B, whatever its parameters.
+    For each batch two disjoint patches A and B are sampled. With g the gradient of an output with
+    respect to its sample's pixels in A, and g' the same after the sample's patch B was replaced by
+    the next sample's, the penalty is the mean over the batch of ``|cos(g, g')|``: 1 for a network
+    that is separable between A and B, whatever its parameters.
 
     Parameters
     ----------
     first_patch, second_patch : Patch or PatchSampler
-        A and B: fixed patches or ways to draw them. A is drawn first.
+        A and B: fixed patches or ways to sample them. A is sampled first.
     freeze_statistics : bool
         Keep the running statistics of batch normalization from being updated by the images with
         replaced patches. The penalty is the same. The published form updates them.
     patches_per_sample : bool
-        Draw two patches for each sample. The published form draws two for the batch.
+        Sample two patches for each image. The published form samples two for the batch.
     swap_differing : bool
         Take each sample's patch B from the next sample in which it differs, and leave samples
         without one out of the mean. In the published form it may be replaced by an equal one, as
@@ -83,7 +118,7 @@ class InputGradientChange(nn.Module):
 
         Parameters, raised errors and values are those of `forward`.
         """
-        pairs = self._draw_patches(inputs)
+        pairs = self._sample_patches(inputs)
         with torch.enable_grad():
             inputs = inputs.detach().requires_grad_()
             with _gradients_in(pairs):
@@ -119,7 +154,7 @@ class InputGradientChange(nn.Module):
         UserError
             For a batch of one, patches outside the image or overlapping patches.
         """
-        pairs = self._draw_patches(inputs)
+        pairs = self._sample_patches(inputs)
         wanted = torch.is_grad_enabled()
         with torch.enable_grad():
             if not (inputs.requires_grad and outputs.requires_grad):
@@ -129,23 +164,23 @@ class InputGradientChange(nn.Module):
             penalty = self._penalty(network, inputs, outputs, targets, pairs)
         return penalty if wanted else penalty.detach()
 
-    def _draw_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
-        """Draw A and B for each sample, or one A and one B for all."""
+    def _sample_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
+        """Sample A and B for each image, or one A and one B for all."""
         require(
             len(inputs) >= 2,
             "a batch of one sample",
             "at least 2 samples, as each takes a patch from the next",
             "drop the last batch if it is that small",
         )
-        draw = generator(self.seed, "patches", self.batches)
+        rng = generator(self.seed, "patches", self.batches)
         self.batches += 1
         count = len(inputs) if self.patches_per_sample else 1
         height, width = inputs.shape[-2:]
-        return [self._draw_pair(height, width, draw) for _ in range(count)]
+        return [self._sample_pair(height, width, rng) for _ in range(count)]
 
-    def _draw_pair(self, height: int, width: int, draw: torch.Generator) -> tuple[Patch, Patch]:
-        first = self.first_patch.draw(height, width, None, draw)
-        second = self.second_patch.draw(height, width, first, draw)
+    def _sample_pair(self, height: int, width: int, rng: torch.Generator) -> tuple[Patch, Patch]:
+        first = self.first_patch.sample(height, width, None, rng)
+        second = self.second_patch.sample(height, width, first, rng)
         for patch in (first, second):
             require(
                 patch.bottom <= height and patch.right <= width,
@@ -177,7 +212,7 @@ class InputGradientChange(nn.Module):
         return (alignment * counts).sum() / counts.sum().clamp(min=1)
 
     def _swap(self, inputs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Replace each sample's pixels by another's; say which samples count, shape (batch,)."""
+        """Replace each sample's pixels by another's; return also which count, shape (batch,)."""
         samples = torch.arange(len(inputs), device=inputs.device)
         counts, steps = torch.ones_like(samples, dtype=inputs.dtype), 1
         if self.swap_differing:
@@ -207,10 +242,10 @@ def _gradients_in(pairs: list[tuple[Patch, Patch]]) -> InputGradients:
 
 
 def _pixels(patch: Patch, inputs: Tensor) -> Tensor:
-    """Return a patch's places in flattened images, shape (pixels,), int64."""
+    """Return a patch's indices in flattened images, shape (pixels,), int64."""
     height, width = inputs.shape[-2:]
-    places = torch.arange(height * width, device=inputs.device).view(height, width)
-    return patch.of(places).flatten()
+    indices = torch.arange(height * width, device=inputs.device).view(height, width)
+    return patch.of(indices).flatten()
 
 
 def _at(images: Tensor, pixels: Tensor) -> Tensor:

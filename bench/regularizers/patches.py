@@ -1,4 +1,4 @@
-"""Rectangular patches of images, and ways to draw them."""
+"""Rectangular patches of images, and ways to sample them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.errors import require
+from bench.core.errors import require
 
 
 @dataclass(frozen=True)
@@ -59,18 +59,18 @@ class Patch:
             and other.left < self.right
         )
 
-    def draw(
-        self, height: int, width: int, other: "Patch | None", draw: torch.Generator
+    def sample(
+        self, height: int, width: int, other: "Patch | None", rng: torch.Generator
     ) -> "Patch":
         """Return the patch itself: a fixed one is a sampler, too."""
         return self
 
 
 class PatchSampler(Protocol):
-    """Draws a patch of a height x width image, given the other patch if that is drawn already."""
+    """Samples a patch of a height x width image, given the other patch if that is known already."""
 
-    def draw(self, height: int, width: int, other: Patch | None, draw: torch.Generator) -> Patch:
-        """Return the patch; `draw` is the source of randomness."""
+    def sample(self, height: int, width: int, other: Patch | None, rng: torch.Generator) -> Patch:
+        """Return the patch; `rng` is the source of randomness."""
         ...
 
 
@@ -83,16 +83,16 @@ class PatchChoice:
 
     patches: Sequence[Patch]
 
-    def draw(self, height: int, width: int, other: Patch | None, draw: torch.Generator) -> Patch:
+    def sample(self, height: int, width: int, other: Patch | None, rng: torch.Generator) -> Patch:
         """Return one of the patches."""
         left = [patch for patch in self.patches if patch != other]
         require(len(left) > 0, f"a choice among {list(self.patches)}", f"a patch besides {other}")
-        return left[int(torch.randint(len(left), (), generator=draw))]
+        return left[int(torch.randint(len(left), (), generator=rng))]
 
 
 @dataclass(frozen=True)
 class RandomPatch:
-    """A square patch anywhere in the image, each place as likely.
+    """A square patch anywhere in the image, each position as likely.
 
     Parameters
     ----------
@@ -112,7 +112,7 @@ class RandomPatch:
         require(self.size >= 1, f"size={self.size}", "an integer of at least 1")
         require(self.distance >= 0, f"distance={self.distance}", "an integer of at least 0")
 
-    def draw(self, height: int, width: int, other: Patch | None, draw: torch.Generator) -> Patch:
+    def sample(self, height: int, width: int, other: Patch | None, rng: torch.Generator) -> Patch:
         """Return the patch."""
         require(
             self.size <= min(height, width),
@@ -120,16 +120,16 @@ class RandomPatch:
             f"a size of at most {min(height, width)}",
         )
         tops, lefts = torch.arange(height - self.size + 1), torch.arange(width - self.size + 1)
-        places = torch.cartesian_prod(tops, lefts)
+        corners = torch.cartesian_prod(tops, lefts)
         if other is not None:
-            places = places[self._allowed(tops, lefts, other).flatten()]
+            corners = corners[self._allowed(tops, lefts, other).flatten()]
         require(
-            len(places) > 0,
+            len(corners) > 0,
             f"a patch of size {self.size} at distance {self.distance} from {other} in an image of "
             f"{height} x {width}",
             "a size and a distance for which the image has room",
         )
-        top, left = places[torch.randint(len(places), (), generator=draw)].tolist()
+        top, left = corners[torch.randint(len(corners), (), generator=rng)].tolist()
         return Patch(top, left, self.size, self.size)
 
     def _allowed(self, tops: Tensor, lefts: Tensor, other: Patch) -> Tensor:

@@ -1,38 +1,48 @@
 """Paired comparisons of runs that differ in one factor alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.errors import UserError, require
-from bench.report.frame import config_columns, usable
-from bench.report.spec import ReportSpec
+from bench.core.errors import UserError, require
+from bench.report.intervals import (
+    EXACT_BELOW,
+    ROUNDING,
+    mean_interval,
+    ratio_interval,
+    sign_flip_p,
+)
+from bench.report.report_config import ReportConfig
 from bench.report.tables import sections
+from bench.store.results import config_columns, usable
 
-CONFIDENCE = 0.95
-RESAMPLES = 5000
-STATISTICS = ["difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high"]
-STATISTICS += ["effect_size", "p"]
-ROUNDING = 1e-12  # differences that vary less, relative to the values, do not vary
+STATISTICS = ("difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high")
+STATISTICS += ("effect_size", "p", "p_exact")
 
 
 def compare(
-    frame: pd.DataFrame, spec: ReportSpec, factor: str, metric: str, reference: Any = None
+    frame: pd.DataFrame,
+    config: ReportConfig,
+    factor: str,
+    metric: str,
+    reference: Any = None,
+    conditions: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare every value of a factor with a reference value, over pairs of runs.
 
     Two runs make a pair if their configurations are equal but for `factor`. Pairs are collected
-    over the columns `spec.over`; everything else keeps its own row.
+    over the columns `config.over`; everything else keeps its own row. Statistics are those of the
+    means of the pairs of each value of `config.unit`.
 
     Parameters
     ----------
     frame : DataFrame
-        Runs, as `bench.report.load_runs` returns them.
-    spec : ReportSpec
-        The benchmark's report, for the columns to average over.
+        Runs, as `bench.store.results.Results` holds them.
+    config : ReportConfig
+        The benchmark's report: the columns to average over, and the families of tests.
     factor : str
         A configuration column, such as ``"variant"``; of ``"model.rank"``, ``"rank"`` will do if
         no other column ends so.
@@ -40,15 +50,19 @@ def compare(
         A metric column.
     reference : optional
         The value of `factor` that the others are compared with; by default the first.
+    conditions : sequence of str
+        What to show, as ``column=value``. What is not shown still belongs to its family of tests.
 
     Returns
     -------
     DataFrame
-        One row a comparison: the columns that are fixed in it; `comparison`; `pairs`; the mean
-        `difference` with its t interval (`difference_low`, `difference_high`); the `ratio` of the
-        means, reference over other, with its bootstrap interval; `effect_size`, the mean difference
-        in units of its standard deviation; `p`, the paired t test's p value after Benjamini and
-        Hochberg's correction for all rows; and `refused`, the reason where there are no numbers.
+        One row per comparison: the columns that are fixed in it; `comparison`, as in "random_images
+        vs original"; `pairs`, and the `units` that they belong to; the mean `difference`, first
+        minus second, with its interval (`difference_low`, `difference_high`); the `ratio` of the
+        means, first over second, with its interval; `effect_size`, the mean difference in units of
+        its standard deviation; `p` of the paired t test and, below ten units, `p_exact` of the
+        sign-flip test, after Benjamini and Hochberg's correction within each family; and
+        `refused`, the reason where there are no numbers.
 
     Raises
     ------
@@ -57,21 +71,29 @@ def compare(
     """
     factor = _column(factor, config_columns(frame), f"--by {factor}")
     _require_metric(frame, metric)
+    over = [name for name in config.over if name != factor]
+    require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
+    fixed = _fixed_columns(frame, config, factor)
+    frame = where(frame, [c for c in conditions if c.partition("=")[0] not in fixed])
     values = _ordered(frame[factor])
     require(len(values) > 1, f"--by {factor} with {len(values)} recorded value", "at least two")
     first = _matching(values, reference) if reference is not None else values[0]
-    fixed = _fixed_columns(frame, spec, factor, config_columns(frame))
     rows = []
     for key, group in frame.groupby(fixed, dropna=False, sort=True) if fixed else [((), frame)]:
         named = dict(zip(fixed, key, strict=True))
         for other in values:
             if other != first:
-                rows.append(named | _pair_up(group, spec.over, factor, metric, first, other))
-    return _corrected(rows)
+                rows.append(named | _pair_up(group, config, factor, metric, first, other))
+    result = _corrected(pd.DataFrame(rows), config, [n for n in fixed if n not in config.rows])
+    return where(result, [c for c in conditions if c.partition("=")[0] in fixed])
 
 
 def compare_published(
-    frame: pd.DataFrame, spec: ReportSpec, metric: str, factor: str | None = None
+    frame: pd.DataFrame,
+    config: ReportConfig,
+    metric: str,
+    factor: str | None = None,
+    conditions: Sequence[str] = (),
 ) -> pd.DataFrame:
     """Compare every row of a benchmark's table with the value that was published for it.
 
@@ -79,7 +101,7 @@ def compare_published(
 
     Parameters
     ----------
-    frame, spec, metric
+    frame, config, metric, conditions
         As for `compare`.
     factor : str, optional
         A column of the table, whose values the comparisons are named by.
@@ -89,71 +111,92 @@ def compare_published(
     DataFrame
         As of `compare`, the published value being the reference.
     """
-    keys = [spec.section, *spec.rows]
+    keys = [config.section, *config.rows]
     if factor is not None:
         factor = _column(factor, keys, f"--by {factor} --reference published")
     _require_metric(frame, metric)
-    known = [name for name in spec.metrics if spec.published and name in spec.published_values]
+    known = [name for name in config.metrics if name in config.published_values]
     given = f"--metric {metric} --reference published"
-    require(metric in known, given, ", ".join(known) or "none: this benchmark has none published")
+    expected = (
+        f"one of {', '.join(known)}" if known and config.published else "none: none published"
+    )
+    require(bool(config.published) and metric in known, given, expected)
+    frame = where(frame, [c for c in conditions if c.partition("=")[0] not in config.rows])
+    table_rows = [*config.rows]
     rows = []
-    for part in sections(frame, spec):
-        for _, row in part.rows.drop_duplicates(spec.rows).iterrows():
-            runs = part.runs[(part.runs[spec.rows] == row[spec.rows]).all(axis="columns")]
-            named = {spec.section: part.title, **row[spec.rows]}
-            named["comparison"] = f"{named.pop(factor) if factor else 'ours'} - published"
-            rows.append(named | _with_published(runs, metric, row[f"{metric}_published"]))
-    return _corrected(rows)
+    for part in sections(frame, config):
+        for _, row in part.rows.drop_duplicates(table_rows).iterrows():
+            runs = part.runs[(part.runs[table_rows] == row[table_rows]).all(axis="columns")]
+            named = {config.section: part.title, **row[table_rows]}
+            named["comparison"] = f"{row[factor] if factor else 'ours'} vs published"
+            numbers = _with_published(runs, config, metric, row[f"{metric}_published"])
+            rows.append(named | numbers)
+    result = _corrected(pd.DataFrame(rows), config, [config.section])
+    result = where(result, [c for c in conditions if c.partition("=")[0] in config.rows])
+    return result.drop(columns=[factor] if factor else [])
 
 
-def _with_published(runs: pd.DataFrame, metric: str, published: float) -> dict[str, Any]:
-    values = runs[metric][usable(runs)].dropna().to_numpy()
+def _with_published(
+    runs: pd.DataFrame, config: ReportConfig, metric: str, published: float
+) -> dict[str, Any]:
+    values = runs[usable(runs)].set_index([*config.over])[metric].dropna()
     missing = len(runs) - len(values)
     refused = f"{missing} of {len(runs)} runs are missing" if missing else ""
     refused = "no published value for this setting" if pd.isna(published) else refused
-    return _statistics(np.full(len(values), published), values, refused)
+    pairs = pd.DataFrame({"published": published, "ours": values})
+    return _statistics(pairs, config, refused)
 
 
-def _column(name: str, columns: list[str], given: str) -> str:
+def _column(name: str, columns: Sequence[str], given: str) -> str:
     """Return the one column that a name, or the last part of a dotted one, stands for."""
     meant = [column for column in columns if name in (column, column.rpartition(".")[2])]
-    require(len(meant) == 1, given, ", ".join(columns))
+    require(len(meant) == 1, given, f"one of {', '.join(columns)}")
     return meant[0]
 
 
 def _require_metric(frame: pd.DataFrame, metric: str) -> None:
-    others = [*config_columns(frame), "attempt", "wall_time_s", "stacked_with"]
+    others = [*config_columns(frame), "attempt", "wall_time_s", "stacked_with", "format", "dirty"]
     metrics = [str(name) for name in frame.select_dtypes("number") if name not in others]
-    require(metric in metrics, f"--metric {metric}", ", ".join(metrics))
+    require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
 
 
-def _corrected(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    result = pd.DataFrame(rows)
-    tested = result["p"].notna()
-    result.loc[tested, "p"] = stats.false_discovery_control(result.loc[tested, "p"])
+def _corrected(result: pd.DataFrame, config: ReportConfig, setting: Sequence[str]) -> pd.DataFrame:
+    """Correct p values within each family: a setting's tests that meet the same condition."""
+    families = [_family(row, config.families) for _, row in result.iterrows()]
+    keys = [result[name].astype(str) for name in setting]
+    for name in ("p", "p_exact"):
+        tested = result[result[name].notna()]
+        groups = [pd.Series(families, result.index), *keys]
+        for _, family in tested.groupby([group[tested.index] for group in groups]):
+            result.loc[family.index, name] = stats.false_discovery_control(family[name])
     return result
 
 
+def _family(row: pd.Series, families: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of the first family whose conditions a comparison meets; else none's."""
+    for number, conditions in enumerate(families):
+        if all(row.get(name) == value for name, value in conditions.items()):
+            return number
+    return len(families)
+
+
 def _ordered(values: pd.Series) -> list[Any]:
-    found = sorted(values.dropna().unique(), key=lambda value: (value != "original", value))
-    return list(found)
+    return sorted(values.dropna().unique(), key=lambda value: (value != "original", value))
 
 
 def _matching(values: Sequence[Any], wanted: Any) -> Any:
     matches = [value for value in values if str(value) == str(wanted)]
-    require(bool(matches), f"--reference {wanted}", ", ".join(map(str, values)))
+    require(bool(matches), f"--reference {wanted}", f"one of {', '.join(map(str, values))}")
     return matches[0]
 
 
-def _fixed_columns(
-    frame: pd.DataFrame, spec: ReportSpec, factor: str, config: Sequence[str]
-) -> list[str]:
+def _fixed_columns(frame: pd.DataFrame, config: ReportConfig, factor: str) -> list[str]:
     """Return the columns that tell comparisons apart, without those that follow from others."""
-    free = {factor, *spec.over}
-    leading = [name for name in (spec.section, *spec.rows) if name not in free]
+    free = {factor, *config.over}
+    leading = [name for name in (config.section, *config.rows) if name not in free]
     others = [
         name
-        for name in config
+        for name in config_columns(frame)
         if name not in free
         and name not in leading
         and (frame.groupby(leading, dropna=False)[name].nunique(dropna=False) > 1).any()
@@ -162,88 +205,83 @@ def _fixed_columns(
 
 
 def _pair_up(
-    group: pd.DataFrame, over: Sequence[str], factor: str, metric: str, first: Any, other: Any
+    group: pd.DataFrame, config: ReportConfig, factor: str, metric: str, first: Any, other: Any
 ) -> dict[str, Any]:
     """Compare two values of a factor within one setting."""
-    pairs_over = [name for name in over if name != factor]
+    over = [name for name in config.over if name != factor]
     planned = group[group[factor].isin([first, other])]
     good = planned[usable(planned)]
-    wide = good.pivot_table(index=pairs_over, columns=factor, values=metric, aggfunc="first")
-    wide = wide.reindex(columns=[first, other]).dropna()
-    expected = len(planned[pairs_over].drop_duplicates())
-    missing = expected - len(wide)
+    pairs = good.pivot_table(index=over, columns=factor, values=metric, aggfunc="first")
+    pairs = pairs.reindex(columns=[first, other]).dropna()
+    expected = len(planned[over].drop_duplicates())
+    missing = expected - len(pairs)
     refused = f"{missing} of {expected} pairs are missing" if missing else ""
-    named = {"comparison": f"{other} - {first}"}
-    return named | _statistics(wide[first].to_numpy(), wide[other].to_numpy(), refused)
+    return {"comparison": f"{other} vs {first}"} | _statistics(pairs, config, refused)
 
 
-def _statistics(first: np.ndarray, other: np.ndarray, refused: str) -> dict[str, Any]:
+def _statistics(pairs: pd.DataFrame, config: ReportConfig, refused: str) -> dict[str, Any]:
     """Return the numbers of one comparison, or the reason why there are none."""
-    if not refused and len(first) < 2:
-        refused = "an interval needs at least two pairs"
-    numbers = {} if refused else paired_statistics(first, other)
-    nothing = dict.fromkeys(STATISTICS, float("nan"))
-    return {"pairs": len(first), "refused": refused, **nothing, **numbers}
+    by_unit = config.unit in pairs.index.names
+    units = pairs.groupby(level=config.unit).mean() if by_unit else pairs
+    refused = refused or ("" if len(pairs) else "no pairs")
+    counts = {"pairs": len(pairs), "units": len(units), "refused": refused}
+    if refused:
+        return counts | dict.fromkeys(STATISTICS, float("nan"))
+    return counts | paired_statistics(*units.to_numpy(float).T)
 
 
 def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
-    """Return the statistics of `compare` for two aligned samples of shape (pairs,)."""
+    """Return the statistics of `compare` for two aligned samples of shape (units,)."""
     difference = other - first
-    mean, spread = difference.mean(), difference.std(ddof=1)
-    low, high, effect, p = mean, mean, float("nan"), float("nan")
+    mean = difference.mean()
+    ratio = other.mean() / first.mean() if first.mean() else float("nan")
+    numbers = [mean, *mean_interval(difference), ratio, *ratio_interval(other, first)]
+    spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
+    effect = p = exact = float("nan")
     if spread > ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
-        test = stats.ttest_rel(other, first)
-        low, high = test.confidence_interval(CONFIDENCE)
-        effect, p = mean / spread, test.pvalue
-    ratio = first.mean() / other.mean() if other.mean() else float("nan")
-    numbers = [mean, low, high, ratio, *ratio_interval(first, other), effect, p]
-    return dict(zip(STATISTICS, numbers, strict=True))
-
-
-def ratio_interval(first: np.ndarray, other: np.ndarray) -> tuple[float, float]:
-    """Return the percentile bootstrap interval of mean(first) / mean(other), pairs resampled."""
-    draws = np.random.default_rng(0).integers(len(first), size=(RESAMPLES, len(first)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = first[draws].mean(1) / other[draws].mean(1)
-    if not np.isfinite(ratios).all():
-        return float("nan"), float("nan")
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(ratios, [tail, 1 - tail])
-    return float(low), float(high)
+        effect, p = mean / spread, stats.ttest_rel(other, first).pvalue
+        exact = sign_flip_p(difference) if len(difference) < EXACT_BELOW else exact
+    return dict(zip(STATISTICS, map(float, [*numbers, effect, p, exact]), strict=True))
 
 
 def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
-    """Return the runs for which every condition ``column=value`` holds."""
+    """Return the rows for which every condition ``column=value`` holds."""
     for condition in conditions:
         column, equals, value = condition.partition("=")
-        allowed = "column=value with a column of " + ", ".join(map(str, frame.columns))
-        require(bool(equals) and column in frame, f"--where {condition}", allowed)
+        expected = f"column=value with one of the columns {', '.join(map(str, frame.columns))}"
+        require(bool(equals) and column in frame, f"--where {condition}", expected)
         kept = frame[frame[column].astype(str) == value]
         if kept.empty:
             present = ", ".join(sorted(frame[column].astype(str).unique()))
-            raise UserError(f"--where {condition}", f"the recorded values {present}")
+            raise UserError(f"--where {condition}", f"one of the recorded values {present}")
         frame = kept
     return frame
 
 
 def as_text(result: pd.DataFrame) -> pd.DataFrame:
     """Return a comparison as text for a table; numbers have four significant digits."""
-    shown = ["comparison", "pairs", "difference", "ratio", "effect_size", "p", "refused"]
-    text = result[
-        [name for name in result if name not in shown and not name.endswith(("low", "high"))]
-    ]
-    text = text.astype(str).assign(comparison=result.comparison, pairs=result.pairs.astype(str))
-    for name in ("difference", "ratio"):
+    own = ["comparison", "pairs", "units", "refused", *STATISTICS]
+    text = result[[name for name in result if name not in own]].astype(str)
+    for name in ("comparison", "pairs", "units"):
+        text[name] = result[name].astype(str)
+    for name, signs in (("difference", "first - second"), ("ratio", "first / second")):
         columns = (result[f"{name}{end}"] for end in ("", "_low", "_high"))
-        text[f"{name} [95 %]"] = [
-            "-" if pd.isna(middle) else f"{middle:.4g} [{low:.4g}, {high:.4g}]"
-            for middle, low, high in zip(*columns, strict=True)
+        text[f"{signs} [95 %]"] = [
+            _with_interval(*numbers) for numbers in zip(*columns, strict=True)
         ]
     text["effect size"] = [_short(value) for value in result["effect_size"]]
-    text["p"] = [_short(value) for value in result.p]
-    if result.refused.any():
-        text["refused"] = result.refused
+    text["p"] = [_short(value) for value in result["p"]]
+    if result["p_exact"].notna().any():
+        text["p, exact"] = [_short(value) for value in result["p_exact"]]
+    if result["refused"].any():
+        text["refused"] = result["refused"]
     return text
+
+
+def _with_interval(middle: float, low: float, high: float) -> str:
+    if pd.isna(middle):
+        return "-"
+    return f"{middle:.4g}" if pd.isna(low) else f"{middle:.4g} [{low:.4g}, {high:.4g}]"
 
 
 def _short(value: float) -> str:

@@ -1,5 +1,7 @@
-"""Benchmark figures as in the papers, from the same summaries as the tables."""
+"""The usual figure of a benchmark, and what all figures share."""
 
+from collections.abc import Iterable
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,63 +12,94 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.report.spec import ReportSpec
+from bench.report.report_config import ReportConfig
 from bench.report.tables import Section
+from bench.store.results import Results
 
-# Okabe and Ito's colours, apart for colour-blind readers and, with the markers, in greyscale.
-PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-MARKERS = ["o", "s", "^", "D", "v", "P", "X"]
-STYLES = [{"color": c, "marker": m} for c, m in zip(PALETTE, MARKERS, strict=True)]
+# Okabe and Ito's colors, distinct for color-blind readers and, with the markers, in grayscale.
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", "--", ":", "-.")
 REFERENCE = {"color": "0.45", "linewidth": 1}
-VARIANTS = ["original", "random_images", "random_labels"]
-DASHES = ["-", "--", ":"]
+# These come first, so that they look the same in every figure.
+VARIANTS = ("original", "random_images", "random_labels")
+
+Style = dict[str, Any]
 
 
-def draw(parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path) -> Figure:
-    """Draw each section as a panel: metrics against `spec.x`, a colour a value of `spec.hue`.
+def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
+    """Plot each section as a panel: metrics against `config.x`, a color per `config.hue`.
 
     Parameters
     ----------
     parts : list of Section
-        The benchmark's summarized runs.
-    spec : ReportSpec
-        What to draw.
-    frame : DataFrame
-        The runs themselves, as `bench.report.load_runs` returns them; not needed here.
-    runs_dir : Path
-        The folder of all runs, for figures that draw curves; not needed here.
+        The sections of the benchmark's table that have ended runs.
+    config : ReportConfig
+        What to plot.
+    results : Results
+        The runs themselves and their curves, for figures that show more than the table.
     """
     figure, axes = panels(1, len(parts), max(6.8, 5.2 * len(parts)), 4.6)
-    names = in_order(VARIANTS, parts, spec.hue)
-    dashes = dict(zip(spec.metrics, DASHES, strict=False))
+    styles, dashes = styles_of(parts, config.hue), dashes_of(config.metrics)
     for axis, part in zip(axes.flat, parts, strict=True):
-        for name, style in zip(names, STYLES, strict=False):
-            rows = part.rows[part.rows[spec.hue] == name]
+        for name, style in styles.items():
+            rows = part.rows[part.rows[config.hue] == name]
             for metric, dash in dashes.items():
-                curve(axis, rows, spec.x, metric, style, dash)
+                plot_summary(axis, rows, config.x, metric, style, dash)
         axis.axhline(part.reference, **REFERENCE)
-        axis.set(title=part.title, xlabel=spec.label(spec.x), ylabel="error", ylim=(0, None))
-        axis.set_xticks(sorted(part.rows[spec.x].unique()))
+        axis.set(title=part.title, xlabel=config.label(config.x), ylabel="error", ylim=(0, None))
+        axis.set_xticks(sorted(part.rows[config.x].unique()))
         bare(axis, "y")
-    entries = {str(name).replace("_", " "): STYLES[i] for i, name in enumerate(names)}
-    entries |= {spec.label(name): {"color": "0.2", "ls": dash} for name, dash in dashes.items()}
-    entries |= reference_entry(parts, spec)
-    published = [f"{metric}_published" for metric in spec.metrics]
+    entries = {words(name): style for name, style in styles.items()}
+    entries |= {config.label(name): {"color": "0.2", "ls": dash} for name, dash in dashes.items()}
+    entries |= reference_entry(parts, config)
+    published = [f"{metric}_published" for metric in config.metrics]
     if any(part.rows[published].notna().any(axis=None) for part in parts):
-        label = f"published ({spec.published_setting.split(';')[0]})"
+        label = f"published ({config.published_setting.split(';')[0]})"
         entries[label] = {"color": "0.2", "ls": "none", "marker": "_"}
     legend(figure, entries, 3 if len(parts) == 1 else 4)
     return figure
 
 
-def draw_nothing(
-    parts: list[Section], spec: ReportSpec, frame: pd.DataFrame, runs_dir: Path
-) -> Figure:
-    """Say that there is nothing to draw, where no run has ended with numbers."""
+def plot_nothing(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
+    """Say that there is nothing to plot, where no run has ended with numbers."""
     figure = plt.figure(figsize=(6.8, 1.2))
-    counts = ", ".join(f"{count} {status}" for status, count in frame.status.value_counts().items())
-    figure.text(0.5, 0.5, f"no run has ended with numbers: {counts}", ha="center", va="center")
+    counts = results.frame.status.value_counts().items()
+    text = ", ".join(f"{count} {status}" for status, count in counts)
+    figure.text(0.5, 0.5, f"no run has ended with numbers: {text}", ha="center", va="center")
     return figure
+
+
+def styles_of(parts: list[Section], column: str) -> dict[Any, Style]:
+    """Return a color and a marker for each value of a column; past the last color they repeat.
+
+    The three variants of the papers come first and look the same in every figure.
+    """
+    found = values_of(parts, column)
+    fixed = VARIANTS if {*found} & {*VARIANTS} else ()
+    order = [*fixed, *(value for value in found if value not in fixed)]
+    styles = zip(order, cycle(PALETTE), cycle(MARKERS), strict=False)
+    return {value: {"color": c, "marker": m} for value, c, m in styles if value in found}
+
+
+def dashes_of(values: Iterable[Any]) -> dict[Any, str]:
+    """Return a line style for each value; past the last one they repeat."""
+    return dict(zip(values, cycle(DASHES), strict=False))
+
+
+def values_of(parts: list[Section], column: str) -> list[Any]:
+    """Return a column's values: the variants of the papers in their order, then the others."""
+    found = {value for part in parts for value in part.rows[column].dropna()}
+    others = found - {*VARIANTS}
+    return [
+        *(variant for variant in VARIANTS if variant in found),
+        *sorted(others, key=lambda value: (isinstance(value, str), value)),
+    ]
+
+
+def words(name: Any) -> str:
+    """Return a value in words."""
+    return str(name).replace("_", " ")
 
 
 def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
@@ -75,10 +108,10 @@ def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def curve(
-    axis: Axes, rows: pd.DataFrame, x: str, metric: str, style: dict[str, Any], dash: str
+def plot_summary(
+    axis: Axes, rows: pd.DataFrame, x: str, metric: str, style: Style, dash: str
 ) -> None:
-    """Draw a summarized metric with its spread, and the published values as strokes."""
+    """Plot a summarized metric with its spread, and the published values as strokes."""
     rows, color = rows.sort_values(x), style["color"]
     filled = color if dash == "-" else "white"
     line = {"ls": dash, "linewidth": 1.6, "markersize": 5, "markerfacecolor": filled}
@@ -90,25 +123,19 @@ def curve(
     axis.plot(rows[x], published, ls="none", marker="_", color=color, markersize=9)
 
 
-def in_order(first: list[str], parts: list[Section], column: str) -> list[Any]:
-    """Return a column's values: those of a list in its order, then the others."""
-    found = {name for part in parts for name in part.rows[column]}
-    return [*(name for name in first if name in found), *sorted(found - {*first})]
-
-
 def bare(axis: Axes, lines: str = "both") -> None:
     """Take away what does not carry data; leave faint lines along an axis or both."""
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis=lines, alpha=0.3, linewidth=0.6)  # pyright: ignore[reportArgumentType]
 
 
-def reference_entry(parts: list[Section], spec: ReportSpec) -> dict[str, dict[str, Any]]:
+def reference_entry(parts: list[Section], config: ReportConfig) -> dict[str, Style]:
     """Return the legend's entry for the reference, if any section has one."""
     known = any(part.reference == part.reference for part in parts)
-    return {spec.label(spec.reference): REFERENCE} if known else {}
+    return {config.label(config.reference): REFERENCE} if known else {}
 
 
-def legend(figure: Figure, entries: dict[str, dict[str, Any]], columns: int) -> None:
+def legend(figure: Figure, entries: dict[str, Style], columns: int) -> None:
     """Put a legend below the panels: labels and how their lines look."""
     handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
@@ -116,7 +143,6 @@ def legend(figure: Figure, entries: dict[str, dict[str, Any]], columns: int) -> 
 
 def save(figure: Figure, folder: Path) -> Path:
     """Write `figure.png` and `figure.svg` into a folder; return the path of the first."""
-    folder.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.hashsalt": "rankbench"}):
         figure.savefig(folder / "figure.svg", metadata={"Date": None})
     figure.savefig(folder / "figure.png", dpi=160)

@@ -3,6 +3,8 @@
 import json
 import shlex
 from base64 import b64encode
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,15 +12,41 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.config import benchmarks
-from bench.errors import UserError
 from bench.report import tables
+from bench.report.claims import findings
 from bench.report.compare import as_text, compare, compare_published
-from bench.report.frame import config_columns, usable
-from bench.report.spec import ReportSpec
-from bench.report.verdicts import findings
+from bench.report.publish import provenance
+from bench.report.report_config import ReportConfig
+from bench.store.results import Results, config_columns, usable
 
 MEDIA = {".svg": "image/svg+xml", ".png": "image/png"}
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the page shows of one folder of runs.
+
+    Parameters
+    ----------
+    name : str
+        Its name on the page, such as ``"linear_baseline/tensor_rank"``.
+    results : Results
+        The runs.
+    config : ReportConfig, optional
+        The report of their benchmark; runs without one are listed and no more.
+    figure : str
+        The figure as a data URI; empty if there is none.
+    """
+
+    name: str
+    results: Results
+    config: ReportConfig | None = None
+    figure: str = ""
+
+    @property
+    def benchmark(self) -> str:
+        """The benchmark that the runs belong to."""
+        return self.name.rpartition("/")[2]
 
 
 class Grid(NamedTuple):
@@ -29,29 +57,8 @@ class Grid(NamedTuple):
     notes: list[str]
 
 
-def render(results_dir: Path) -> str:
-    """Return the page of all results folders below a folder.
-
-    Parameters
-    ----------
-    results_dir : Path
-        A folder with the folders that `bench.report.publish.publish` writes, at any depth.
-
-    Raises
-    ------
-    UserError
-        If there is no results folder.
-    """
-    paths = sorted(results_dir.rglob("runs.parquet"))
-    frames = {path.parent: pd.read_parquet(path) for path in paths}
-    if not frames:
-        mend = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
-        raise UserError(f"{results_dir} without results", "folders with a runs.parquet", mend)
-    chapters = [
-        _chapter(folder, frame, results_dir)
-        for folder, frame in frames.items()
-        if folder.name in benchmarks()
-    ]
+def render(chapters: Sequence[Chapter]) -> str:
+    """Return the page as HTML."""
     environment = Environment(
         loader=PackageLoader("bench.report", "."),
         autoescape=True,
@@ -59,47 +66,47 @@ def render(results_dir: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shared = pd.concat([frame.reindex(columns=["created", "status"]) for frame in frames.values()])
+    frames = [chapter.results.frame for chapter in chapters]
+    shared = pd.concat([frame.reindex(columns=["created", "status"]) for frame in frames])
     made = shared.created.dropna()
     return environment.get_template("page.html.jinja").render(
-        chapters=chapters,
+        chapters=[_shown(chapter, chapter.config) for chapter in chapters if chapter.config],
         status=shared.status.value_counts().to_dict(),
         made=(made.min(), made.max()) if len(made) else None,
-        runs=_runs_as_json(frames, results_dir),
+        runs=_runs_as_json(chapters),
     )
 
 
-def _chapter(folder: Path, frame: pd.DataFrame, results_dir: Path) -> dict[str, Any]:
-    """Return what the page shows of one benchmark's results folder."""
-    spec = ReportSpec.of(folder.name)
-    parts = tables.sections(frame, spec)
-    provenance = folder / "PROVENANCE.md"
-    return {
-        "name": folder.relative_to(results_dir).as_posix(),
-        "title": spec.title,
-        "figure": _data_uri([folder / f"figure{suffix}" for suffix in MEDIA]),
-        "caption": _caption(parts, spec),
-        "tables": [
-            Grid(part.title, tables.cells_as_text(part, spec, "±"), tables.notes(part, spec))
-            for part in parts
-        ],
-        "comparisons": _comparisons(frame, parts, spec, folder.name),
-        "findings": findings(parts, spec),
-        "provenance": provenance.read_text() if provenance.is_file() else "",
-        "left_out": frame.attrs.get("damaged", []),
-    }
-
-
-def _data_uri(paths: list[Path]) -> str:
-    """Return the smallest of some image files as a URI that holds it; empty if there is none."""
-    sizes = {path.stat().st_size: path for path in paths if path.is_file()}
-    if not sizes:
+def data_uri(folder: Path) -> str:
+    """Return the smaller image of a folder's figure as a URI; empty if there is none."""
+    paths = [path for suffix in MEDIA if (path := folder / f"figure{suffix}").is_file()]
+    if not paths:
         return ""
-    path = sizes[min(sizes)]
+    path = min(paths, key=lambda path: path.stat().st_size)
     return f"data:{MEDIA[path.suffix]};base64,{b64encode(path.read_bytes()).decode()}"
 
 
-def _caption(parts: list[tables.Section], spec: ReportSpec) -> str:
+def _shown(chapter: Chapter, config: ReportConfig) -> dict[str, Any]:
+    """Return what the template shows of a chapter."""
+    parts = tables.sections(chapter.results.frame, config)
+    return {
+        "name": chapter.name,
+        "benchmark": chapter.benchmark,
+        "title": config.title,
+        "figure": chapter.figure,
+        "caption": _caption(parts),
+        "tables": [
+            Grid(part.title, tables.cells_as_text(part, config), tables.notes(part, config))
+            for part in parts
+        ],
+        "comparisons": _comparisons(chapter, parts, config),
+        "findings": findings(parts, config),
+        "provenance": provenance(chapter.results.frame, chapter.benchmark),
+        "left_out": chapter.results.damaged,
+    }
+
+
+def _caption(parts: list[tables.Section]) -> str:
     """Say what the panels show: settings, spread and number of runs."""
     done = sum(int(usable(part.runs).sum()) for part in parts)
     planned = sum(len(part.runs) for part in parts)
@@ -107,27 +114,26 @@ def _caption(parts: list[tables.Section], spec: ReportSpec) -> str:
     return f"{', '.join(part.title for part in parts)}. {spread}. {done} of {planned} runs done."
 
 
-def _comparisons(
-    frame: pd.DataFrame, parts: list[tables.Section], spec: ReportSpec, name: str
-) -> list[Grid]:
+def _comparisons(chapter: Chapter, parts: list[tables.Section], config: ReportConfig) -> list[Grid]:
     """Compare, within each section, the values of what the figure tells apart; then published ones.
 
     The metric is the first that the section's runs have.
     """
-    grids = []
+    grids, name, frame = [], chapter.benchmark, chapter.results.frame
     for part in parts:
         measured = part.runs.dropna(axis="columns", how="all")
-        metrics = [column for column in spec.metrics if column in measured]
-        factors = [column for column in (spec.hue, spec.x) if part.runs[column].nunique() > 1]
+        metrics = [column for column in config.metrics if column in measured]
+        factors = [column for column in (config.hue, config.x) if part.runs[column].nunique() > 1]
         if metrics and factors:
-            condition = f"{spec.section}={part.runs[spec.section].iloc[0]}"
+            condition = f"{config.section}={part.runs[config.section].iloc[0]}"
             words = ["--by", factors[0], "--metric", metrics[0], "--where", condition]
-            grids.append(_compared(compare(part.runs, spec, factors[0], metrics[0]), name, words))
-    if spec.published:
-        known = [one for one in spec.metrics if one in {*spec.published_values} & {*frame}]
-        for metric in known[:1]:
+            result = compare(part.runs, config, factors[0], metrics[0])
+            grids.append(_compared(result, name, words))
+    if config.published:
+        known = [metric for metric in config.metrics if metric in config.published_values]
+        for metric in [metric for metric in known if metric in frame][:1]:
             words = ["--reference", "published", "--metric", metric]
-            grids.append(_compared(compare_published(frame, spec, metric), name, words))
+            grids.append(_compared(compare_published(frame, config, metric), name, words))
     return grids
 
 
@@ -142,21 +148,20 @@ def _compared(result: pd.DataFrame, name: str, words: list[str]) -> Grid:
     return Grid(command, as_text(result[result.refused == ""]), notes)
 
 
-def _runs_as_json(frames: dict[Path, pd.DataFrame], results_dir: Path) -> str:
+def _runs_as_json(chapters: Sequence[Chapter]) -> str:
     """Return the table of all runs as JSON that can stand inside a script element."""
     table = {"metrics": [], "rows": []}
-    for folder, frame in frames.items():
-        name = folder.relative_to(results_dir).as_posix()
-        known = folder.name in benchmarks()
-        listed = ReportSpec.of(folder.name).metrics if known else ["train_error", "test_error"]
+    for chapter in chapters:
+        frame, name = chapter.results.frame, chapter.name
+        listed = chapter.config.metrics if chapter.config else ("train_error", "test_error")
         metrics = [metric for metric in listed if metric in frame]
         table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
-        places = [table["metrics"].index(metric) for metric in metrics]
+        indices = [table["metrics"].index(metric) for metric in metrics]
         columns = [frame["data.name"], _settings(frame), frame.status, frame.wall_time_s]
         columns += [frame.wandb_path.fillna(""), frame.index]
         values = frame[metrics].astype(float).to_numpy()
         for data, setting, status, time, path, key, numbers in zip(*columns, values, strict=True):
-            shown = {i: _short(v) for i, v in zip(places, numbers, strict=True) if v == v}
+            shown = {i: _short(v) for i, v in zip(indices, numbers, strict=True) if v == v}
             table["rows"].append([name, data, setting, status, shown, _short(time), path, key])
     text = json.dumps(table, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
@@ -164,13 +169,19 @@ def _runs_as_json(frames: dict[Path, pd.DataFrame], results_dir: Path) -> str:
 
 def _settings(frame: pd.DataFrame) -> list[str]:
     """Return in words what tells each run of a benchmark from the others."""
-    told = [name for name in config_columns(frame) if not name.endswith(("_target_", "data.name"))]
-    told = [name for name in told if frame[name].nunique(dropna=False) > 1]
+    names = [name for name in config_columns(frame) if name != "data.name"]
+    names = [name for name in names if frame[name].nunique(dropna=False) > 1]
     words = [
-        [f"{name.rpartition('.')[2]}={value}" if value == value else "" for value in frame[name]]
-        for name in told
+        [f"{_last(name)}={value}" if value == value else "" for value in frame[name]]
+        for name in names
     ]
     return [" ".join(filter(None, row)) for row in zip(*words, strict=True)] or [""] * len(frame)
+
+
+def _last(column: str) -> str:
+    """Return the last part of a dotted name; of a group's choice, the group."""
+    group, _, name = column.rpartition(".")
+    return group if name == "name" else name
 
 
 def _short(value: float) -> float | str | None:

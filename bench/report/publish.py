@@ -1,115 +1,133 @@
 """Writing a benchmark's results folder: tables, figure, runs and where they come from."""
 
-import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
-from hydra.utils import get_method
+from matplotlib.figure import Figure
 
-from bench.config import choices
+from bench.core.files import require_writable, write_atomically
 from bench.report import figures, tables
-from bench.report.frame import MISSING, load_runs, require_runs, usable
-from bench.report.spec import ReportSpec
-from bench.tracking.records import (
-    PLANS,
-    RECORD_FILE,
-    read_record,
-    record_paths,
-    require_writable,
-    write_atomically,
+from bench.report.report_config import ReportConfig
+from bench.store.results import (
+    CURVES_FILE,
+    MISSING,
+    Results,
+    config_columns,
+    require_runs,
+    usable,
 )
 
+LARGEST_CURVES = 1e6  # bytes; beyond, only the curves that the figure shows are kept
 
-def publish(benchmark: str, runs_dir: Path, results_dir: Path) -> Path:
-    """Write all results of a benchmark from its recorded runs alone.
+
+def publish(results: Results, config: ReportConfig, folder: Path) -> Path:
+    """Write all results of a benchmark: every file, or none if something is wrong.
 
     Parameters
     ----------
-    benchmark : str
-        The benchmark's name.
-    runs_dir : Path
-        The folder of all runs.
-    results_dir : Path
-        The folder of all results; files go to ``results_dir / benchmark``.
+    results : Results
+        The benchmark's runs.
+    config : ReportConfig
+        What to write.
+    folder : Path
+        The folder, which is made if missing.
 
     Returns
     -------
     Path
         The figure as PNG. Beside it: `figure.svg`, `table.md`, `table.csv`, `table.tex`,
-        `runs.parquet` (the frame of `bench.report.load_runs`) and `PROVENANCE.md`.
+        `runs.parquet`, `curves.parquet` and `PROVENANCE.md`.
+
+    Raises
+    ------
+    UserError
+        If nothing is recorded, or the folder cannot be written.
     """
-    spec = ReportSpec.of(benchmark)
-    frame = require_runs(load_runs(runs_dir, benchmark), benchmark)
-    parts = tables.sections(frame, spec)
-    folder = results_dir / benchmark
-    require_writable(folder, "results_dir")
+    frame = require_runs(results.frame, folder.name)
+    require_writable(folder.parent, "results_dir")
+    parts = tables.sections(frame, config)
     texts = {
-        "table.md": tables.markdown(parts, spec),
-        "table.csv": tables.csv(parts, spec),
-        "table.tex": tables.latex(parts, spec),
-        "PROVENANCE.md": provenance(frame, runs_dir, benchmark),
+        "table.md": tables.markdown(parts, config),
+        "table.csv": tables.csv(parts, config),
+        "table.tex": tables.latex(parts, config),
+        "PROVENANCE.md": provenance(frame, folder.name),
     }
-    frame.to_parquet(folder / "runs.parquet")
-    for name, text in texts.items():
-        write_atomically(folder / name, text.encode())
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        fresh = Path(temporary)
+        for name, text in texts.items():
+            (fresh / name).write_text(text)
+        figures.save(plotted(parts, config, results), fresh)
+        _write_runs(results, config, fresh)
+        folder.mkdir(exist_ok=True)
+        for path in sorted(fresh.iterdir()):
+            write_atomically(folder / path.name, path.read_bytes())
+        if not (fresh / CURVES_FILE).exists():
+            (folder / CURVES_FILE).unlink(missing_ok=True)  # of runs that were here before
+    return folder / "figure.png"
+
+
+def plotted(parts: list[tables.Section], config: ReportConfig, results: Results) -> Figure:
+    """Return the benchmark's figure of the sections that have runs with numbers."""
     ended = [part for part in parts if usable(part.runs).any()]
-    draw = get_method(spec.draw) if ended else figures.draw_nothing
-    return figures.save(draw(ended, spec, frame, runs_dir), folder)
+    plot = config.plotter if ended else figures.plot_nothing
+    return plot(ended, config, results)
 
 
-def publish_all(runs_dir: Path, results_dir: Path, say: Callable[[str], None]) -> list[str]:
-    """Publish every benchmark that has recorded runs; return what went wrong, a line each.
+def _write_runs(results: Results, config: ReportConfig, folder: Path) -> None:
+    """Write the runs and their curves; of many curves, those that the figure shows."""
+    results.write(folder)
+    path = folder / CURVES_FILE
+    if path.exists() and path.stat().st_size > LARGEST_CURVES:
+        path.unlink()
+        shown = [name for name in results.curves if str(name).startswith(config.curves)]
+        curves = results.curves[["run_key", *shown]] if shown else results.curves.iloc[:0]
+        replace(results, curves=curves).write(folder)
 
-    A figure that cannot be drawn yet, as in the middle of a sweep, keeps no other from being drawn.
-    Runs that belong to no benchmark, as those of `rankbench run`, are kept as `runs.parquet` alone.
+
+def merge(results: Results, added: Results) -> Results:
+    """Return results with more runs; of two runs of one configuration the added one stays."""
+    both = results | added
+    # A planned run takes the place of none that is recorded.
+    planned_first = both.frame.status.ne(MISSING).sort_values(kind="stable").index
+    ordered = both.frame.loc[planned_first]
+    replaced = ordered.index[ordered.duplicated(config_columns(ordered), keep="last")]
+    curves = both.curves
+    if len(curves):
+        curves = curves[~curves.run_key.isin(replaced)]
+    return replace(both, frame=both.frame.drop(replaced), curves=curves)
+
+
+def provenance(frame: pd.DataFrame, benchmark: str) -> str:
+    """Say which commands, commits, versions and machines made the runs, and how long they took.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        Runs with the columns `commit`, `dirty`, `command`, `versions` and `host`.
+    benchmark : str
+        Their benchmark.
     """
-    errors = []
-    known = choices("benchmark")
-    for name in sorted({path.parts[-3] for path in record_paths(runs_dir)}):
-        say(f"{name} ...")
-        if name not in known:
-            errors.append(f"{name}: left out, for there is no such benchmark")
-        elif name == "single":
-            (results_dir / name).mkdir()
-            load_runs(runs_dir, name).to_parquet(results_dir / name / "runs.parquet")
-        else:
-            try:
-                publish(name, runs_dir, results_dir)
-            except Exception as error:
-                told = " ".join(str(error).split())
-                errors.append(f"{name}: not drawn ({type(error).__name__}: {told})")
-    for error in errors:
-        say(error)
-    return errors
-
-
-def provenance(frame: pd.DataFrame, runs_dir: Path, benchmark: str) -> str:
-    """Say which commands, commits, versions and machines made the runs, and how long they took."""
     recorded = frame[frame.status != MISSING]
-    records = [read_record(runs_dir / benchmark / str(key) / RECORD_FILE) for key in recorded.index]
-    plans = (runs_dir / benchmark / PLANS).glob("*.json")
-    commands = sorted({json.loads(plan.read_bytes())["command"] for plan in plans})
-    commits = {f"{r['git']['commit']}{' (changed)' * bool(r['git']['dirty'])}" for r in records}
+    changed = recorded.dirty.map({True: " (changed)"}).fillna("")
     # Each run of a stack records the time of the whole stack.
-    hours = sum(r["wall_time_s"] / r["stacked_with"] for r in records) / 3600
+    hours = (recorded.wall_time_s / recorded.stacked_with).sum() / 3600
     facts = {
-        "Command": commands,
-        "Commit": sorted(commits),
-        "Versions": _distinct([r["versions"] for r in records]),
-        "Hardware": _distinct([r["host"] for r in records]),
+        "Command": _distinct(frame.command),
+        "Commit": _distinct(recorded.commit + changed),
+        "Versions": _distinct(recorded.versions),
+        "Hardware": _distinct(recorded.host),
         "Made": [f"{recorded.created.min()} to {recorded.created.max()} (UTC)"],
         "Training time": [f"{hours:.2f} hours in all"],
         "Runs": [f"{n} {status}" for status, n in frame.status.value_counts().items()],
     }
     lines = [f"# Where the results of {benchmark} come from"]
     for name, values in facts.items():
-        lines.append(f"\n**{name}**\n")
-        lines += [
-            f"- `{value}`" if name in ("Command", "Commit") else f"- {value}" for value in values
-        ]
+        quote = "`" if name in ("Command", "Commit") else ""
+        lines += [f"\n**{name}**\n", *(f"- {quote}{value}{quote}" for value in values)]
     return "\n".join(lines) + "\n"
 
 
-def _distinct(dicts: list[dict]) -> list[str]:
-    return sorted({", ".join(f"{name} {value}" for name, value in one.items()) for one in dicts})
+def _distinct(texts: pd.Series) -> list[str]:
+    return sorted({str(text) for text in texts.dropna()})

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.seeding import generator
+from bench.core.seeding import generator
 from data_prep.images import Split
 
 CHANGES_IMAGES = True
@@ -11,11 +11,11 @@ CHANGES_IMAGES = True
 
 def randomize(split: Split, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
     """Replace each pixel, with probability `fraction`, by one uniform over the levels."""
-    draw = generator(seed, "pixels", split.name)
+    rng = generator(seed, "pixels", split.name)
     shape = split.inputs.shape
-    pixels = torch.randint(split.levels, shape, generator=draw, dtype=torch.uint8)
+    pixels = torch.randint(split.levels, shape, generator=rng, dtype=torch.uint8)
     if fraction < 1:
-        draw = generator(seed, "replaced pixels", split.name)
-        replaced = torch.rand(shape, generator=draw) < fraction
+        rng = generator(seed, "replaced pixels", split.name)
+        replaced = torch.rand(shape, generator=rng) < fraction
         pixels = torch.where(replaced, pixels, split.inputs)
     return pixels, split.labels

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.seeding import generator
+from bench.core.seeding import generator
 from data_prep.images import Split
 
 CHANGES_IMAGES = False

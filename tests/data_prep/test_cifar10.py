@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from torchvision import datasets
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from data_prep.cifar10 import CIFAR10, _read
-from data_prep.torchvision_images import data_root
+from data_prep.files import data_root
 
 CLASSES = ["cat", "dog"]
 
@@ -18,14 +18,14 @@ CLASSES = ["cat", "dog"]
 @pytest.fixture
 def small(monkeypatch):
     """Let the data set have two classes of three training images and one test image."""
-    monkeypatch.setattr(CIFAR10, "CLASSES", 2)
-    monkeypatch.setattr(CIFAR10, "COUNTS", {"train": 6, "test": 2})
+    monkeypatch.setattr(CIFAR10, "classes", 2)
+    monkeypatch.setattr(CIFAR10, "counts", {"train": 6, "test": 2})
     _read.cache_clear()
-    yield CIFAR10("cifar10", batch_size=2)
+    yield CIFAR10(batch_size=2)
     _read.cache_clear()
 
 
-def colours():
+def colors():
     return np.random.default_rng(0).integers(256, size=(6, 32, 32, 3), dtype=np.uint8)
 
 
@@ -35,7 +35,7 @@ def write_folders(root):
             folder = root / "cifar10" / split / name
             folder.mkdir(parents=True)
             for i in range(count):
-                Image.fromarray(colours()[3 * label + i]).save(folder / f"{i:04}.png")
+                Image.fromarray(colors()[3 * label + i]).save(folder / f"{i:04}.png")
 
 
 def write_archive(root):
@@ -47,7 +47,7 @@ def write_archive(root):
 def check(data, root):
     raw = data.read(str(root), "train")
     assert raw.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    luma = colours().astype(float) @ [0.299, 0.587, 0.114]  # ITU-R 601
+    luma = colors().astype(float) @ [0.299, 0.587, 0.114]  # ITU-R 601
     assert np.abs(raw.images.numpy() - luma).max() <= 1
     assert raw.images.shape == (6, 32, 32)
 
@@ -58,14 +58,14 @@ def test_folders_by_class_are_read_in_gray(small, tmp_path):
     digests = dict(small.files(str(tmp_path)))
     assert set(digests) == {tmp_path / "cifar10" / "train", tmp_path / "cifar10" / "test"}
     image = tmp_path / "cifar10" / "test" / "cat" / "0000.png"
-    Image.fromarray(colours()[5]).save(image)
+    Image.fromarray(colors()[5]).save(image)
     again = dict(small.files(str(tmp_path)))
     assert again[image.parents[1]] != digests[image.parents[1]]
 
 
 def test_the_archive_is_unpacked_where_that_is_asked_for(small, tmp_path):
     write_archive(tmp_path)
-    with pytest.raises(UserError, match="to mend: set"):
+    with pytest.raises(UserError, match=r"; set execution\.root"):
         small.files(str(tmp_path), download=False)
     small.files(str(tmp_path))
     check(small, tmp_path)
@@ -127,7 +127,7 @@ def test_torchvision_s_layout_is_read_by_torchvision(small, tmp_path, monkeypatc
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr(datasets.CIFAR10, "_load_meta", lambda self: None)
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", ""]])
-    rows = colours().transpose(0, 3, 1, 2).reshape(6, -1)
+    rows = colors().transpose(0, 3, 1, 2).reshape(6, -1)
     batch = {"data": rows, "labels": [0, 0, 0, 1, 1, 1]}
     (folder / "data_batch_1").write_bytes(pickle.dumps(batch))
     check(small, tmp_path)
@@ -139,7 +139,7 @@ def test_torchvision_s_layout_is_read_by_torchvision(small, tmp_path, monkeypatc
 def test_the_real_archive_is_cifar10(tmp_path):
     archive = data_root(None) / "cifar10_jpeg.tar.xz"
     (tmp_path / archive.name).symlink_to(archive)
-    data = CIFAR10("cifar10")
+    data = CIFAR10()
     assert len(data.files(str(tmp_path))) == 2
     raw = data.read(str(tmp_path), "test")
     assert raw.images.shape == (10_000, 32, 32)

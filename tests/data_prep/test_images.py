@@ -1,6 +1,9 @@
 """Quantization, the data sets and their randomized controls."""
 
+import sys
 from fractions import Fraction
+from importlib.metadata import EntryPoint, EntryPoints
+from typing import ClassVar
 
 import pytest
 import torch
@@ -8,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.errors import UserError
-from bench.seeding import generator
+from bench.core.errors import UserError
+from bench.core.seeding import generator
+from bench.core.settings import settings, validate
 from data_prep.controls import control, variants
 from data_prep.digits import Digits
-from data_prep.images import Split, quantize
-from data_prep.torchvision_images import MNIST, FashionMNIST, data_root
+from data_prep.files import data_root
+from data_prep.images import ImageData, RawImages, Split, quantize
+from data_prep.torchvision_images import MNIST, FashionMNIST
 
 
 def split(name="train", samples=4000, pixels=30, levels=3, seed=0):
@@ -42,7 +47,7 @@ def test_quantization_keeps_the_order_and_uses_every_level(brightest, data):
 
 
 def test_digits_are_split_by_class_and_always_alike():
-    data = Digits("digits")
+    data = Digits()
     parts = {name: data.split(None, name) for name in ("train", "test")}
     assert parts["train"].inputs.shape == (1437, 64)
     assert parts["test"].inputs.shape == (360, 64)
@@ -118,19 +123,118 @@ def test_a_draw_does_not_move_when_others_are_added():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"levels": 1}, "from 2 to 17"),
+        ({"levels": 1}, "greater than or equal to 2"),
         ({"levels": 18}, "from 2 to 17"),
         ({"target_class": 10}, "0 to 9"),
-        ({"target_class": -1}, "0 to 9"),
+        ({"target_class": -1}, "greater than or equal to 0"),
         ({"batch_size": 1438}, "1 to 1437"),
-        ({"batch_size": 0}, "1 to 1437"),
-        ({"fraction": 1.5}, "from 0 to 1"),
-        ({"fraction": float("nan")}, "from 0 to 1"),
+        ({"batch_size": 0}, "greater than or equal to 1"),
+        ({"fraction": 1.5}, "less than or equal to 1"),
+        ({"fraction": float("nan")}, "data.fraction"),
+        ({"brightness": 2}, "one of levels"),
     ],
 )
 def test_bad_values_are_refused(values, message):
     with pytest.raises(UserError, match=message):
-        Digits("digits", **{"batch_size": 96, **values})
+        validate(Digits, values, "data")
+
+
+@settings
+class Stripes(ImageData):
+    """Somebody else's data set: the least that one needs."""
+
+    name: ClassVar[str] = "stripes"
+    image_shape: ClassVar[tuple[int, int]] = (2, 3)
+    counts: ClassVar[dict[str, int]] = {"train": 6, "test": 4}
+    classes: ClassVar[int] = 2
+
+    batch_size: int = 3
+
+    def read(self, root, split):
+        """Return rows of black, gray and white."""
+        images = torch.tensor([0, 128, 255], dtype=torch.uint8).expand(self.counts[split], 2, 3)
+        return RawImages(images, torch.arange(self.counts[split]) % 2)
+
+
+def test_a_data_set_is_one_class():
+    split_ = Stripes(levels=3).split(None, "test")
+    assert split_.inputs.tolist() == [[0, 1, 2, 0, 1, 2]] * 4
+    assert split_.labels.tolist() == [0, 1, 0, 1]
+    assert Stripes().pixels == 6
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "message"),
+    [
+        ("counts", {"train": 6, "test": 5}, r"shape \(4, 2, 3\)"),
+        ("image_shape", (3, 2), r"integers of shape \(4, 3, 2\)"),
+        ("classes", 3, None),
+        ("brightest", 254, "from 0 to 255: expected from 0 to 254"),
+    ],
+)
+def test_what_is_read_must_be_what_the_data_set_says(attribute, value, message, monkeypatch):
+    read = Stripes.read
+    monkeypatch.setattr(Stripes, "read", lambda self, root, split: read(Stripes(), root, "train"))
+    raw = Stripes().read(None, "test")
+    monkeypatch.setattr(
+        Stripes, "read", lambda self, root, split: RawImages(raw.images[:4], raw.labels[:4])
+    )
+    monkeypatch.setattr(Stripes, attribute, value)
+    if message is None:
+        Stripes().split(None, "test")
+        return
+    with pytest.raises(UserError, match=message) as caught:
+        Stripes().split(None, "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_out_of_range_and_a_data_set_without_a_description_are_refused(monkeypatch):
+    def read(self, root, split):
+        return RawImages(torch.zeros(4, 2, 3, dtype=torch.uint8), torch.tensor([0, 1, 2, 0]))
+
+    monkeypatch.setattr(Stripes, "read", read)
+    with pytest.raises(UserError, match="the test labels of stripes from 0 to 2"):
+        Stripes().split(None, "test")
+    monkeypatch.delattr(Stripes, "counts")
+    with pytest.raises(UserError, match="without counts"):
+        validate(Stripes, {}, "data")
+
+
+CONTROL = """
+CHANGES_IMAGES = True
+
+
+def randomize(split, fraction, seed):
+    return split.inputs.flip(1), split.labels
+"""
+
+
+def test_a_control_is_found_in_a_folder_on_the_path(tmp_path, monkeypatch):
+    (tmp_path / "controls").mkdir()
+    (tmp_path / "controls" / "mirrored.py").write_text(CONTROL)
+    (tmp_path / "controls" / "empty.py").write_text("")
+    (tmp_path / "controls" / "brighter.py").write_text(CONTROL.replace("flip(1)", "add(9)"))
+    monkeypatch.syspath_prepend(tmp_path)
+    assert set(variants()) == {
+        "original", "random_images", "random_labels", "mirrored", "empty", "brighter",
+    }  # fmt: skip
+    data = Digits()
+    original = data.split(None, "test")
+    mirrored = data.randomized(original, "mirrored", 0)
+    assert torch.equal(mirrored.inputs, original.inputs.flip(1))
+    with pytest.raises(UserError, match="a module with CHANGES_IMAGES"):
+        control("empty")
+    with pytest.raises(UserError, match="the images of variant=brighter of digits"):
+        data.randomized(original, "brighter", 0)
+
+
+def test_a_control_is_found_by_an_entry_point(monkeypatch):
+    point = EntryPoint("plain", "data_prep.controls.original", "rankbench.controls")
+    found = EntryPoints([point]).select
+    monkeypatch.setattr("data_prep.controls.entry_points", found)
+    monkeypatch.setattr("sys.path", [*sys.path, "nowhere"])  # so that it is looked for anew
+    assert "plain" in variants()
+    assert control("plain").CHANGES_IMAGES is False
 
 
 def test_an_unknown_variant_is_refused():
@@ -141,11 +245,11 @@ def test_an_unknown_variant_is_refused():
 def test_a_damaged_file_is_named_and_left_alone(tmp_path):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True)
-    for name in MNIST.SHA256:
+    for name in MNIST.sha256:
         (folder / name).write_bytes(b"cut short")
     with pytest.raises(UserError, match="train-images-idx3-ubyte with 9 bytes") as error:
-        MNIST("mnist").files(str(tmp_path))
-    assert MNIST.SHA256["train-images-idx3-ubyte"] in str(error.value)
+        MNIST().files(str(tmp_path))
+    assert MNIST.sha256["train-images-idx3-ubyte"] in str(error.value)
     assert (folder / "train-images-idx3-ubyte").read_bytes() == b"cut short"
 
 
@@ -161,15 +265,15 @@ def test_a_damaged_file_is_not_overwritten_by_a_download(tmp_path, monkeypatch):
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"foreign")
 
     def download(self):
-        for name in MNIST.SHA256:
+        for name in MNIST.sha256:
             path = tmp_path.__class__(self.raw_folder) / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(b"new")
 
-    monkeypatch.setattr(MNIST.DATASET, "download", download)
-    monkeypatch.setattr(MNIST.DATASET, "__init__", lambda self, root, download: _start(self, root))
+    monkeypatch.setattr(MNIST.dataset, "download", download)
+    monkeypatch.setattr(MNIST.dataset, "__init__", lambda self, root, download: _start(self, root))
     with pytest.raises(UserError, match="SHA-256"):
-        MNIST("mnist").files(str(tmp_path))
+        MNIST().files(str(tmp_path))
     assert (folder / "t10k-labels-idx1-ubyte").read_bytes() == b"foreign"
 
 
@@ -177,9 +281,9 @@ def test_a_missing_root_without_a_network_says_how_to_mend_it(tmp_path, monkeypa
     def no_network(self):
         raise RuntimeError("no network")
 
-    monkeypatch.setattr(MNIST.DATASET, "download", no_network)
+    monkeypatch.setattr(MNIST.dataset, "download", no_network)
     with pytest.raises(UserError, match="RANKBENCH_DATA"):
-        MNIST("mnist").files(str(tmp_path / "nowhere"))
+        MNIST().files(str(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 
 
@@ -192,7 +296,7 @@ def test_the_root_is_the_argument_then_the_environment_then_data(monkeypatch):
 
 
 @pytest.mark.real_data
-@pytest.mark.parametrize("data", [MNIST("mnist"), FashionMNIST("fashion_mnist")])
+@pytest.mark.parametrize("data", [MNIST(), FashionMNIST()])
 def test_the_real_files_are_the_published_ones(data):
     assert len(data.files(None, download=False)) == 4
     test = data.split(None, "test")

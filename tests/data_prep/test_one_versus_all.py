@@ -2,25 +2,24 @@
 
 import torch
 
-from bench.kernels.indicators import indicator_matrix
 from data_prep.digits import Digits
 from data_prep.one_versus_all import OneVersusAllStack, Problem
 
 
 def problem(variant="original", seed=0, **data):
-    return Problem(Digits("digits", batch_size=96, **data), variant, seed)
+    return Problem(Digits(**data), variant, seed)
 
 
 def test_targets_are_the_class_under_the_variant():
     problems = [problem(target_class=3), problem("random_labels", 5, target_class=3)]
     stack = OneVersusAllStack(problems, None)
-    part = stack.parts["train"]
+    part = stack.parts()["train"]
     original = stack.data.split(None, "train")
     permuted = stack.data.randomized(original, "random_labels", 5)
     both = part.targets(torch.tensor([0, 1]))
     assert torch.equal(both[0], original.labels == 3)
     assert torch.equal(both[1], permuted.labels == 3)
-    assert torch.equal(part.inputs, indicator_matrix(original.inputs, 2))
+    assert torch.equal(part.inputs, original.inputs)
     some = torch.tensor([7, 0, 7])
     assert torch.equal(part.targets(torch.tensor([1]), some)[0], both[1][some])
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.settings import validate
 from data_prep.pathfinder import Pathfinder
 from data_prep.pathfinder_scenes import SceneConfig, draw_images
 
@@ -18,7 +19,7 @@ def task(**values):
 def test_any_number_of_workers_writes_the_same_bytes(tmp_path):
     files = []
     for workers in (1, 2):
-        ((path, _),) = task(workers=workers).files(str(tmp_path / str(workers)))
+        ((path, _),) = task().files(str(tmp_path / str(workers)), workers=workers)
         files.append(path.read_bytes())
     assert files[0] == files[1]
 
@@ -27,10 +28,10 @@ def test_parts_are_balanced_and_what_their_seed_says(tmp_path):
     data = task(train=6, test=4, draw_seed=3)
     for name, count in (("train", 6), ("test", 4)):
         part = data.part(str(tmp_path), name, seed=0)
-        expected = torch.from_numpy(draw_images(data.scene, range(count), 3, name)) / 255
+        expected = torch.from_numpy(draw_images(data.scene, range(count), 3, name))
         assert part.labels.tolist() == [1, 0] * (count // 2)
-        assert torch.equal(part(torch.arange(count)), expected[:, None])
-        assert torch.equal(part(torch.tensor([2, 1])), expected[[2, 1], None])
+        assert torch.equal(part(torch.arange(count)), expected)
+        assert torch.equal(part(torch.tensor([2, 1])), expected[[2, 1]])
 
 
 @pytest.mark.parametrize("how", ["truncated", "bytes", "pixels", "parameters"])
@@ -50,14 +51,14 @@ def test_a_damaged_or_foreign_file_is_drawn_anew(tmp_path, how):
         else:
             arrays["parameters"] = np.array(task(train=4, test=2, draw_seed=1).parameters)
         np.savez_compressed(path, **arrays)
-    with pytest.raises(UserError, match=r"data\.root"):
+    with pytest.raises(UserError, match=r"execution\.root"):
         data.files(str(tmp_path), download=False)
     assert data.files(str(tmp_path)) == [(path, digest)]
     assert path.read_bytes() == good
 
 
 def test_other_parameters_have_another_file():
-    paths = {task(**v).path(None) for v in ({}, {"draw_seed": 1}, {"train": 602}, {"workers": 2})}
+    paths = {task(**v).path(None) for v in ({}, {"draw_seed": 1}, {"train": 602})}
     assert len(paths) == 3
 
 
@@ -67,7 +68,7 @@ def test_equal_images_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
         lambda scene, indices, *name: np.zeros((len(indices), 4, 4), np.uint8),
     )
     with pytest.raises(UserError, match="3 of 4 images like another"):
-        task(train=2, test=2, workers=1).files(str(tmp_path))
+        task(train=2, test=2).files(str(tmp_path), workers=1)
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 
 
@@ -78,8 +79,8 @@ def test_a_scene_without_room_leaves_no_folder(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("values", [{"train": 7}, {"test": 0}, {"draw_seed": -1}, {"workers": 0}])
+@pytest.mark.parametrize("values", [{"train": 7}, {"test": 0}, {"draw_seed": -1}])
 def test_bad_tasks_are_refused(values):
     ((name, value),) = values.items()
     with pytest.raises(UserError, match=f"data.{name}={value}"):
-        task(**values)
+        validate(Pathfinder, values, "data")

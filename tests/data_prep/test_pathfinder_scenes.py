@@ -8,8 +8,9 @@ import pytest
 from scipy import ndimage, stats
 from scipy.sparse.csgraph import connected_components
 
-from bench.errors import UserError
-from bench.seeding import generator
+from bench.core.errors import UserError
+from bench.core.seeding import generator
+from bench.core.settings import validate
 from data_prep import pathfinder_scenes
 from data_prep.pathfinder_scenes import (
     SceneConfig,
@@ -199,4 +200,4 @@ def test_a_scene_without_room_says_what_to_change(values, named):
 def test_bad_scenes_are_refused(values):
     ((name, _),) = values.items()
     with pytest.raises(UserError, match=rf"data\.scene\.{name}="):
-        SceneConfig(**values)
+        validate(SceneConfig, values, "data.scene")

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.settings import validate
 from bench.kernels.tproduct import t_identity, t_product, t_svd, t_transpose, tubal_rank
 from bench.measures.ranks import numerical_rank
 from bench.models.replicates import stack_replicates
@@ -15,17 +16,27 @@ from data_prep.problems import (
     norms_or_rank_problem,
 )
 
+
+def target_of(family, mode_dims, rank, **values):
+    given = {"family": family, "mode_dims": mode_dims, "rank": rank, **values}
+    return validate(TargetConfig, given, "data.target")
+
+
+def loss_config(kind="square", **values):
+    return validate(LossConfig, {"kind": kind, **values}, "learner.loss")
+
+
 TARGETS = [
-    TargetConfig("matrix", [6, 8], 3, norm=64.0),
-    TargetConfig("cp", [4, 4, 4], 2, norm=2.0),
-    TargetConfig("hierarchical", [4, 4, 4, 4], 3, norm=3.0),
-    TargetConfig("tubal", [5, 5, 4], 2, norm=4.0),
+    target_of("matrix", [6, 8], 3, norm=64.0),
+    target_of("cp", [4, 4, 4], 2, norm=2.0),
+    target_of("hierarchical", [4, 4, 4, 4], 3, norm=3.0),
+    target_of("tubal", [5, 5, 4], 2, norm=4.0),
 ]
 
 
-def problem(target, count=20, seed=0, loss=None, dtype=torch.float64, **measurements):
-    config = MeasurementConfig(count, **measurements)
-    return make_problem(target, config, loss or LossConfig(), seed, dtype)
+def problem(target, count=20, seed=0, dtype=torch.float64, **measurements):
+    config = validate(MeasurementConfig, {"count": count, **measurements}, "data.measurements")
+    return make_problem(target, config, LossConfig(), seed, dtype)
 
 
 def matricization_rank(tensor, rows):
@@ -38,7 +49,7 @@ def matricization_rank(tensor, rows):
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.family)
 def test_targets_have_the_shape_and_norm_asked_for(target):
     drawn = problem(target).target
-    assert list(drawn.shape) == target.mode_dims
+    assert tuple(drawn.shape) == target.mode_dims
     assert drawn.norm().item() == pytest.approx(target.norm)
 
 
@@ -54,13 +65,13 @@ def test_targets_have_the_rank_asked_for():
 
 @pytest.mark.parametrize("order", [2, 3, 5, 7])
 def test_hierarchical_targets_of_any_order_have_the_rank_of_their_leaves(order):
-    target = problem(TargetConfig("hierarchical", [3] * order, 2), count=9).target
+    target = problem(target_of("hierarchical", [3] * order, 2), count=9).target
     assert all(matricization_rank(target, [n]) == 2 for n in range(order))
 
 
 def test_the_root_of_an_orthonormal_target_has_the_singular_values_of_its_weights():
     """Products of orthonormal columns are orthonormal: what is left are the root's weights."""
-    target = TargetConfig("hierarchical", [5, 4, 5, 4], 3, norm=14**0.5, orthonormal=True)
+    target = target_of("hierarchical", [5, 4, 5, 4], 3, norm=14**0.5, orthonormal=True)
     tensor = problem(target).target
     values = torch.linalg.svdvals(tensor.reshape(20, 20))
     expected = torch.tensor([3.0, 2.0, 1.0], dtype=values.dtype)
@@ -70,7 +81,7 @@ def test_the_root_of_an_orthonormal_target_has_the_singular_values_of_its_weight
 
 
 def test_the_published_tubal_target_is_a_projection():
-    target = problem(TargetConfig("tubal", [10, 10, 4], 3, norm=None)).target
+    target = problem(target_of("tubal", [10, 10, 4], 3, norm=None)).target
     assert tubal_rank(target) == 3
     torch.testing.assert_close(t_product(target, target), target)
     torch.testing.assert_close(t_transpose(target), target)
@@ -78,24 +89,24 @@ def test_the_published_tubal_target_is_a_projection():
 
 def test_observed_entries_are_distinct_and_read_the_target():
     completion = problem(TARGETS[2], count=100)
-    places = completion.operator.places
-    assert len(set(places.tolist())) == 100
-    assert torch.equal(completion.values, completion.target.flatten()[places])
+    indices = completion.operator.indices
+    assert len(set(indices.tolist())) == 100
+    assert torch.equal(completion.values, completion.target.flatten()[indices])
     everything = problem(TARGETS[1], count=64)
     assert torch.equal(everything.values, everything.target.flatten())
 
 
 def test_every_entry_is_observed_equally_often():
-    target = TargetConfig("matrix", [4, 5], 1)
+    target = target_of("matrix", [4, 5], 1)
     counts = torch.zeros(20)
     for seed in range(600):
-        counts[problem(target, count=5, seed=seed).operator.places] += 1
+        counts[problem(target, count=5, seed=seed).operator.indices] += 1
     chi_square = ((counts - 150).square() / (150 * 0.75)).sum() * 19 / 20
     assert chi_square < 43.8  # the 99.9 % quantile for 19 degrees of freedom
 
 
 def test_gaussian_measurements_are_inner_products_as_large_as_entries():
-    target = TargetConfig("cp", [4, 4, 4], 2, norm=3.0)
+    target = target_of("cp", [4, 4, 4], 2, norm=3.0)
     sensing = problem(target, count=4000, kind="gaussian")
     operators = sensing.operator.operators.view(4000, 4, 4, 4)
     torch.testing.assert_close(
@@ -117,11 +128,11 @@ def test_symmetric_operators_equal_their_t_transposes():
 
 
 def test_noise_has_the_level_asked_for_and_moves_nothing_else():
-    target = TargetConfig("matrix", [40, 50], 2)
+    target = target_of("matrix", [40, 50], 2)
     clean = problem(target, count=2000)
     noisy = problem(target, count=2000, noise_std=0.3)
     assert torch.equal(clean.target, noisy.target)
-    assert torch.equal(clean.operator.places, noisy.operator.places)
+    assert torch.equal(clean.operator.indices, noisy.operator.indices)
     assert (noisy.values - clean.values).std().item() == pytest.approx(0.3, rel=0.1)
 
 
@@ -131,7 +142,7 @@ def test_the_seed_determines_everything_and_more_observations_keep_the_target(ta
     assert torch.equal(first.target, again.target)
     assert torch.equal(first.values, again.values)
     assert not torch.equal(first.target, other.target)
-    assert not torch.equal(first.operator.places, other.operator.places)
+    assert not torch.equal(first.operator.indices, other.operator.indices)
     assert torch.equal(first.target, problem(target, count=21).target)
 
 
@@ -140,15 +151,15 @@ def test_losses_are_what_they_are_called():
     square = torch.tensor([4.25, 1.0])
     torch.testing.assert_close(LossConfig()(residuals), square / 2)
     torch.testing.assert_close(LossConfig(reduction="sum")(residuals), square)
-    torch.testing.assert_close(LossConfig("l1")(residuals), torch.tensor([1.25, 0.5]))
-    huber = LossConfig("huber", huber_threshold=1.0, reduction="sum")
+    torch.testing.assert_close(loss_config("l1")(residuals), torch.tensor([1.25, 0.5]))
+    huber = loss_config("huber", huber_threshold=1.0, reduction="sum")
     torch.testing.assert_close(huber(residuals), torch.tensor([0.125 + 1.5, 0.5]))
 
 
 @pytest.mark.parametrize("kind", ["square", "huber"])
 def test_loss_gradients_equal_finite_differences(kind):
     residuals = torch.tensor([[0.3, -2.0], [0.1, 1.4]], dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(LossConfig(kind), residuals)
+    assert torch.autograd.gradcheck(loss_config(kind), residuals)
 
 
 @pytest.mark.parametrize("kind", ["entries", "symmetric_gaussian"])
@@ -191,7 +202,7 @@ def test_the_two_by_two_problem_observes_all_but_the_upper_left_entry():
 def test_problems_are_float32_unless_asked_and_move_between_precisions():
     recovery = problem(TARGETS[0], dtype=torch.float32)
     assert recovery.target.dtype == recovery.values.dtype == torch.float32
-    assert recovery.operator.places.dtype == torch.int64
+    assert recovery.operator.indices.dtype == torch.int64
     assert recovery.double().target.dtype == torch.float64
 
 
@@ -204,24 +215,24 @@ def test_operators_serve_tensors_of_their_order():
 @pytest.mark.parametrize(
     ("make", "named"),
     [
-        (lambda: TargetConfig("cube", [3, 3], 1), "target.family=cube"),
-        (lambda: TargetConfig("matrix", [3, 3, 3], 1), "for a matrix"),
-        (lambda: TargetConfig("cp", [3], 1), "for a cp target"),
-        (lambda: TargetConfig("cp", [3, 0], 1), "target.mode_dims"),
-        (lambda: TargetConfig("tubal", [3, 4, 2], 1), "for a tubal target"),
-        (lambda: TargetConfig("matrix", [3, 4], 4), "an integer from 1 to 3"),
-        (lambda: TargetConfig("matrix", [3, 4], 0), "target.rank=0"),
-        (lambda: TargetConfig("cp", [2, 3, 4], 7), "an integer from 1 to 6"),
-        (lambda: TargetConfig("hierarchical", [5, 3, 4], 4), "an integer from 1 to 3"),
-        (lambda: TargetConfig("tubal", [3, 3, 9], 4), "an integer from 1 to 3"),
-        (lambda: TargetConfig("matrix", [3, 4], 1, norm=0.0), "target.norm=0.0"),
-        (lambda: TargetConfig("cp", [3, 4], 1, orthonormal=True), "target.orthonormal=true"),
-        (lambda: LossConfig("cubic"), "loss.kind=cubic"),
-        (lambda: LossConfig("huber", huber_threshold=0.0), "loss.huber_threshold=0.0"),
-        (lambda: LossConfig(reduction="max"), "loss.reduction=max"),
-        (lambda: MeasurementConfig(0), "measurements.count=0"),
-        (lambda: MeasurementConfig(3, kind="rows"), "measurements.kind=rows"),
-        (lambda: MeasurementConfig(3, noise_std=-1.0), "measurements.noise_std=-1.0"),
+        (lambda: target_of("cube", [3, 3], 1), "target.family='cube'"),
+        (lambda: target_of("matrix", [3, 3, 3], 1), "for a matrix"),
+        (lambda: target_of("cp", [3], 1), "for a cp target"),
+        (lambda: target_of("cp", [3, 0], 1), "target.mode_dims"),
+        (lambda: target_of("tubal", [3, 4, 2], 1), "for a tubal target"),
+        (lambda: target_of("matrix", [3, 4], 4), "an integer from 1 to 3"),
+        (lambda: target_of("matrix", [3, 4], 0), "target.rank=0"),
+        (lambda: target_of("cp", [2, 3, 4], 7), "an integer from 1 to 6"),
+        (lambda: target_of("hierarchical", [5, 3, 4], 4), "an integer from 1 to 3"),
+        (lambda: target_of("tubal", [3, 3, 9], 4), "an integer from 1 to 3"),
+        (lambda: target_of("matrix", [3, 4], 1, norm=0.0), "target.norm=0.0"),
+        (lambda: target_of("cp", [3, 4], 1, orthonormal=True), "target.orthonormal=true"),
+        (lambda: loss_config("cubic"), "loss.kind='cubic'"),
+        (lambda: loss_config("huber", huber_threshold=0.0), "loss.huber_threshold=0.0"),
+        (lambda: loss_config(reduction="max"), "loss.reduction='max'"),
+        (lambda: problem(TARGETS[0], 0), "measurements.count=0"),
+        (lambda: problem(TARGETS[0], kind="rows"), "measurements.kind='rows'"),
+        (lambda: problem(TARGETS[0], noise_std=-1.0), "measurements.noise_std=-1.0"),
         (lambda: problem(TARGETS[1], count=65), "an integer from 1 to 64"),
         (lambda: problem(TARGETS[1], kind="symmetric_gaussian"), "for a cp target"),
     ],
@@ -233,7 +244,7 @@ def test_bad_input_is_named(make, named):
 
 def test_orthonormal_factors_give_the_published_norm():
     """T * T^T has the norm of the unit of its rank, times the tubes' transform."""
-    target = problem(TargetConfig("tubal", [6, 6, 4], 2, norm=None)).target
+    target = problem(target_of("tubal", [6, 6, 4], 2, norm=None)).target
     left = t_svd(target).left[:, :2]
     unit = t_identity(2, 4, torch.float64)
     torch.testing.assert_close(t_product(t_transpose(left), left), unit)

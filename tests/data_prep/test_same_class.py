@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from bench.errors import UserError
-from bench.seeding import generator
-from data_prep.same_class import IsSameClass, draw_pairs, scaled
+from bench.core.errors import UserError
+from bench.core.seeding import generator
+from bench.core.settings import validate
+from data_prep.same_class import IsSameClass, sample_pairs, scaled
 
-DIGITS = {"images": "digits", "image_size": 8, "canvas": [10, 30], "train": 200, "test": 100}
+DIGITS = {"images": "digits", "image_size": 8, "canvas": (10, 30), "train": 200, "test": 100}
 
 
 @pytest.mark.parametrize("sizes", [[2, 2], [2, 5, 3], [40] * 10])
@@ -15,7 +16,7 @@ def test_every_allowed_pair_and_no_other_is_drawn(sizes):
     labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
     labels = labels[torch.randperm(len(labels), generator=generator(0, "test"))]
     count = 40_000
-    pairs, same = draw_pairs(labels, count, generator(1, "test"))
+    pairs, same = sample_pairs(labels, count, generator(1, "test"))
     first, second = pairs.T
     assert (first != second).all()
     assert torch.equal((labels[first] == labels[second]).long(), same)
@@ -35,7 +36,7 @@ def test_every_allowed_pair_and_no_other_is_drawn(sizes):
 
 def test_second_images_are_as_likely_each():
     labels = torch.tensor([0, 0, 0, 1, 1, 2])
-    pairs, same = draw_pairs(torch.cat([labels, labels]), 60_000, generator(0, "test"))
+    pairs, same = sample_pairs(torch.cat([labels, labels]), 60_000, generator(0, "test"))
     of_first = pairs[(pairs[:, 0] == 3)]
     for wanted, choices in ((1, 3), (0, 8)):
         counts = of_first[same[pairs[:, 0] == 3] == wanted][:, 1].bincount()
@@ -50,13 +51,13 @@ def test_a_batch_is_the_two_images_on_a_black_canvas(distance):
     part = data.part(None, "train", 0)
     indices = torch.tensor([3, 150])
     images = part(indices)
-    assert images.shape == (2, 1, 10, 30)
+    assert images.shape == (2, 10, 30)
     left, right = data.patches
     assert right.left - left.right == distance
-    for one, pair in zip(images[:, 0], part.pairs[indices].tolist(), strict=True):
+    for one, pair in zip(images, part.pairs[indices].tolist(), strict=True):
         for patch, image in zip((left, right), pair, strict=True):
-            torch.testing.assert_close(patch.of(one), part.raw[image] / 255)
-        assert one.sum() == pytest.approx(sum(float(p.of(one).sum()) for p in (left, right)))
+            assert torch.equal(patch.of(one), part.raw[image])
+        assert one.sum() == sum(patch.of(one).sum() for patch in (left, right))
     assert abs(left.left - (30 - right.right)) <= 1
 
 
@@ -83,13 +84,13 @@ def test_images_are_scaled_by_the_mean_over_areas():
     [
         ({"distance": 15}, "a width of at least 31"),
         ({"image_size": 11}, "a height of at least 11"),
-        ({"train": 201}, "even number"),
-        ({"test": 0}, "even number"),
-        ({"distance": -1}, "at least 0"),
-        ({"images": "imagenet"}, "cifar10, fashion_mnist"),
+        ({"train": 201}, "a multiple of 2"),
+        ({"test": 0}, "greater than or equal to 2"),
+        ({"distance": -1}, "greater than or equal to 0"),
+        ({"images": "imagenet"}, "'cifar10', 'fashion_mnist'"),
         ({"canvas": [30]}, "data.canvas"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(UserError, match=message):
-        IsSameClass(**DIGITS | change)
+        validate(IsSameClass, DIGITS | change, "data")

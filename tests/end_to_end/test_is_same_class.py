@@ -1,12 +1,10 @@
 """The benchmark `is_same_class` as a user runs it, on the 8 x 8 digits."""
 
-from itertools import product
-
 import pytest
 
-from bench.config import compose, plain
-from bench.report import load_runs
-from bench.report.spec import ReportSpec
+from bench.plan import plan_benchmark
+from bench.report.report_config import ReportConfig
+from bench.store.results import load_runs
 
 SMALL = [
     "data.images=digits",
@@ -38,7 +36,7 @@ def test_distances_and_coefficients_stand_side_by_side(rankbench, tmp_path):
         *("compare", "is_same_class", "--by", "coefficient", "--metric", "test_accuracy", where)
     )
     assert code == 0
-    assert out.count("1.0 - 0.0") == 2
+    assert out.count("1.0 vs 0.0") == 2
     code, _, error = rankbench("bench", "is_same_class", *SMALL, where)
     assert code == 0
     assert "8 cells, 0 to run" in error
@@ -59,7 +57,7 @@ def test_the_regularizer_s_forms_stand_side_by_side(rankbench, tmp_path):
     forms = [f"regularizer_forms/{name}" for name in ("plain", "published", "every_4", "differing")]
     small = [word for word in SMALL if not word.startswith(("distances", "trainer"))]
     code, out, _ = rankbench(
-        *("bench", "regularizer_forms", f"experiments=[{','.join(forms)}]", *small),
+        *("bench", "regularizer_forms", f"case={','.join(forms)}", *small),
         *("data.distance=40", "trainer.max_epochs=2", f"runs_dir={tmp_path}"),
     )
     assert code == 0
@@ -68,31 +66,31 @@ def test_the_regularizer_s_forms_stand_side_by_side(rankbench, tmp_path):
 
 def test_each_experiment_trains_for_its_own_epochs(rankbench, tmp_path):
     small = [word for word in SMALL if not word.startswith(("distances", "trainer", "seeds"))]
-    forms = "experiments=[regularizer_forms/every_2,regularizer_forms/published]"
+    forms = "case=regularizer_forms/every_2,regularizer_forms/published"
     words = [forms, "data.distance=40", "seeds=[0]", "data.train=8", f"runs_dir={tmp_path}"]
     assert rankbench("bench", "regularizer_forms", *small, *words)[0] == 0
-    frame = load_runs(tmp_path).set_index("learner.regularize_every")
+    frame = load_runs(tmp_path).set_index("regularizer.every")
     assert frame.epoch.to_dict() == frame["trainer.max_epochs"].to_dict() == {1: 40, 2: 64}
 
 
-def test_the_published_preset_is_the_grid_of_the_published_values():
-    config = plain(compose(["benchmark=is_same_class", "preset/is_same_class=published"]))
-    grid = product([config["data"]["images"]], config["coefficients"], config["distances"])
-    assert set(ReportSpec.of("is_same_class").published_values.index) == set(grid)
-    assert config["model"]["depth"] == 18
-    assert (config["data"]["train"], config["data"]["test"]) == (5_000, 10_000)
+def test_the_published_experiment_is_the_grid_of_the_published_values():
+    cells = plan_benchmark("is_same_class", ["experiment=is_same_class/published"]).cells
+    grid = {(c.data.images, c.regularizer.coefficient, c.data.distance) for c in cells}
+    assert set(ReportConfig.of("is_same_class").published_values.index) == grid
+    assert {cell.model.depth for cell in cells} == {18}
+    assert {(cell.data.train, cell.data.test) for cell in cells} == {(5_000, 10_000)}
 
 
 @pytest.mark.parametrize(
     ("override", "said"),
     [
         ("distances=[60]", "a width of at least 76"),
-        ("data.train=127", "even number"),
-        ("coefficients=[-1]", "at least 0"),
-        ("data.images=imagenet", "cifar10, fashion_mnist, mnist or digits"),
+        ("data.train=127", "multiple of 2"),
+        ("coefficients=[-1]", "greater than or equal to 0"),
+        ("data.images=imagenet", "cifar10"),
         ("model=resnet18 model.depth=50", "18 or 34"),
-        ("model=cp", "NetworkConfig"),
-        ("preset=huge", "compact, published, quick"),
+        ("model=cp", "learner=classification"),
+        ("experiment=is_same_class/huge", "is_same_class/compact, is_same_class/published"),
     ],
 )
 def test_bad_input_is_one_line(rankbench, tmp_path, override, said):

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.report import load_runs
+from bench.execute.hooks import Progress
+from bench.store.results import Results, load_runs
 
 SMALL = ["classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
 
@@ -54,7 +55,7 @@ def test_everything_is_rebuilt_from_the_records(rankbench, digits):
         "compare", "tensor_rank", "--by", "variant", "--metric", "train_error", where
     )
     assert code == 0
-    assert "random_labels - original" in out
+    assert "random_labels vs original" in out
     code, out, _ = rankbench("runs", "--verify", where)
     assert code == 0
     assert "12 runs verified, 0 problems" in out
@@ -67,9 +68,9 @@ def test_everything_is_rebuilt_from_the_records(rankbench, digits):
     assert out.strip() == str(results / "tensor_rank" / "figure.png")
     names = {path.name for path in (results / "tensor_rank").iterdir()}
     tables = {"table.md", "table.csv", "table.tex", "figure.png", "figure.svg"}
-    assert names == tables | {"runs.parquet", "PROVENANCE.md"}
-    stored = pd.read_parquet(results / "tensor_rank" / "runs.parquet")
-    pd.testing.assert_frame_equal(stored, load_runs(digits, "tensor_rank"))
+    assert names == tables | {"runs.parquet", "curves.parquet", "PROVENANCE.md"}
+    stored = Results.from_folder(results / "tensor_rank")
+    pd.testing.assert_frame_equal(stored.frame, load_runs(digits, "tensor_rank"))
     provenance = (results / "tensor_rank" / "PROVENANCE.md").read_text()
     assert "rankbench bench tensor_rank 'classes=[0,6]'" in provenance
     assert str(digits) not in provenance  # a path of this machine
@@ -108,12 +109,12 @@ def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path
     overrides += ["trainer.checkpoint_every_s=0", "variants=[original,random_labels]"]
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
     with monkeypatch.context() as patch:
-        patch.setattr("bench.callbacks.Progress.on_train_epoch_end", _cut_after(2))
+        patch.setattr(Progress, "after_interval", _cut_after(2))
         code, _, error = rankbench(
             "bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}"
         )
     assert code == 130
-    assert len(list(tmp_path.glob("cut/tensor_rank/.stacks/*/last.ckpt"))) == 1
+    assert len(list(tmp_path.glob("cut/tensor_rank/.stacks/*/*.ckpt"))) == 1
     assert "goes on from here" in error
     assert set(load_runs(tmp_path / "cut").status) == {"stopped"}
     code, _, _ = rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}")
@@ -169,7 +170,7 @@ def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
 
     killed = start("killed")
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("killed/tensor_rank/.stacks/*/last.ckpt")):
+    while not list(tmp_path.glob("killed/tensor_rank/.stacks/*/*.ckpt")):
         assert time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.05)
     killed.kill()
@@ -184,16 +185,16 @@ def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
     assert (resumed.attempt == 2).all()
     numbers = ["train_error", "test_error", "train_loss", "epoch"]
     pd.testing.assert_frame_equal(straight[numbers], resumed[numbers], check_exact=True)
-    assert not list(tmp_path.glob("killed/tensor_rank/.stacks/*/last.ckpt"))
+    assert not list(tmp_path.glob("killed/tensor_rank/.stacks/*/*.ckpt"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("damaged", ["last.ckpt", "cells.json"])
+@pytest.mark.parametrize("damaged", ["*.ckpt", "stack.json"])
 def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, damaged):
     overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
     overrides += ["trainer.max_epochs=60", "trainer.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
     with monkeypatch.context() as patch:
-        patch.setattr("bench.callbacks.Progress.on_train_epoch_end", _cut_after(2))
+        patch.setattr(Progress, "after_interval", _cut_after(2))
         assert rankbench("bench", "tensor_rank", *overrides)[0] == 130
     (path,) = tmp_path.glob(f"tensor_rank/.stacks/*/{damaged}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -203,12 +204,12 @@ def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, dama
 
 
 def _cut_after(intervals):
-    """Return a callback's method that interrupts the training at an interval's end."""
+    """Return a hook's method that interrupts the training at an interval's end."""
     seen = []
 
-    def on_train_epoch_end(self, trainer, pl_module):
+    def after_interval(self, learner):
         seen.append(1)
         if len(seen) == intervals:
             raise KeyboardInterrupt
 
-    return on_train_epoch_end
+    return after_interval

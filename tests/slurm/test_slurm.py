@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from bench.report import load_runs
+from bench.store.results import load_runs
 
 pytestmark = pytest.mark.slurm
 
@@ -78,12 +78,13 @@ def test_an_array_of_jobs_gives_what_one_process_gives(tmp_path, straight):
     assert "12 of 12 runs done" in out
     assert weights(tmp_path) == straight
     assert len(list(tmp_path.glob("tensor_rank/.jobs/*_result.pkl"))) == 2
+    assert (tmp_path / "tensor_rank" / ".jobs").stat().st_mode & 0o777 == 0o700
     assert (load_runs(tmp_path).attempt == 1).all()
 
 
 def test_a_preempted_job_is_queued_again_and_goes_on(tmp_path, straight):
     started = bench(tmp_path, *LONG, *SLURM, f"hydra.launcher.cpus_per_task={os.cpu_count()}")
-    wait_for(tmp_path, "tensor_rank/.stacks/*/last.ckpt")
+    wait_for(tmp_path, "tensor_rank/.stacks/*/stack.json")
     (job,) = queue("RUNNING")
     urgent = ["sbatch", "--partition=high", f"--cpus-per-task={os.cpu_count()}"]
     urgent += ["--output=/dev/null", "--wait", "--wrap=sleep 1"]
@@ -99,7 +100,7 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tmp_path, straight):
 def test_a_cancelled_job_is_reported_and_the_other_one_counts(tmp_path, straight):
     overrides = [*LONG, *SLURM, "sweep.jobs=2", "hydra.launcher.cpus_per_task=1"]
     started = bench(tmp_path, *overrides)
-    wait_for(tmp_path, "tensor_rank/.stacks/*/last.ckpt")
+    wait_for(tmp_path, "tensor_rank/.stacks/*/stack.json")
     job = next(job for job in queue("RUNNING") if job.endswith("_1"))
     subprocess.run(["scancel", "--signal=KILL", job], check=True)
     out, error = started.communicate(timeout=400)

@@ -18,14 +18,16 @@ import time
 from pathlib import Path
 
 from bench.cli import main
-from bench.tracking.records import read_record
-from bench.tracking.tracker import Tracker
-from bench.verbs import training  # noqa: F401 - imported before the forks
+from bench.commands import bench  # noqa: F401 - imported before the forks
+from bench.execute import work
+from bench.store.record import read_record
+from bench.store.tracker import Tracker
 
-OVERRIDES = ["seeds=[0]", "ranks=[1,2]", "sweep.max_memory=1.6e-4"]  # 60 cells in 12 stacks
+OVERRIDES = ["seeds=[0]", "ranks=[1,2]"]
 OVERRIDES += ["trainer.max_epochs=60", "trainer.log_every_n_epochs=5"]
 OVERRIDES += ["trainer.checkpoint_every_s=0.05"]
 CELLS = 60
+STACK = 5  # cells at most, so that there are 12 stacks
 
 
 class Diary:
@@ -44,11 +46,11 @@ class Diary:
 
         def noted_begin(tracker):
             begin(tracker)
-            for key in tracker.claims.attempts:
+            for key in tracker.locks.attempts:
                 self.note("begin", os.getpid(), key)
 
         def noted_end(tracker, error):
-            for key in tracker.claims.attempts:
+            for key in tracker.locks.attempts:
                 self.note("end", os.getpid(), key)
             end(tracker, error)
 
@@ -93,7 +95,7 @@ def final_records(folder):
     """Return the final records by run key, with their time of writing."""
     result = {}
     for path in folder.glob("*/*/record.json"):
-        if read_record(path)["status"] == "max_steps":
+        if read_record(path).status == "max_steps":
             result[path.parent.name] = (path.stat().st_mtime_ns, path.read_bytes())
     return result
 
@@ -102,8 +104,8 @@ def numbers(folder):
     """Return what must not depend on the kills."""
     return {
         path.parent.name: (
-            read_record(path)["metrics"],
-            read_record(path)["curve"],
+            read_record(path).metrics,
+            read_record(path).curve,
             (path.parent / "model.pt").read_bytes(),
         )
         for path in folder.glob("*/*/record.json")
@@ -160,6 +162,8 @@ def stress(folder, kills, at_once, seed):
     """Kill so often; return the problems found, and print the numbers."""
     diary = Diary(folder / "diary")
     diary.watch_trackers()
+    divide = work.stacks
+    work.stacks = lambda cells, memory, most: divide(cells, memory, min(most, STACK))
     began = time.monotonic()
     straight = Round(folder / "straight", diary, random.Random(seed), 0, 1)
     straight.run(0)

@@ -1,4 +1,4 @@
-"""What checkpoints and claims cost in `make bench`: their share of its time.
+"""What checkpoints and locks cost in `make bench`: their share of its time.
 
     python tests/stress/overhead.py
     python tests/stress/overhead.py --max-epochs 100
@@ -13,16 +13,16 @@ import tempfile
 import time
 from contextlib import suppress
 
-from bench import sweep
-from bench.callbacks import Checkpoints
 from bench.cli import main
-from bench.tracking.claims import Claims
+from bench.execute import work
+from bench.execute.checkpoints import Checkpoints
+from bench.store.run_locks import RunLocks
 
 ALLOWED = 0.03
 MEASURED = [
-    (Checkpoints, ("on_train_epoch_end", "existing", "discard")),
-    (Claims, ("__enter__", "take", "lost", "__exit__")),
-    (sweep, ("last_attempt", "checkpointed")),
+    (Checkpoints, ("after_interval", "existing", "discard")),
+    (RunLocks, ("__enter__", "take", "lost", "__exit__")),
+    (work, ("last_attempt", "checkpointed")),
 ]
 
 
@@ -56,7 +56,7 @@ def share(max_epochs):
     for name, seconds in sorted(spent.items(), key=lambda item: -item[1]):
         print(f"{name:20} {seconds:8.3f} s")
     result = sum(spent.values()) / total
-    print(f"checkpoints and claims: {result:.2%} of {total:.1f} s; allowed {ALLOWED:.0%}")
+    print(f"checkpoints and locks: {result:.2%} of {total:.1f} s; allowed {ALLOWED:.0%}")
     return result
 
 

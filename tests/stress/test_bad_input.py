@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import sys
+from dataclasses import fields
+from importlib import import_module
 from io import BytesIO, StringIO
 
 import numpy as np
@@ -15,12 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from bench.cli import VERBS, main
-from bench.config import choices, compose, plain
-from bench.errors import UserError
-from bench.report import load_runs
-from bench.report.frame import flatten
-from bench.tracking.records import FIELDS, DamagedRecord, read_record
+from bench.cli import SUMMARIES, main
+from bench.configuration import choices, compose
+from bench.core.errors import UserError
+from bench.store.record import DamagedRecord, Record, read_record
+from bench.store.results import Results, flatten
 from data_prep import cifar10
 from data_prep.cifar10 import CIFAR10
 from data_prep.torchvision_images import MNIST, TorchvisionImages
@@ -64,12 +65,10 @@ def call(tmp_path, monkeypatch):
         raise UserError(f"{folder} without {missing}", "a network")
 
     monkeypatch.setattr(TorchvisionImages, "_download", no_download)
-    # A sweep that would train was taken, and that is all.
-    monkeypatch.setattr("bench.verbs.training.launch", lambda sweep, on_progress: sys.exit(0))
-    monkeypatch.setattr("bench.verbs.training.run_cells", lambda *_: pytest.exit("an input trains"))
-    monkeypatch.setattr("bench.verbs.training._run_one", lambda config: 0)
-    monkeypatch.setattr("bench.sweep.hydra_multirun", lambda overrides, task: 0)
-    monkeypatch.setattr("bench.cli.signal.signal", lambda *_: None)  # set once is enough
+    # An input that would train was taken, and that is all.
+    for command in ("bench", "run"):
+        monkeypatch.setattr(f"bench.commands.{command}.train", lambda work, total: sys.exit(0))
+    monkeypatch.setattr("bench.cli.exit_on_signals", lambda: None)
 
     def run(*arguments):
         out, error = StringIO(), StringIO()
@@ -94,10 +93,11 @@ def refused_in_one_line(code, error):
 
 def keys():
     """The dotted keys of all benchmarks' configurations, groups among them."""
-    known = {"data", "model", "learner", "trainer", "experiment", "preset", "benchmark"}
+    groups = ("data", "model", "learner", "optimizer", "regularizer", "trainer", "execution")
+    known = {*groups, "experiment", "case", "benchmark"}
     for name in choices("benchmark"):
-        known |= set(flatten(plain(compose([f"benchmark={name}"]))))
-    return sorted(known - {"runs_dir", "results_dir", "data.root"})
+        known |= set(flatten(compose([f"benchmark={name}"])))
+    return sorted(known - {"runs_dir", "results_dir"})
 
 
 words = st.text(min_size=1, max_size=12)
@@ -138,13 +138,11 @@ def test_overrides(call, tmp_path, verb, given):
 
 
 @inputs(6000)
-@given(st.lists(st.one_of(st.sampled_from([*VERBS, "--help"]), overrides, words), max_size=4))
+@given(st.lists(st.one_of(st.sampled_from([*SUMMARIES, "--help"]), overrides, words), max_size=4))
 def test_command_lines(call, monkeypatch, arguments):
-    for (
-        name,
-        verb,
-    ) in VERBS.items():  # what the parser lets through is tested above
-        monkeypatch.setattr(f"bench.verbs.{verb.module}.{name}", lambda arguments: 0)
+    for name in SUMMARIES:  # what the parser lets through is tested above
+        command = import_module(f"bench.commands.{name}").command
+        monkeypatch.setattr(command, "callback", lambda **_: 0)
     code, error = call(*arguments)
     assert refused_in_one_line(code, error), (arguments, code, error)
 
@@ -158,32 +156,32 @@ jsons = st.recursive(
 
 @inputs(7000)
 @given(
-    change=st.dictionaries(st.sampled_from([*FIELDS, "error"]), jsons, max_size=3),
+    change=st.dictionaries(
+        st.sampled_from([field.name for field in fields(Record)]), jsons, max_size=3
+    ),
     cut=st.one_of(st.none(), st.integers(0, 3000)),
     flips=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), max_size=2),
 )
 def test_record_files(tmp_path, sound_record, change, cut, flips):
     content = bytearray(json.dumps({**sound_record, **change}).encode()[:cut])
-    for place, value in flips:
-        if place < len(content):
-            content[place] = value
+    for position, value in flips:
+        if position < len(content):
+            content[position] = value
     path = tmp_path / "tensor_rank" / sound_record["run_key"] / "record.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
-    said = ""
+    messages = ()
     try:
         read_record(path)
     except DamagedRecord as damage:
-        said = str(damage)
-    frame = load_runs(tmp_path)
+        messages = (str(damage),)
+    results = Results.from_runs(tmp_path)
+    results.write(tmp_path)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    assert len(said.splitlines()) <= 1
-    # A configuration that is none of the suite's is found when the runs become a table.
-    damaged = [said] if said else frame.attrs["damaged"]
-    assert frame.attrs["damaged"] == damaged
-    assert len(frame) + len(damaged) == 1
-    assert all(len(line.splitlines()) == 1 for line in damaged)
+    assert results.damaged == messages
+    assert len(results.frame) + len(messages) == 1
+    assert all(len(line.splitlines()) == 1 for line in messages)
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +191,7 @@ def sound_record(tmp_path_factory):
     with pytest.raises(SystemExit):
         main(["run", "trainer.max_epochs=1", "tracking.mode=disabled", f"runs_dir={folder}"])
     (path,) = folder.glob("single/*/record.json")
-    return read_record(path)
+    return json.loads(path.read_text())
 
 
 @inputs(6000)

@@ -17,8 +17,8 @@ import pytest
 import torch
 from wandb_server import wandb_server
 
-from bench.report import load_runs
-from bench.tracking.wandb_runs import open_run
+from bench.store.results import load_runs
+from bench.store.wandb_runs import open_run
 from data_prep.torchvision_images import MNIST
 
 pytestmark = pytest.mark.stress
@@ -93,7 +93,7 @@ def test_a_folder_that_becomes_read_only(tmp_path):
     in_mount_namespace(script, tmp_path)
     assert [(tmp_path / f"code{i}").read_text().strip() for i in range(2)] == ["0", "2"]
     (error,) = (tmp_path / "error1").read_text().splitlines()
-    assert "runs_dir=runs/tensor_rank is not allowed" in error
+    assert "runs_dir=runs/tensor_rank: expected" in error
     assert "Read-only file system" in error
     assert records(tmp_path / "runs0") == records(tmp_path / "runs1")
 
@@ -121,12 +121,12 @@ def test_a_data_file_cut_short_under_our_feet(rankbench, tmp_path, monkeypatch):
     whole = path.read_bytes()
     overrides = [*SMALL, "data=mnist,digits", "data.batch_size=200", f"runs_dir={tmp_path / 'r'}"]
     overrides += [f"data.root={tmp_path / 'data'}"]
-    from bench import launch
-    from bench.verbs import training
+    from bench.commands import training
+    from bench.execute import launch
 
-    def cut_and_launch(sweep, on_progress):
+    def cut_and_launch(work, on_progress):
         path.write_bytes(whole[:5000])  # all was verified; nothing has been read yet
-        launch.launch(sweep, on_progress)
+        launch.launch(work, on_progress)
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "launch", cut_and_launch)
@@ -188,19 +188,21 @@ def _service_of(pid):
 
 
 def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound, kill_service):
-    from bench.callbacks import Progress
+    from bench.execute.hooks import Progress
 
     seen = []
 
-    def on_train_epoch_end(self, trainer, pl_module):
-        seen.append(pl_module)
+    def after_interval(self, learner):
+        seen.append(learner)
         if len(seen) == 2:
             kill_service()
 
-    monkeypatch.setattr(Progress, "on_train_epoch_end", on_train_epoch_end)
+    monkeypatch.setattr(Progress, "after_interval", after_interval)
     assert rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={tmp_path}")[0] == 0
     assert numbers(tmp_path) == sound
-    troubled = [key for key, text in records(tmp_path).items() if b'"trouble"' in text]
+    troubled = [
+        key for key, text in records(tmp_path).items() if json.loads(text)["wandb"]["trouble"]
+    ]
     assert len(troubled) == 6  # one stack; the other one has a new service
     code, out, _ = rankbench("runs", "--verify", f"runs_dir={tmp_path}")
     assert code == 1
@@ -212,7 +214,7 @@ def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound, kill_
 def test_wandbs_service_is_killed_while_runs_are_opened(
     rankbench, tmp_path, monkeypatch, sound, kill_service, opened
 ):
-    from bench.tracking import tracker
+    from bench.store import tracker
 
     seen = []
 
@@ -293,7 +295,7 @@ def test_the_connection_is_lost_while_runs_train(rankbench, tmp_path, monkeypatc
 
 
 ONLINE = """
-from bench.tracking import wandb_runs
+from bench.store import wandb_runs
 wandb_runs.PATIENCE_SECONDS = 5
 from bench.cli import main
 main()
@@ -301,9 +303,12 @@ main()
 
 
 @pytest.mark.parametrize("how", ["memory", "nan"])
-def test_one_cell_goes_wrong(rankbench, tmp_path, monkeypatch, sound, how):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
-    poisoned = ["model._target_=poison.Poisoned", f"+model.how={how}", f"runs_dir={tmp_path}"]
+def test_one_cell_goes_wrong(rankbench, tmp_path, sound, how):
+    poisoned = ["--config-dir", str(Path(__file__).parent), f"runs_dir={tmp_path}"]
+    poisoned += {
+        "memory": ["learner._target_=poison.PoisonedLearner", "learner.how=memory"],
+        "nan": ["model._target_=poison.PoisonedModel"],
+    }[how]
     overrides = [*SMALL, *poisoned, "classes=[0]", "variants=[original]"]
     code, _, error = rankbench("bench", "tensor_rank", *overrides)
     statuses = load_runs(tmp_path).set_index("model.rank").status.to_dict()
@@ -329,10 +334,10 @@ def numbers_of(folder, statuses):
     return numbers(folder)
 
 
-def test_a_cell_that_kills_its_process(rankbench, tmp_path, monkeypatch, sound):
-    monkeypatch.syspath_prepend(Path(__file__).parent)
+def test_a_cell_that_kills_its_process(rankbench, tmp_path, sound):
     overrides = [*SMALL, "classes=[0]", "variants=[original]", f"runs_dir={tmp_path}"]
-    overrides += ["model._target_=poison.Poisoned", "+model.how=kill", "sweep.jobs=2"]
+    overrides += ["--config-dir", str(Path(__file__).parent), "sweep.jobs=2"]
+    overrides += ["learner._target_=poison.PoisonedLearner", "learner.how=kill"]
     code, out, error = rankbench("bench", "tensor_rank", *overrides)
     assert code == 1
     assert "1 runs failed and will be retried" in error

@@ -4,9 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor, khatri_rao
-from bench.seeding import generator
 
 
 def normal(*shape, seed=0):

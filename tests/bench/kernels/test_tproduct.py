@@ -3,6 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.core.seeding import generator
 from bench.kernels.tproduct import (
     f_diagonal,
     singular_tubes,
@@ -13,7 +14,6 @@ from bench.kernels.tproduct import (
     t_transpose,
     tubal_rank,
 )
-from bench.seeding import generator
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
 

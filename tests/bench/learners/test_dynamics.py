@@ -1,36 +1,36 @@
+"""Full-batch training of factorizations: stacks, resumption, stop rules, measures, bad input."""
+
 import math
 
 import pytest
 import torch
 
-from bench.config import Cell, typed, with_values
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.status import Status
 from bench.learners.base import Outcome
 from bench.learners.dynamics import Dynamics, ReplicateState
-from bench.learners.steps import StepsConfig
-from bench.run import Settings, run
-from bench.status import Status
-from bench.sweep import prepare
-from bench.tracking.tracker import Place
-from bench.tracking.wandb_runs import TrackingConfig
+from bench.learners.dynamics_measures import Errors, measure_class
+from bench.learners.schedule import StepsConfig
+from bench.plan import check, plan_benchmark, stacks
 
 BENCHMARKS = {name: f"{name}_completion" for name in ("tensor", "matrix", "hierarchical")} | {
     name: name for name in ("tubal_sensing", "norms_or_rank", "theory")
 }
 
 
-def cells_of(tmp_path, name="tensor", values=None, count=None, preset="quick"):
-    """Return the first cells of a benchmark's quick preset, with other values."""
-    sweep = prepare(BENCHMARKS[name], [f"preset={preset}", f"runs_dir={tmp_path}"])
+def cells_of(name="tensor", values=None, count=None):
+    """Return the first cells of a benchmark's quick grid, with other values."""
     short = {"trainer.max_steps": 60, "trainer.measurements": 3, "learner.converged_below": 0.0}
-    cells = [Cell.of(with_values(c.config, {**short, **(values or {})})) for c in sweep.cells]
-    return list({cell.run_key: cell for cell in cells}.values())[:count]
+    given = {**short, "trainer.accelerator": "cpu", **(values or {})}
+    overrides = [f"{key}={value}" for key, value in given.items()]
+    benchmark = BENCHMARKS[name]
+    return plan_benchmark(benchmark, [f"experiment={benchmark}/quick", *overrides]).cells[:count]
 
 
-def train(tmp_path, cells, seconds=1e9, on_progress=lambda learner: None):
-    place = Place(tmp_path, "test", TrackingConfig(), "disabled")
-    trainer = StepsConfig(accelerator="cpu", checkpoint_every_s=seconds)
-    return run(cells, Settings(place, trainer), on_progress)
+def train(cells, *hooks, checkpoint=None):
+    learner = cells[0].learner.build(cells)
+    learner.fit(hooks, checkpoint)
+    return learner
 
 
 def weights(outcome):
@@ -46,86 +46,88 @@ def assert_same_end(ours, theirs):
 
 
 @pytest.mark.parametrize("name", ["tensor", "matrix", "tubal_sensing"])
-def test_the_number_of_measurements_does_not_change_the_training(tmp_path, name):
+def test_the_number_of_measurements_does_not_change_the_training(name):
     ends = []
     for measurements in (1, 7, 60):
         values = {"trainer.measurements": measurements, "learner.milestones": []}
         if name == "tubal_sensing":
             values = {"trainer.measurements": measurements}
-        cells = cells_of(tmp_path, name, values, count=2)
-        learner = train(tmp_path / str(measurements), cells)
-        assert len(learner.curves[0]) == measurements + 1
-        ends.append(learner.outcomes)
+        cells = cells_of(name, values, count=2)
+        learner = train(cells)
+        assert len(learner.run_log.curves[0]) == measurements + 1
+        ends.append(learner.run_log.outcomes)
     for chunked in ends[1:]:
         for ours, theirs in zip(ends[0], chunked, strict=True):
             assert_same_end(ours, theirs)
 
 
 @pytest.mark.parametrize("name", ["tensor", "matrix", "hierarchical", "tubal_sensing"])
-def test_stacked_replicates_end_as_they_do_alone(tmp_path, name):
+def test_stacked_replicates_end_as_they_do_alone(name):
     values = {"learner.precision": "float64"}
-    cells = cells_of(tmp_path, name, values, count=3)
-    key = typed(cells[0].config["learner"], "learner").stack_key
+    cells = cells_of(name, values, count=3)
+    key = cells[0].learner.stack_key
     cells = [cell for cell in cells if key(cell) == key(cells[0])]
     assert len(cells) >= 2
-    stacked = train(tmp_path / "stack", cells)
+    stacked = train(cells)
     for i, cell in enumerate(cells):
-        alone = train(tmp_path / f"alone{i}", [cell])
-        ours, theirs = weights(stacked.outcomes[i]), weights(alone.outcomes[0])
+        alone = train([cell])
+        ours, theirs = weights(stacked.run_log.outcomes[i]), weights(alone.run_log.outcomes[0])
         for parameter, expected in theirs.items():
             torch.testing.assert_close(ours[parameter], expected, rtol=1e-9, atol=1e-14)
-        assert stacked.curves[i][-1]["train_loss"] == pytest.approx(
-            alone.curves[0][-1]["train_loss"], rel=1e-9
-        )
+        ours, theirs = stacked.run_log.curves[i][-1], alone.run_log.curves[0][-1]
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-9)
 
 
 def test_a_resumed_run_ends_bitwise_as_a_straight_one(tmp_path):
     """A replicate has left the stack at the checkpoint, others leave it later."""
     values = {"learner.converged_below": 2e-4, "learner.check_every": 5, "learner.patience": 1}
     values |= {"trainer.max_steps": 600, "trainer.measurements": 120}
-    cells = cells_of(tmp_path, values=values)[-6:]
-    straight = train(tmp_path / "straight", cells)
+    cells = cells_of(values=values)[-6:]
+    straight = train(cells).run_log
     assert len({curve[-1]["iteration"] for curve in straight.curves}) > 2
 
     class Interrupt(Exception):
         pass
 
-    partial = []
+    class InterruptPartway:
+        intervals = 0
 
-    def interrupt(learner):
-        if len(learner.state.members) < len(cells):
-            partial.append(learner.iteration)
-        if len(partial) == 3:  # the checkpoint before this one holds fewer replicates
-            raise Interrupt
+        def after_interval(self, learner):
+            if len(learner.state.members) < len(cells):
+                self.intervals += 1
+            if self.intervals == 3:
+                learner.save_checkpoint(tmp_path / "checkpoint")
+                raise Interrupt
 
     with pytest.raises(Interrupt):
-        train(tmp_path / "resumed", cells, seconds=0.0, on_progress=interrupt)
-    resumed = train(tmp_path / "resumed", cells)
+        train(cells, InterruptPartway())
+    resumed = train(cells, checkpoint=tmp_path / "checkpoint").run_log
     for ours, theirs in zip(resumed.outcomes, straight.outcomes, strict=True):
         assert_same_end(ours, theirs)
         assert ours.metrics == theirs.metrics
     assert resumed.curves == straight.curves
+    with pytest.raises(UserError, match="a checkpoint of 6 other cells"):
+        train(cells[:2], checkpoint=tmp_path / "checkpoint")
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path):
-    cells = cells_of(tmp_path, values={"model.init_std": 0.1})
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    cells = cells_of(values={"model.init_std": 0.1})
     assert len(cells) == 3
-    first, again = train(tmp_path / "a", cells), train(tmp_path / "b", cells)
+    first, again = train(cells).run_log, train(cells).run_log
     assert first.curves == again.curves
     assert len({curve[-1]["train_loss"] for curve in first.curves}) == 3
 
 
-def test_a_step_size_that_diverges_is_recorded_with_its_iteration(tmp_path):
-    values = {"learner.optimizer": "gradient_descent", "learner.learning_rate": 1e6}
+def test_a_step_size_that_diverges_is_recorded_with_its_iteration():
+    values = {"optimizer": "gradient_descent", "optimizer.lr": 1e6}
     values |= {"model.init_std": 0.5, "learner.check_every": 7}
-    (cell,) = cells_of(tmp_path, values=values, count=1)
-    learner = train(tmp_path, [cell])
-    (outcome,) = learner.outcomes
+    (cell,) = cells_of(values=values, count=1)
+    learner = train([cell])
+    (outcome,) = learner.run_log.outcomes
     assert outcome.status is Status.DIVERGED
     # The slow way: the same steps one by one.
-    config = typed(cell.config["learner"], "learner")
-    other = Dynamics([cell], config, StepsConfig(max_steps=60))
-    optimizer = other.configure_optimizers()
+    other = Dynamics([cell], cell.learner)
+    optimizer = other.make_optimizer()
     losses = []
     while not losses or math.isfinite(losses[-1]):
         optimizer.zero_grad()
@@ -137,15 +139,15 @@ def test_a_step_size_that_diverges_is_recorded_with_its_iteration(tmp_path):
     assert outcome.metrics["last_finite_loss"] == pytest.approx(losses[-2])
 
 
-def test_training_stops_after_the_loss_was_low_in_successive_checks(tmp_path):
+def test_training_stops_after_the_loss_was_low_in_successive_checks():
     base = {"learner.check_every": 5, "learner.converged_below": 9e-4}
     base |= {"trainer.max_steps": 300, "trainer.measurements": 300}
     ends = {}
     for patience in (1, 4):
-        cells = cells_of(tmp_path, values={**base, "learner.patience": patience}, count=1)
-        learner = train(tmp_path / str(patience), cells)
-        assert learner.outcomes[0].status is Status.CONVERGED
-        ends[patience] = learner.curves[0]
+        cells = cells_of(values={**base, "learner.patience": patience}, count=1)
+        learner = train(cells)
+        assert learner.run_log.outcomes[0].status is Status.CONVERGED
+        ends[patience] = learner.run_log.curves[0]
     last = ends[1][-1]
     assert last["train_loss"] < 9e-4
     assert last["iteration"] % 5 == 0
@@ -154,14 +156,13 @@ def test_training_stops_after_the_loss_was_low_in_successive_checks(tmp_path):
     assert ends[4][-1]["iteration"] == last["iteration"] + 15
 
 
-def test_the_time_limit_ends_runs_at_equal_flow_time(tmp_path):
+def test_the_time_limit_ends_runs_at_equal_flow_time():
     for rate in (0.5, 0.1):
-        values = {"learner.optimizer": "gradient_descent", "learner.learning_rate": rate}
+        values = {"optimizer": "gradient_descent", "optimizer.lr": rate}
         values |= {"learner.check_every": 1, "trainer.time_limit": 5.0}
-        cells = cells_of(tmp_path, values=values, count=1)
-        learner = train(tmp_path / str(rate), cells)
-        assert learner.outcomes[0].status is Status.MAX_STEPS
-        assert learner.curves[0][-1]["flow_time"] == pytest.approx(5.0)
+        learner = train(cells_of(values=values, count=1))
+        assert learner.run_log.outcomes[0].status is Status.MAX_STEPS
+        assert learner.run_log.curves[0][-1]["flow_time"] == pytest.approx(5.0)
 
 
 def test_the_divergence_is_found_among_the_losses_since_the_last_check():
@@ -182,26 +183,62 @@ def test_schedules_rise_to_the_last_step():
     assert StepsConfig(max_steps=3, measurements=10).schedule() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("preset", ["published", "quick"])
-@pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_preset_composes(tmp_path, name, preset):
-    sweep = prepare(BENCHMARKS[name], [f"preset={preset}", f"runs_dir={tmp_path}"])
-    assert len(sweep.stacks()) >= 1
+@pytest.mark.parametrize("grid", ["published", "quick"])
+@pytest.mark.parametrize("name", BENCHMARKS.values())
+def test_every_grid_composes(name, grid):
+    cells = plan_benchmark(name, [f"experiment={name}/quick"] if grid == "quick" else []).cells
+    check(cells, 3.0)
+    assert len(stacks(cells, 3.0, len(cells))) >= 1
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_every_quick_preset_runs_shortened(tmp_path, name):
-    values = {"trainer.max_steps": 3, "trainer.measurements": 3}
-    cells = cells_of(tmp_path, name, values)
-    key = typed(cells[0].config["learner"], "learner").stack_key
+def test_every_quick_grid_runs_shortened(name):
+    cells = cells_of(name, {"trainer.max_steps": 3, "trainer.measurements": 3})
+    key = cells[0].learner.stack_key
     for cell in {key(cell): cell for cell in cells}.values():
-        (outcome,) = train(tmp_path / cell.run_key, [cell]).outcomes
+        (outcome,) = train([cell]).run_log.outcomes
         assert outcome.status is Status.MAX_STEPS
         assert math.isfinite(outcome.metrics["train_loss"])
 
 
+def test_replicates_differ_in_seed_and_scale_alone():
+    def keys(values=None):
+        return {cell.learner.stack_key(cell) for cell in cells_of(values=values)}
+
+    assert len(keys()) == 1
+    assert keys({"model.init_std": 0.2}) == keys()
+    for values in ({"optimizer.lr": 0.1}, {"model.rank": 9}, {"learner.patience": 2}):
+        assert len(keys() | keys(values)) == 2
+
+
+def test_any_optimizer_of_torch_trains_and_one_that_mixes_entries_trains_alone():
+    adam = cells_of(values={"optimizer": "adam"}, count=2)
+    assert adam[0].learner.stack_key(adam[0]) == adam[1].learner.stack_key(adam[1])
+    assert all(outcome.status is Status.MAX_STEPS for outcome in train(adam).run_log.outcomes)
+    values = {"optimizer": "adam", "optimizer._target_": "torch.optim.Adafactor"}
+    others = cells_of(values=values, count=2)
+    assert others[0].learner.stack_key(others[0]) != others[1].learner.stack_key(others[1])
+
+
+class Largest(Errors):
+    """A measure of somebody else's."""
+
+    def forward(self, model, problem, end_tensor):
+        """Return the largest entry."""
+        return {"largest": end_tensor.flatten(1).abs().amax(1)}
+
+
+def test_a_measure_is_found_by_its_dotted_name(monkeypatch):
+    monkeypatch.setattr("bench.core.settings.TRUSTED", ["bench", "torch.optim", __name__])
+    name = f"{__name__}.Largest"
+    (cell,) = cells_of(values={"learner.measures": f"[{name}]"}, count=1)
+    assert train([cell]).run_log.curves[0][-1]["largest"] > 0
+    with pytest.raises(UserError, match="derived from"):
+        measure_class("bench.core.errors.UserError")
+
+
 @pytest.mark.parametrize(
-    ("name", "override", "said"),
+    ("name", "override", "message"),
     [
         ("tensor", "data.measurements.count=1001", "an integer from 1 to 1000"),
         ("matrix", "data.target.rank=33", "an integer from 1 to 32"),
@@ -210,20 +247,24 @@ def test_every_quick_preset_runs_shortened(tmp_path, name):
         ("matrix", "model=tubal", "three modes"),
         ("hierarchical", "model.width=2", "more than the target's rank"),
         ("tensor", "learner.measures=[speed]", "learner.measures"),
+        ("tensor", "learner.measures=[nowhere.Speed]", "learner.measures"),
         ("tensor", "learner.measures=[unobserved_entry]", "data=norms_or_rank"),
         ("matrix", "learner.measures=[growth]", "component_drives"),
         ("hierarchical", "data.target.rank=5", "a rank under 5"),
         ("tensor", "learner.measures=[tubal_angles]", "data.target.family=tubal"),
-        ("tensor", "learner.learning_rate=0", "learner.learning_rate=0"),
-        ("tensor", "learner.optimizer=adam", "group_rmsprop or gradient_descent"),
+        ("tensor", "optimizer.lr=0", "optimizer.lr=0"),
+        ("tensor", "optimizer._target_=torch.optim.LBFGS", "without a closure"),
+        ("tensor", "optimizer.momentum=0.9", "optimizer.momentum"),
         ("tensor", "learner.patience=0", "learner.patience=0"),
-        ("tensor", "trainer.spacing=cubic", "linear or logarithmic"),
+        ("tensor", "trainer.spacing=cubic", "'linear' or 'logarithmic'"),
         ("tensor", "trainer.time_limit=-1", "trainer.time_limit"),
+        ("tensor", "trainer.accelerator=cuba", "trainer.accelerator=cuba"),
+        ("tensor", "trainer.devices=2", "one device"),
         ("tensor", "variant=random_labels", "of a generated problem"),
     ],
 )
-def test_bad_input_is_named_in_one_line(tmp_path, name, override, said):
-    overrides = ["preset=quick", f"runs_dir={tmp_path}", override]
-    with pytest.raises(UserError, match=said) as caught:
-        prepare(BENCHMARKS[name], overrides)
+def test_bad_input_is_named_in_one_line(name, override, message):
+    overrides = [f"experiment={BENCHMARKS[name]}/quick", override]
+    with pytest.raises(UserError, match=message) as caught:
+        check(plan_benchmark(BENCHMARKS[name], overrides).cells, 3.0)
     assert "\n" not in str(caught.value)

@@ -5,28 +5,30 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
+from bench.core.seeding import generator
+from bench.core.status import Status
 from bench.kernels.indicators import indicator_matrix
 from bench.models.linear import LinearPredictor
-from bench.report import load_runs
-from bench.seeding import generator
+from bench.plan import check, plan_benchmark, stacks
 from data_prep.digits import Digits
 
 
-def test_it_is_scikit_learn_s_ridge_regression(rankbench, tmp_path):
-    code, _, _ = rankbench(
-        "bench",
-        "tensor_rank",
-        "experiment=linear_baseline",
-        "classes=[3,5]",
-        "ranks=[1,3]",
-        "seeds=[0]",
-        f"runs_dir={tmp_path}",
-    )
-    assert code == 0
-    frame = load_runs(tmp_path, "tensor_rank")
-    assert (frame.status == "converged").all()
-    assert frame.groupby("model.rank").parameters.unique().map(list).tolist() == [[65], [195]]
-    data = Digits("digits")
+def test_it_is_scikit_learn_s_ridge_regression():
+    grid = ["experiment=tensor_rank/linear_baseline", "classes=[3,5]", "ranks=[1,3]", "seeds=[0]"]
+    cells = plan_benchmark("tensor_rank", grid).cells
+    check(cells, 1.0)
+    divided = stacks(cells, 1.0, len(cells))
+    assert len(divided) == 4  # two sets of images, two of features
+    outcomes = {}
+    for stack in divided:
+        learner = stack[0].learner.build(stack)
+        learner.fit([])
+        assert learner.progress()[0] == 1
+        outcomes |= dict(zip(stack, learner.run_log.outcomes, strict=True))
+    assert {outcome.status for outcome in outcomes.values()} == {Status.CONVERGED}
+    sizes = {(cell.model.rank, outcome.metrics["parameters"]) for cell, outcome in outcomes.items()}
+    assert sizes == {(1, 65), (3, 195)}
+    data = Digits()
     train, test = (data.split(None, name) for name in ("train", "test"))
     matrices = [indicator_matrix(part.inputs, 2).numpy()[:, :-1] for part in (train, test)]
     targets = [2.0 * (part.labels.numpy() == 3) for part in (train, test)]
@@ -35,11 +37,14 @@ def test_it_is_scikit_learn_s_ridge_regression(rankbench, tmp_path):
         (oracle.predict(matrix) - target) ** 2 / 4
         for matrix, target in zip(matrices, targets, strict=True)
     ]
-    chosen = (frame["variant"] == "original") & (frame["data.target_class"] == 3)
-    (row,) = frame[chosen & (frame["model.rank"] == 1)].to_dict("records")
+    (metrics,) = (
+        outcome.metrics
+        for cell, outcome in outcomes.items()
+        if (cell.variant, cell.data.target_class, cell.model.rank) == ("original", 3, 1)
+    )
     # scikit-learn does not shrink the constant, ours does by a hair.
-    assert row["train_error"] == pytest.approx(errors[0].mean(), rel=1e-4)
-    assert row["test_error"] == pytest.approx(np.minimum(errors[1], 1).mean(), rel=1e-3)
+    assert metrics["train_error"] == pytest.approx(errors[0].mean(), rel=1e-4)
+    assert metrics["test_error"] == pytest.approx(np.minimum(errors[1], 1).mean(), rel=1e-3)
 
 
 def test_features_are_indicators_and_products_of_pairs():

@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.balancedness import largest_drift, layer_differences, vector_differences
 from bench.models.matrix import MatrixFactorization
-from bench.seeding import generator
 
 
 def normal(*shape, seed=0):

@@ -4,10 +4,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.ranks import component_norms, effective_rank, numerical_rank, rank_one_distance
-from bench.seeding import generator
 
 
 def normal(*shape, seed=0):

@@ -3,13 +3,13 @@ import torch
 from torch import nn
 
 from bench.measures.receptive_field import receptive_field
-from bench.models.convnet import CircuitConfig
+from bench.models.arithmetic_circuit import CircuitConfig
 from bench.models.resnet import CompactResNetConfig, ResNetConfig
 
 
 @pytest.mark.parametrize(("depth", "size"), [(18, 99), (34, 179)])
 def test_torchvision_s_networks_see_what_is_known_of_them(depth, size):
-    network = ResNetConfig(depth).build((200, 200), 2, 1, 0)
+    network = ResNetConfig(depth=depth).build((200, 200), 2, 1, 0)
     network.layer3 = network.layer4 = network.fc = nn.Identity()  # 435 and 899 with them
     rows, columns = receptive_field(network, (2, 200))
     assert columns.sum(1).max() == size
@@ -29,7 +29,9 @@ def test_stacked_convolutions_by_the_recurrence():
 
 
 def test_what_a_unit_sees_is_what_its_gradient_can_reach():
-    network = CompactResNetConfig([4, 3, 1], [4, 4], [2, 1]).build((9, 40), 2, 1, 0)
+    network = CompactResNetConfig(stem=(4, 3, 1), widths=(4, 4), strides=(2, 1)).build(
+        (9, 40), 2, 1, 0
+    )
     _, columns = receptive_field(network, (9, 40))
     features = network[: len(network) - 4].eval()
     image = torch.rand(1, 1, 9, 40).requires_grad_()
@@ -41,5 +43,5 @@ def test_what_a_unit_sees_is_what_its_gradient_can_reach():
 
 
 def test_a_circuit_has_no_map():
-    circuit = CircuitConfig(2, features="affine").build((8, 8), 2, 1, 0)
+    circuit = CircuitConfig(width=2, features="affine").build((8, 8), 2, 1, 0)
     assert receptive_field(circuit, (8, 8)) is None

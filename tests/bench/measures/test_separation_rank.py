@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.measures.separation_rank import estimate_separation_rank, separation_rank
-from bench.models.convnet import ConvArithmeticCircuit
+from bench.models.arithmetic_circuit import ConvArithmeticCircuit
 
 LEFT = torch.zeros(6, 6, dtype=torch.bool)
 LEFT[:, :3] = True

@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.linalg import subspace_angles
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.kernels.tproduct import t_gram, t_product, t_svd
 from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
-from bench.seeding import generator
 
 
 def normal(*shape, seed=0):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.ranks import component_norms
 from bench.measures.trajectories import (
@@ -13,7 +14,6 @@ from bench.measures.trajectories import (
     singular_value_drives,
 )
 from bench.models.matrix import MatrixFactorization
-from bench.seeding import generator
 
 
 def normal(*shape, seed=0):

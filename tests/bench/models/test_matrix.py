@@ -6,11 +6,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.measures.balancedness import layer_differences
 from bench.models.matrix import MatrixConfig, MatrixFactorization
 from bench.models.replicates import stack_replicates
-from bench.seeding import generator
 
 
 def model(*sizes, seed=0, **options):
@@ -90,7 +90,7 @@ def test_a_configuration_builds_the_model_it_describes():
         ((3, 3, 0), {}, "model.depth=0"),
         ((3, 3), {"width": 0}, "model.width=0"),
         ((3, 3), {"init_std": 0.0}, "model.init_std=0.0"),
-        ((3, 3), {"start": "zero"}, "model.start=zero"),
+        ((3, 3), {"start": "zero"}, "model.start='zero'"),
         ((3, 3), {"start": "balanced", "width": 2}, "model.width=2"),
         ((3, 3), {"determinant_sign": 0}, "model.determinant_sign=0"),
         ((3, 4), {"determinant_sign": 1}, "model.determinant_sign=1 for a 3 x 4"),

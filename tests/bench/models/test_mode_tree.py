@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import UserError
+from bench.core.errors import UserError
 from bench.models.mode_tree import ModeTree, mode_tree
 
 
@@ -12,7 +12,7 @@ def test_every_level_divides_the_modes(order, arity, pattern):
     for level in tree.nodes:
         assert sorted(mode for node in level for mode in node) == list(range(order))
     assert len(tree.nodes[-1]) == 1
-    assert all(0 < run.arity <= arity for runs in tree.runs for run in runs)
+    assert all(0 < run.arity <= arity for runs in tree.window_groups for run in runs)
 
 
 @given(st.integers(2, 40), st.integers(2, 5), st.sampled_from(["adjacent", "half"]))
@@ -89,5 +89,5 @@ def test_trees_that_do_not_cover_the_modes_are_refused(levels):
     ],
 )
 def test_what_does_not_fit_together_is_refused(arguments):
-    with pytest.raises(UserError, match="not allowed"):
+    with pytest.raises(UserError, match="expected"):
         mode_tree(**arguments)

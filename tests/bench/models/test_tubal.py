@@ -3,11 +3,11 @@ import itertools
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.kernels.tproduct import t_product, t_transpose, tubal_rank
 from bench.models.replicates import stack_replicates
 from bench.models.tubal import TubalConfig, TubalFactorization
-from bench.seeding import generator
 
 
 def model(*sizes, seed=0, **options):
@@ -55,7 +55,7 @@ def test_the_gradient_is_the_published_one():
 
 
 def test_a_configuration_builds_the_model_it_describes():
-    built = TubalConfig(5, init_std=0.1).factorize([3, 3, 4], 0)
+    built = TubalConfig(overestimated_rank=5, init_std=0.1).factorize([3, 3, 4], 0)
     draw = generator(0, "initialization")
     expected = TubalFactorization(3, 4, 5, init_std=0.1, generator=draw)
     assert torch.equal(built.factor, expected.factor)

@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
-from bench.errors import UserError
+from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.optim import GroupRMSprop
-from bench.seeding import generator
 
 
 def normal(*shape, seed=0):

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from torch import nn
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from bench.errors import UserError
-from bench.models.convnet import ConvArithmeticCircuit
+from bench.core.errors import UserError
+from bench.core.seeding import generator
+from bench.models.arithmetic_circuit import ConvArithmeticCircuit
 from bench.regularizers import InputGradientChange, InputGradients, Patch, PatchChoice, RandomPatch
-from bench.seeding import generator
 
 FIRST, SECOND = Patch(2, 3, 8, 6), Patch(16, 20, 10, 9)
 
@@ -200,7 +200,7 @@ def test_convolutions_of_all_kinds(options):
 
 def test_patches_are_those_of_the_seed_and_go_on_after_a_checkpoint():
     def patches(regularizer, count):
-        return [regularizer._draw_patches(torch.zeros(2, 1, 32, 32)) for _ in range(count)]
+        return [regularizer._sample_patches(torch.zeros(2, 1, 32, 32)) for _ in range(count)]
 
     def fresh(seed):
         return InputGradientChange(RandomPatch(3), RandomPatch(4, distance=5), seed=seed)
@@ -222,8 +222,8 @@ def pixels_between(a, b):
 @given(st.integers(1, 5), st.integers(0, 6), st.integers(0, 99), st.booleans())
 def test_random_patches_keep_their_distance(size, distance, seed, adjacent):
     source = generator(seed, "test")
-    first = RandomPatch(size).draw(24, 30, None, source)
-    second = RandomPatch(size, distance, adjacent).draw(24, 30, first, source)
+    first = RandomPatch(size).sample(24, 30, None, source)
+    second = RandomPatch(size, distance, adjacent).sample(24, 30, first, source)
     assert second.bottom <= 24
     assert second.right <= 30
     assert not first.overlaps(second)
@@ -231,18 +231,18 @@ def test_random_patches_keep_their_distance(size, distance, seed, adjacent):
     assert between == distance if adjacent else between >= distance
 
 
-def test_every_allowed_place_is_drawn():
+def test_every_allowed_position_is_sampled():
     source, first = draw(), Patch(0, 0, 2, 2)
-    places = {RandomPatch(2, distance=1).draw(5, 4, first, source) for _ in range(300)}
+    places = {RandomPatch(2, distance=1).sample(5, 4, first, source) for _ in range(300)}
     assert places == {Patch(3, left, 2, 2) for left in range(3)}
 
 
 def test_a_choice_never_repeats_the_first_patch():
     both = PatchChoice([FIRST, SECOND])
     source = draw()
-    firsts = [both.draw(32, 32, None, source) for _ in range(40)]
+    firsts = [both.sample(32, 32, None, source) for _ in range(40)]
     assert set(firsts) == {FIRST, SECOND}
-    assert all(both.draw(32, 32, one, source) != one for one in firsts)
+    assert all(both.sample(32, 32, one, source) != one for one in firsts)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_what_cannot_be_is_refused(first, second, samples, message):
     ],
 )
 def test_bad_arguments_are_refused(make):
-    with pytest.raises(UserError, match="not allowed"):
+    with pytest.raises(UserError, match="expected"):
         make()
 
 
@@ -299,8 +299,8 @@ def test_patches_of_its_own_for_each_sample_are_the_published_form_sample_by_sam
     got = own(network, inputs, network(inputs), targets)
     source, expected = generator(3, "patches", 0), []
     for i in range(5):
-        first = patches[0].draw(8, 8, None, source)
-        second = patches[1].draw(8, 8, first, source)
+        first = patches[0].sample(8, 8, None, source)
+        second = patches[1].sample(8, 8, first, source)
         alone = InputGradientChange(first, second)
         pair = torch.stack([inputs[i], inputs[(i + 1) % 5]])
         swapped = inputs[i].clone()

@@ -7,18 +7,18 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from bench.errors import UserError
-from bench.report.compare import as_text, compare, compare_published, paired_statistics, where
-from bench.report.spec import ReportSpec
+from bench.core.errors import UserError
+from bench.report.compare import as_text, compare, compare_published, where
+from bench.report.report_config import ReportConfig
 
 
-def spec():
-    return ReportSpec(
+def config():
+    return ReportConfig(
         title="",
         section="data.name",
-        rows=["variant", "model.rank"],
-        over=["data.target_class", "seed"],
-        metrics=["train_error"],
+        rows=("variant", "model.rank"),
+        over=("data.target_class", "seed"),
+        metrics=("train_error",),
         x="model.rank",
         hue="variant",
     )
@@ -39,58 +39,82 @@ def runs(ranks=(1, 2), classes=range(6), seeds=(0, 1)):
 
 def test_numbers_are_scipy_s():
     frame = runs()
-    result = compare(frame, spec(), "variant", "train_error")
-    assert (
-        result.comparison.tolist()
-        == [
-            "random_images - original",
-            "random_labels - original",
-        ]
-        * 2
-    )
+    result = compare(frame, config(), "variant", "train_error")
+    names = ["random_images vs original", "random_labels vs original"]
+    assert result.comparison.tolist() == names * 2
     keys = ["data.target_class", "seed"]
-    one = frame[frame["model.rank"] == 1]
+    chosen = frame[frame["model.rank"] == 1]
     first, other = (
-        one[one.variant == variant].sort_values(keys).train_error.to_numpy()
+        chosen[chosen.variant == variant].sort_values(keys).train_error.to_numpy()
         for variant in ("original", "random_images")
     )
     row = result.iloc[0]
-    assert row.pairs == 12
+    assert (row.pairs, row.units) == (12, 12)
     assert row.difference == pytest.approx((other - first).mean())
     interval = stats.ttest_rel(other, first).confidence_interval(0.95)
     assert (row.difference_low, row.difference_high) == pytest.approx(tuple(interval))
-    assert row.ratio == pytest.approx(first.mean() / other.mean())
+    assert row.ratio == pytest.approx(other.mean() / first.mean())
     assert row.ratio_low < row.ratio < row.ratio_high
-    raw = []
-    for _, group in frame.groupby("model.rank"):
+    assert np.isnan(row.p_exact)
+    assert result.p.to_numpy() == pytest.approx(stats.false_discovery_control(raw_p(frame)))
+
+
+def raw_p(frame, ranks=(1, 2), names=("random_images", "random_labels")):
+    keys, raw = ["data.target_class", "seed"], []
+    for rank in ranks:
+        group = frame[frame["model.rank"] == rank]
         wide = group.pivot(index=keys, columns="variant", values="train_error")
-        for name in ("random_images", "random_labels"):
-            raw.append(stats.ttest_rel(wide[name], wide["original"]).pvalue)
-    assert result.p.to_numpy() == pytest.approx(stats.false_discovery_control(raw))
+        raw += [stats.ttest_rel(wide[name], wide["original"]).pvalue for name in names]
+    return raw
 
 
-def test_the_interval_covers_the_true_difference_as_often_as_it_says():
-    draw = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        first = draw.normal(1.0, 0.1, 10)
-        found = paired_statistics(first, first + draw.normal(0.5, 0.2, 10))
-        covered += found["difference_low"] <= 0.5 <= found["difference_high"]
-    assert covered / 400 == pytest.approx(0.95, abs=0.035)
+def test_numbers_are_those_of_the_units_means():
+    frame, by_class = runs(), replace(config(), unit="data.target_class")
+    row = compare(frame, by_class, "variant", "train_error").iloc[0]
+    chosen = frame[frame["model.rank"] == 1]
+    means = chosen.groupby(["data.target_class", "variant"]).train_error.mean().unstack()
+    test = stats.ttest_rel(means["random_images"], means["original"])
+    ends = tuple(test.confidence_interval(0.95))
+    assert (row.pairs, row.units) == (12, 6)
+    assert (row.difference_low, row.difference_high) == pytest.approx(ends)
+    assert row.difference == pytest.approx((means["random_images"] - means["original"]).mean())
+    assert row.p_exact == pytest.approx(2**-5)  # all six differences have one sign
+
+
+def test_families_are_corrected_apart_and_do_not_depend_on_what_is_shown():
+    two = pd.concat([runs(), runs().assign(**{"data.name": "mnist"})], ignore_index=True)
+    alone = compare(runs(), config(), "variant", "train_error").p.tolist()
+    assert compare(two, config(), "variant", "train_error").p.tolist() == pytest.approx(alone * 2)
+    shown = compare(two, config(), "variant", "train_error", None, ["model.rank=2"])
+    assert shown.p.tolist() == pytest.approx(alone[2:] * 2)
+    apart = replace(config(), families=({"model.rank": 1},))
+    split = compare(runs(), apart, "variant", "train_error").p.to_numpy()
+    expected = [stats.false_discovery_control(raw_p(runs(), [rank])) for rank in (1, 2)]
+    assert split == pytest.approx(np.concatenate(expected))
+
+
+def test_one_pair_has_a_difference_and_no_interval():
+    row = compare(runs(classes=[0], seeds=[0]), config(), "variant", "train_error").iloc[0]
+    assert (row.pairs, row.refused) == (1, "")
+    assert row[["difference_low", "ratio_high", "p", "p_exact"]].isna().all()
+    text = as_text(row.to_frame().T)
+    assert text["first - second [95 %]"].tolist() == [f"{row.difference:.4g}"]
 
 
 def test_another_reference_turns_the_comparison_round():
-    there = compare(runs(), spec(), "variant", "train_error", reference="random_images")
-    row = there[there.comparison == "original - random_images"].iloc[0]
-    back = compare(runs(), spec(), "variant", "train_error").iloc[0]
+    there = compare(runs(), config(), "variant", "train_error", reference="random_images")
+    row = there[there.comparison == "original vs random_images"].iloc[0]
+    back = compare(runs(), config(), "variant", "train_error").iloc[0]
     assert row.difference == pytest.approx(-back.difference)
+    ends = (1 / back.ratio_high, 1 / back.ratio, 1 / back.ratio_low)
+    assert (row.ratio_low, row.ratio, row.ratio_high) == pytest.approx(ends)
 
 
 def test_missing_pairs_are_refused_with_a_reason():
     frame = runs()
     frame.loc[frame.index[0], "status"] = "failed"
-    result = compare(frame, spec(), "variant", "train_error")
-    refused = result[result.comparison == "random_images - original"]
+    result = compare(frame, config(), "variant", "train_error")
+    refused = result[result.comparison == "random_images vs original"]
     assert refused.refused.tolist() == ["1 of 12 pairs are missing", ""]
     assert refused.difference.isna().tolist() == [True, False]
 
@@ -98,26 +122,28 @@ def test_missing_pairs_are_refused_with_a_reason():
 def test_a_difference_that_never_varies_has_no_p_value():
     frame = runs()
     frame["train_error"] = np.where(frame.variant == "original", 0.25, 0.5) + 0.1 * frame.seed
-    row = compare(frame, spec(), "variant", "train_error").iloc[0]
-    assert row.difference == row.difference_low == row.difference_high == pytest.approx(0.25)
+    row = compare(frame, config(), "variant", "train_error").iloc[0]
+    assert tuple(row[["difference", "difference_low", "difference_high"]]) == pytest.approx(
+        (0.25,) * 3
+    )
     assert np.isnan(row.p)
 
 
 def test_other_settings_have_their_own_rows():
     frame = pd.concat([runs().assign(**{"data.levels": level}) for level in (2, 3)])
-    frame.insert(0, "learner.rate", 0.1)
-    result = compare(frame, spec(), "variant", "train_error")
+    frame.insert(0, "optimizer.lr", 0.1)
+    result = compare(frame, config(), "variant", "train_error")
     assert len(result) == 8
     assert result["data.levels"].tolist() == [2, 2, 3, 3] * 2
 
 
 def test_a_factor_goes_by_its_last_name_where_that_is_the_only_one():
     frame = runs()
-    whole = compare(frame, spec(), "model.rank", "train_error")
-    pd.testing.assert_frame_equal(compare(frame, spec(), "rank", "train_error"), whole)
+    whole = compare(frame, config(), "model.rank", "train_error")
+    pd.testing.assert_frame_equal(compare(frame, config(), "rank", "train_error"), whole)
     frame["data.rank"] = frame["model.rank"]
     with pytest.raises(UserError, match="--by rank"):
-        compare(frame, spec(), "rank", "train_error")
+        compare(frame, config(), "rank", "train_error")
 
 
 @pytest.mark.parametrize(
@@ -130,7 +156,7 @@ def test_a_factor_goes_by_its_last_name_where_that_is_the_only_one():
 )
 def test_what_does_not_exist_is_refused_with_what_does(factor, metric, message):
     with pytest.raises(UserError, match=message):
-        compare(runs(), spec(), factor, metric)
+        compare(runs(), config(), factor, metric)
 
 
 def test_where_keeps_the_runs_that_fit_and_refuses_what_is_not_recorded():
@@ -144,7 +170,7 @@ def test_where_keeps_the_runs_that_fit_and_refuses_what_is_not_recorded():
 def published():
     """Return runs on MNIST, for which values are published, and their specification."""
     frame = runs().assign(**{"data.name": "mnist", "trainer.max_epochs": 100})
-    return frame, replace(spec(), published="tensor_rank.csv")
+    return frame, replace(config(), published="tensor_rank.csv")
 
 
 def test_ours_against_published_is_scipy_s_one_sample_test():
@@ -171,7 +197,7 @@ def test_published_comparisons_can_be_named_by_a_factor_and_are_refused_where_ru
     frame.loc[frame.index[0], "status"] = "failed"
     result = compare_published(frame, known, "train_error", "variant")
     refused = result[result.refused != ""]
-    assert refused.comparison.tolist() == ["random_images - published"]
+    assert refused.comparison.tolist() == ["random_images vs published"]
     assert refused.refused.tolist() == ["1 of 12 runs are missing"]
     assert "variant" not in result
 
@@ -181,6 +207,6 @@ def test_what_nobody_published_is_refused_and_can_be_printed():
     known = replace(known, published_for={"data.levels": 2})
     result = compare_published(frame, known, "train_error")
     assert set(result.refused) == {"no published value for this setting"}
-    assert (as_text(result)["difference [95 %]"] == "-").all()
-    with pytest.raises(UserError, match="allowed: train_error"):
+    assert (as_text(result)["first - second [95 %]"] == "-").all()
+    with pytest.raises(UserError, match="expected one of train_error"):
         compare_published(frame.assign(loss=0.0), known, "loss")

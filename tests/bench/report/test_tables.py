@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from bench.report import figures, tables
-from bench.report.frame import best_validation
-from bench.report.spec import ReportSpec
+from bench.report.report_config import ReportConfig
+from bench.store.results import Results, best_validation
 
 GOLDEN_MARKDOWN = """\
 # A claim.
@@ -51,13 +51,13 @@ random_labels,1,last,1,0,0,1,0,0,,,,,0.0890,0.0920,mnist,0.0900
 """
 
 
-def spec():
-    return ReportSpec(
+def config():
+    return ReportConfig(
         title="A claim.",
         section="data.name",
-        rows=["variant", "model.rank"],
-        over=["data.target_class", "seed"],
-        metrics=["train_error", "test_error"],
+        rows=("variant", "model.rank"),
+        over=("data.target_class", "seed"),
+        metrics=("train_error", "test_error"),
         x="model.rank",
         hue="variant",
         reference="constant",
@@ -85,21 +85,21 @@ def runs():
 
 
 def test_markdown_is_the_golden_text():
-    assert tables.markdown(tables.sections(runs(), spec()), spec()) == GOLDEN_MARKDOWN
+    assert tables.markdown(tables.sections(runs(), config()), config()) == GOLDEN_MARKDOWN
 
 
 def test_latex_is_the_golden_text():
-    assert tables.latex(tables.sections(runs(), spec()), spec()) == GOLDEN_LATEX
+    assert tables.latex(tables.sections(runs(), config()), config()) == GOLDEN_LATEX
 
 
 def test_csv_is_the_golden_text_unrounded():
-    text = tables.csv(tables.sections(runs(), spec()), spec())
+    text = tables.csv(tables.sections(runs(), config()), config())
     assert pd.read_csv(StringIO(text)).to_csv(index=False, float_format="%.4f") == GOLDEN_CSV
 
 
 def test_csv_holds_the_unrounded_numbers(tmp_path):
     path = tmp_path / "table.csv"
-    path.write_text(tables.csv(tables.sections(runs(), spec()), spec()))
+    path.write_text(tables.csv(tables.sections(runs(), config()), config()))
     first = pd.read_csv(path).iloc[0]
     assert first["train_error"] == pytest.approx(0.02, abs=1e-15)
     assert first["train_error_std"] == pytest.approx(0.01 * 2**0.5, abs=1e-15)
@@ -108,7 +108,7 @@ def test_csv_holds_the_unrounded_numbers(tmp_path):
 
 def test_runs_of_other_settings_are_kept_apart():
     other = runs().assign(**{"trainer.max_epochs": 7})
-    parts = tables.sections(pd.concat([runs(), other], ignore_index=True), spec())
+    parts = tables.sections(pd.concat([runs(), other], ignore_index=True), config())
     assert [part.title for part in parts] == [
         "mnist (trainer.max_epochs=7)",
         "mnist (trainer.max_epochs=100)",
@@ -118,14 +118,14 @@ def test_runs_of_other_settings_are_kept_apart():
 
 def test_published_values_stand_only_beside_their_own_setting():
     for other in (runs().assign(**{"data.levels": 3}), runs().drop(columns="data.levels")):
-        (part,) = tables.sections(other, spec())
+        (part,) = tables.sections(other, config())
         published = part.rows[["train_error_published", "test_error_published"]]
         assert published.isna().all(axis=None)
 
 
 def test_the_figure_shows_every_curve(tmp_path):
-    parts = tables.sections(runs(), spec())
-    figure = figures.draw(parts, spec(), runs(), tmp_path)
+    parts = tables.sections(runs(), config())
+    figure = figures.plot(parts, config(), Results(runs(), pd.DataFrame()))
     (axis,) = figure.axes
     shown = [line for line in axis.lines if line.get_linestyle() not in ("None", "none")]
     assert len(shown) == 2 * 2 + 1  # two variants with train and test, and the reference line
@@ -136,7 +136,7 @@ def test_the_figure_shows_every_curve(tmp_path):
 
 def test_the_best_validation_is_one_more_row_of_every_setting():
     chosen = runs().assign(**{"train_error@best_validation": 0.5})
-    both = replace(spec(), selections=["last", "best validation"])
+    both = replace(config(), selections=("last", "best validation"))
     (part,) = tables.sections(chosen, both)
     first = part.rows[part.rows["model.rank"] == 1].set_index("selection").loc[:, "train_error"]
     assert first["last"].tolist() == pytest.approx([0.02, float("nan")], nan_ok=True)
@@ -153,3 +153,40 @@ def test_the_best_validation_is_the_first_of_the_best():
     errors = [{"epoch": i, "validation_error": 1 - value} for i, value in enumerate(accuracies)]
     assert best_validation(errors)["epoch"] == 1
     assert best_validation([{"epoch": 0, "train_error": 0.1}]) == {}
+
+
+HOSTILE = r"a|b & c_d $x$ {y} \z ~ ^ # 50 % <script>"
+
+
+def test_names_come_out_as_text():
+    frame = runs().assign(variant=HOSTILE)
+    parts = tables.sections(frame, config())
+    line = next(line for line in tables.markdown(parts, config()).splitlines() if "script" in line)
+    assert line.startswith(r"| a\|b &amp; c_d $x$ {y} \z ~ ^ # 50 % &lt;script&gt; | 1 |")
+    line = next(line for line in tables.latex(parts, config()).splitlines() if "script" in line)
+    cell = (
+        r"a|b \& c\_d \$x\$ \{y\} \textbackslash{}z \textasciitilde{} \textasciicircum{} \#"
+        r" 50 \% $<$script$>$"
+    )
+    assert line.strip().startswith(f"{cell} & 1 &")
+    assert pd.read_csv(StringIO(tables.csv(parts, config()))).variant[0] == HOSTILE
+
+
+@pytest.mark.parametrize("name", ["=1+1", "+1", "-1", "@SUM(A1)"])
+def test_no_spreadsheet_takes_a_name_for_a_formula(name):
+    parts = tables.sections(runs().assign(variant=name), config())
+    table = pd.read_csv(StringIO(tables.csv(parts, config())))
+    assert table.variant.unique().tolist() == [f"'{name}"]
+    assert table.train_error.dtype == float
+
+
+def test_a_list_at_the_start_of_a_row_is_no_option_of_latex():
+    text = tables.as_latex(pd.DataFrame({"widths": ["[32, 64]"]}), 1, "")
+    assert r"{}[32, 64] \\" in text
+
+
+def test_a_setting_that_no_run_has_is_left_open():
+    rows = ("variant", "model.rank", "regularizer.coefficient")
+    wider = replace(config(), rows=rows, published="")
+    text = tables.markdown(tables.sections(runs(), wider), wider)
+    assert "| original | 1 | - | last | 0.0200 ± 0.0141 |" in text

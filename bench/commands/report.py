@@ -1,0 +1,88 @@
+"""Write the page of all results."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import click
+
+from bench.commands.common import config_dir, overrides, report
+from bench.commands.reading import folders
+from bench.configuration import benchmarks
+from bench.core.errors import require
+from bench.core.files import require_writable, write_atomically
+from bench.report import figures
+from bench.report.page import Chapter, data_uri, render
+from bench.report.publish import plotted
+from bench.report.report_config import ReportConfig
+from bench.report.tables import sections
+from bench.store.results import RUNS_FILE, Results, record_paths
+
+
+@click.command(epilog="Example: rankbench report --from results")
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["runs", "results"]),
+    help="Recorded runs, or the folder of results (default: runs, if there are any).",
+)
+@config_dir
+@overrides
+@click.pass_context
+def command(context: click.Context, source: str | None, overrides: tuple[str, ...]) -> None:
+    """Write one HTML page of all claims, tables, figures and runs; it needs nothing beside it."""
+    settings = folders(overrides)
+    runs_dir, results_dir = Path(settings["runs_dir"]), Path(settings["results_dir"] or "results")
+    paths = record_paths(runs_dir)
+    from_runs = source == "runs" or (source is None and bool(paths))
+    errors: list[str] = []
+    if from_runs:
+        names = sorted({path.parts[-3] for path in paths})
+        chapters = [_chapter_of_runs(runs_dir, name, errors) for name in names]
+    else:
+        chapters = [*_chapters_of_results(results_dir)]
+    given = f"{runs_dir if from_runs else results_dir} without results"
+    hint = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
+    require(bool(chapters), given, "a folder of runs or of results", hint)
+    folder = Path(settings["results_dir"] or runs_dir) if from_runs else results_dir
+    require_writable(folder, "results_dir")
+    page = folder / "index.html"
+    write_atomically(page, render(chapters).encode())
+    for error in errors:
+        report(error)
+    size, origin = page.stat().st_size / 1e6, "runs" if from_runs else "results"
+    click.echo(f"{page}: {size:.2f} MB, from the {origin}")
+    context.exit(1 if errors else 0)
+
+
+def _chapter_of_runs(runs_dir: Path, name: str, errors: list[str]) -> Chapter:
+    """Read and plot the runs of one benchmark.
+
+    A figure that cannot be plotted yet, as in the middle of a sweep, is named in `errors`. Runs of
+    `rankbench run` belong to no benchmark: they are listed and no more.
+    """
+    report(f"{name} ...")
+    results = Results.from_runs(runs_dir, name)
+    if name not in benchmarks():
+        if name != "single":
+            errors.append(f"{name}: listed only, because there is no such benchmark")
+        return Chapter(name, results)
+    config, uri = ReportConfig.of(name), ""
+    try:
+        with TemporaryDirectory() as temporary:
+            figure = plotted(sections(results.frame, config), config, results)
+            figures.save(figure, Path(temporary))
+            uri = data_uri(Path(temporary))
+    except Exception as error:
+        message = " ".join(str(error).split())
+        errors.append(f"{name}: not plotted ({type(error).__name__}: {message})")
+    return Chapter(name, results, config, uri)
+
+
+def _chapters_of_results(results_dir: Path) -> Iterator[Chapter]:
+    """Read all folders of results below a folder, at any depth."""
+    for path in sorted(results_dir.rglob(RUNS_FILE)):
+        folder = path.parent
+        config = ReportConfig.of(folder.name) if folder.name in benchmarks() else None
+        name = folder.relative_to(results_dir).as_posix()
+        yield Chapter(name, Results.from_folder(folder), config, data_uri(folder))

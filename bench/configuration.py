@@ -1,0 +1,161 @@
+"""Composing the configuration with Hydra, from the suite's own folder and from the user's."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from bench.core.errors import UserError, require
+from bench.core.settings import allow
+
+PACKAGED = Path(__file__).parent / "configs"
+CONFIG_DIR = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "configs"
+# Where configurations are looked for: ours, then those of --config-dir and of entry points.
+FOLDERS = [CONFIG_DIR]
+
+# Groups whose keys the settings classes know: there an override may name a key that no YAML holds.
+TYPED_GROUPS = ("data", "model", "learner", "optimizer", "regularizer", "trainer")
+TYPED_GROUPS += ("execution", "tracking", "sweep")
+# Names under which settings of `execution` are known to users of Hydra and Lightning.
+ALIASES = {
+    "data.root": "execution.root",
+    "data.workers": "execution.workers",
+    "trainer.log_every_n_epochs": "execution.log_every_n_epochs",
+    "trainer.checkpoint_every_s": "execution.checkpoint_every_s",
+}
+
+
+def add_folder(folder: Path) -> None:
+    """Find configurations, and the modules that they name, in one more folder.
+
+    Raises
+    ------
+    UserError
+        If there is no such folder.
+    """
+    require(folder.is_dir(), f"--config-dir {folder}", "an existing folder")
+    folder = folder.resolve()
+    if folder in FOLDERS:
+        return
+    FOLDERS.append(folder)
+    sys.path.insert(1, str(folder))
+    for path in sorted(folder.iterdir()):
+        if path.suffix == ".py" or (path.is_dir() and path.name.isidentifier()):
+            allow(path.stem)
+
+
+def add_installed() -> None:
+    """Find the configurations of installed packages: the entry points ``rankbench.configs``."""
+    for point in entry_points(group="rankbench.configs"):
+        add_folder(Path(str(files(point.load()))))
+
+
+def choices(group: str) -> list[str]:
+    """Return the names that a config group can be set to."""
+    paths = [path for folder in FOLDERS for path in (folder / group).glob("*.yaml")]
+    return sorted({path.stem for path in paths})
+
+
+def benchmarks() -> list[str]:
+    """Return the names of all benchmarks; `single` stands for runs that belong to none."""
+    return [name for name in choices("benchmark") if name != "single"]
+
+
+def require_benchmark(name: str) -> None:
+    """Raise `UserError` unless there is such a benchmark."""
+    require(name in benchmarks(), f"the benchmark {name}", f"one of {', '.join(benchmarks())}")
+
+
+def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
+    """Compose the configuration from `configs/config.yaml` and Hydra overrides.
+
+    Returns
+    -------
+    dict
+        Nested plain values; with `hydra` those of Hydra's launcher alone.
+
+    Raises
+    ------
+    UserError
+        If an override or a YAML file does not fit; the message is one line.
+    """
+    search = ",".join(f"file://{folder}" for folder in FOLDERS[1:])
+    extra = [f"hydra.searchpath=[{search}]"] if search else []
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
+            config = hydra_compose(
+                "config", overrides=[*extra, *overrides], return_hydra_config=hydra
+            )
+            own = config if not hydra else config.hydra.launcher
+            OmegaConf.resolve(own)
+            return OmegaConf.to_container(own)  # pyright: ignore[reportReturnType]
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
+        given = " ".join(overrides) or "the configuration"
+        raise UserError(given, "what the configuration knows", _one_line(error)) from error
+
+
+def launcher(overrides: Sequence[str]) -> dict[str, Any]:
+    """Return Hydra's launcher and its settings, as in ``hydra/launcher=submitit_slurm``."""
+    return compose([line for line in overrides if line.startswith("hydra")], hydra=True)
+
+
+def parse(overrides: Sequence[str]) -> list[Override]:
+    """Parse overrides in Hydra's syntax, with the aliases of `execution` replaced.
+
+    A key of a typed group need not stand in a YAML file: its settings class knows it, and refuses
+    it if it does not. Any other key must exist.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides([_spelled_out(o) for o in overrides])
+    except HydraException as error:
+        message = str(error).splitlines()[0]
+        given = " ".join(overrides)
+        raise UserError(given, "Hydra's override syntax, key=value", message) from error
+    for override in parsed:
+        stray = override.is_add() and "." not in override.key_or_group
+        require(not stray, str(override.input_line), "a key that exists, set without a +")
+    return parsed
+
+
+def _spelled_out(override: str) -> str:
+    """Return an override with its alias replaced, and free to add a key to a typed group."""
+    key, equals, value = override.partition("=")
+    bare = key.lstrip("+")
+    bare = ALIASES.get(bare, bare)
+    group, dot, _ = bare.partition(".")
+    typed = equals and dot and group in TYPED_GROUPS
+    return f"++{bare}={value}" if typed and not key.startswith("~") else override
+
+
+def get_value(config: Mapping[str, Any], key: str) -> Any:
+    """Return the value at a dotted key of a nested configuration."""
+    value: Any = config
+    for name in key.split("."):
+        known = sorted(value) if isinstance(value, Mapping) else []
+        require(name in known, f"the key {key}", f"one of {', '.join(known)} in place of {name!r}")
+        value = value[name]
+    return value
+
+
+def _one_line(error: BaseException) -> str:
+    """Return what Hydra or OmegaConf said, innermost cause included, as one line."""
+    texts = [str(error)]
+    while error.__cause__ is not None:
+        error = error.__cause__
+        texts.append(str(error))
+    lines = [line.strip() for text in texts for line in text.splitlines()]
+    noise = ("full_key", "object_type", "reference_type", "Set the environment variable", "Config")
+    noise += ("provider=", "Config search path")
+    kept = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+    return ", ".join(kept)

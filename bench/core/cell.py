@@ -1,0 +1,87 @@
+"""One run of a benchmark's grid: typed once, never changed, named by the hash of its science."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+from bench.core.settings import Count, NonNegative, as_plain, identity, settings
+
+# The config groups that numbers depend on. A learner that does not use one leaves it None.
+SCIENCE = ("data", "model", "learner", "optimizer", "regularizer", "trainer")
+
+
+@settings
+class Execution:
+    """Settings of `configs/execution/`: how a run is computed and kept, but not its numbers.
+
+    Parameters
+    ----------
+    root : str, optional
+        The folder of data files; see `data_prep.files.data_root`.
+    workers : int, optional
+        Processes that load or generate data.
+    threads : int, optional
+        Threads of each process; by default as many as pay off.
+    checkpoint_every_s : float
+        Seconds between two checkpoints.
+    log_every_n_epochs : int
+        Epochs between two measurements.
+    trainer : dict
+        The arguments of Lightning's Trainer that change no number, such as ``accelerator``.
+    """
+
+    root: str | None = None
+    workers: Count | None = None
+    threads: Count | None = None
+    checkpoint_every_s: NonNegative = 60.0
+    log_every_n_epochs: Count = 20
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Parameters
+    ----------
+    variant : str
+        ``"original"`` or the name of a control; see `data_prep.controls`.
+    seed : int
+        The seed from which every random draw of the run is derived.
+    data, model, learner, optimizer, regularizer, trainer : settings or None
+        What the config groups of these names say.
+    execution : Execution
+        How the run is computed; not part of its identity.
+    """
+
+    variant: str
+    seed: int
+    data: Any
+    model: Any
+    learner: Any
+    optimizer: Any = None
+    regularizer: Any = None
+    trainer: Any = None
+    execution: Execution = field(default_factory=Execution, compare=False)
+
+    @cached_property
+    def run_key(self) -> str:
+        """The hash of what the numbers depend on, 16 hexadecimal digits.
+
+        It covers registered names and values that are not at their default: moving a class or
+        adding a field changes no key.
+        """
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name in SCIENCE}
+        known = {name: identity(value) for name, value in named.items() if value is not None}
+        science = {"variant": self.variant, "seed": self.seed, **known}
+        text = json.dumps(science, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The scientific configuration as nested plain values, with defaults: what records hold."""
+        named = {name: as_plain(getattr(self, name)) for name in SCIENCE}
+        known = {name: value for name, value in named.items() if value is not None}
+        return {"variant": self.variant, "seed": self.seed, **known}

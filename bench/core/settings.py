@@ -1,0 +1,236 @@
+"""Settings of config groups: frozen dataclasses, validated once by pydantic.
+
+Every YAML file of a group names in `_target_` the class of its settings, which stands beside the
+code that it configures. A default stands in that class alone; YAML files hold differences.
+"""
+
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_args
+
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from bench.core.errors import UserError, require
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+ShareBelowOne = Annotated[float, Field(ge=0, lt=1)]
+AtLeastTwo = Annotated[int, Field(ge=2)]
+
+T = TypeVar("T")
+STRICT = ConfigDict(extra="forbid", strict=True)
+# What settings may name in `_target_`; `allow` adds the user's own modules.
+TRUSTED = ["bench", "data_prep", "torch.optim", "pytorch_lightning"]
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass whose values pydantic validates; unknown keys are refused."""
+    return dataclass(frozen=True, kw_only=True, config=STRICT)(cls)  # pyright: ignore
+
+
+class Settings:
+    """What one config group says.
+
+    Attributes
+    ----------
+    name : str
+        The name under which records know these settings. Run keys are made of it, never of the
+        class's own name or module, so that a class can move.
+    """
+
+    name: ClassVar[str]
+
+
+class Factory:
+    """A class of another library with some of its arguments, as Hydra's `_partial_` makes it.
+
+    Parameters
+    ----------
+    target : str
+        The dotted name of the class.
+    arguments : mapping
+        Arguments by name, plain values.
+    """
+
+    def __init__(self, target: str, arguments: Mapping[str, Any]) -> None:
+        self.make: Callable[..., Any] = resolve(target)
+        self.name = target.rpartition(".")[2]
+        self.arguments = dict(arguments)
+        self.defaults = {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.make).parameters.items()
+            if parameter.default is not parameter.empty
+        }
+
+    def __call__(self, *positional: Any, **named: Any) -> Any:
+        """Make an instance; arguments that are named here take precedence."""
+        return self.make(*positional, **{**self.arguments, **named})
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Factory) and as_plain(self) == as_plain(other)
+
+    def __hash__(self) -> int:
+        return hash(json.dumps(as_plain(self), sort_keys=True, default=str))
+
+
+def allow(module: str) -> None:
+    """Let settings name what is in a module, and below it, in `_target_`."""
+    if module not in TRUSTED:
+        TRUSTED.append(module)
+
+
+def load(node: Mapping[str, Any], group: str) -> Any:
+    """Return the settings that a resolved node of the configuration stands for.
+
+    Parameters
+    ----------
+    node : mapping
+        Plain values, `_target_` among them; with `_partial_: true` a `Factory`.
+    group : str
+        The group's name, for messages.
+
+    Raises
+    ------
+    UserError
+        If a key is unknown, or a value is of the wrong type or out of bounds.
+    """
+    values = dict(node)
+    target = str(values.pop("_target_", ""))
+    if values.pop("_partial_", False):
+        return _factory(target, values, group)
+    schema = resolve(target, group)
+    require(
+        isinstance(schema, type) and is_dataclass(schema),
+        f"{group}._target_={target}",
+        "the dotted name of a settings class",
+    )
+    return validate(schema, values, group)
+
+
+def validate(schema: type[T], values: Any, group: str) -> T:
+    """Return a `schema` made of plain values; raise a one-line `UserError` if they do not fit."""
+    try:
+        # JSON is the form in which pydantic's strict mode takes lists for tuples.
+        return _adapter(schema).validate_json(json.dumps(values))
+    except ValidationError as error:
+        raise _explained(error, schema, group) from None
+    except TypeError as error:
+        raise UserError(group, f"plain values ({error})") from error
+
+
+def as_plain(value: Any) -> Any:
+    """Return settings as nested plain values, complete with defaults; what records hold."""
+    if isinstance(value, Factory):
+        return {"name": value.name, **as_plain(value.arguments)}
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {"name": value.name} if isinstance(value, Settings) else {}
+        return {**named, **{f.name: as_plain(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, Mapping):
+        return {name: as_plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_plain(item) for item in value]
+    return value
+
+
+def identity(value: Any) -> Any:
+    """Return settings as nested plain values without those at their default; what is hashed.
+
+    So a new field with a default changes no key. A released default must therefore never change.
+    """
+    if isinstance(value, Factory):
+        given = {
+            name: as_plain(v)
+            for name, v in value.arguments.items()
+            if name not in value.defaults or as_plain(value.defaults[name]) != as_plain(v)
+        }
+        return {"name": value.name, **given}
+    if is_dataclass(value) and not isinstance(value, type):
+        named = {"name": value.name} if isinstance(value, Settings) else {}
+        return {**named, **{n: identity(v) for n, v in _differing(value).items()}}
+    return as_plain(value)
+
+
+def _differing(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that are not at their default."""
+    result = {}
+    for field in fields(value):
+        factory = field.default_factory
+        default = field.default if factory is MISSING else factory()
+        if getattr(value, field.name) != default:
+            result[field.name] = getattr(value, field.name)
+    return result
+
+
+@cache
+def _adapter(schema: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(schema)
+
+
+@cache
+def resolve(target: str, group: str = "") -> Any:
+    """Return what a dotted name stands for, of a module that settings may name; see `TRUSTED`."""
+    trusted = any(target.startswith(f"{module}.") for module in TRUSTED)
+    require(
+        trusted,
+        f"{group}._target_={target!r}",
+        f"a class of {', '.join(TRUSTED)}, or of a folder given by --config-dir",
+    )
+    module, _, name = target.rpartition(".")
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        hint = " ".join(str(error).split())
+        raise UserError(f"{group}._target_={target!r}", "a class that exists", hint) from error
+
+
+def _factory(target: str, arguments: Mapping[str, Any], group: str) -> Factory:
+    factory = Factory(target, arguments)
+    known = [*inspect.signature(factory.make).parameters][1:]  # without what is optimized
+    for name in arguments:
+        require(name in known, f"{group}.{name}", *_choices(name, known))
+    return factory
+
+
+def _choices(name: str, known: list[str]) -> tuple[str, str]:
+    """Return the names to choose from, and the one that was probably meant."""
+    close = get_close_matches(name, known, 1)
+    return f"one of {', '.join(known)}", f"did you mean {close[0]}?" if close else ""
+
+
+def _explained(error: ValidationError, schema: type, group: str) -> UserError:
+    """Return pydantic's first complaint as one line."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UserError):
+        return cause
+    path = [str(part) for part in first["loc"]]
+    given = ".".join([group, *path])
+    if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return UserError(given, *_choices(path[-1], _known_at(schema, path[:-1])))
+    if first["type"] in ("missing", "missing_argument"):
+        return UserError(given, "a value", f"set {given}")
+    message = first["msg"].removeprefix("Value error, ")
+    message = message.removeprefix("Input should be ")
+    return UserError(f"{given}={first['input']!r}", message)
+
+
+def _known_at(schema: Any, path: list[str]) -> list[str]:
+    """Return the field names of the settings at a path below a schema."""
+    for name in path:
+        if not name.isdigit():  # else an item of a tuple, whose type has been found
+            schema = next((f.type for f in fields(schema) if f.name == name), None)
+        schema = next((kind for kind in (schema, *get_args(schema)) if is_dataclass(kind)), None)
+        if schema is None:
+            return []
+    return [field.name for field in fields(schema) if field.init]

@@ -1,0 +1,67 @@
+"""One run: lock, learner, training, record. A stack of cells is run like one cell."""
+
+import os
+from collections.abc import Callable, Sequence
+
+import pytorch_lightning as lightning
+import torch
+
+from bench.core.cell import Cell
+from bench.execute.checkpoints import Checkpoints, stack_folder
+from bench.execute.hooks import Progress, Recorder
+from bench.execute.logging_setup import log
+from bench.learners.base import Learner
+from bench.store.location import RunLocation
+from bench.store.tracker import Tracker
+
+
+def run(
+    cells: Sequence[Cell],
+    location: RunLocation,
+    on_progress: Callable[[Learner], None] = lambda learner: None,
+) -> None:
+    """Train cells together, from their checkpoint if there is one, and record each of them.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Cells with equal stack keys.
+    location : RunLocation
+        Where and how they are recorded.
+    on_progress : callable
+        Called with the learner after each interval.
+
+    Raises
+    ------
+    Held
+        If other processes train all of them.
+    """
+    first = cells[0]
+    with Tracker(cells, location, first.learner.step) as tracker:
+        keys = [cell.run_key for cell in tracker.cells]
+        checkpoints = Checkpoints(
+            stack_folder(location.folder, keys),
+            first.execution.checkpoint_every_s,
+            tracker.usage,
+        )
+        hooks = [Recorder(tracker), Progress(on_progress), checkpoints]
+        path = checkpoints.existing()
+        try:
+            _prepared(tracker.cells).fit(hooks, path)
+        except Exception as error:
+            if path is None or checkpoints.trained:
+                raise
+            # Whole, but not what this learner goes on from: of another version, say.
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            log.warning("%s: unfit checkpoint (%s); its runs start anew", path, reason)
+            _prepared(tracker.cells).fit(hooks)
+    checkpoints.discard()
+
+
+def _prepared(cells: Sequence[Cell]) -> Learner:
+    """Return a learner at its start, with the process's random state and threads set for it."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA products
+    if cells[0].execution.threads is not None:
+        torch.set_num_threads(cells[0].execution.threads)
+    lightning.seed_everything(cells[0].seed, verbose=False)
+    return cells[0].learner.build(cells)

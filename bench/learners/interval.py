@@ -1,0 +1,190 @@
+"""The only training loop of our own, for learners whose steps are too short for a Trainer."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from torch import nn
+from torch.optim import Optimizer
+
+from bench.core.cell import Cell
+from bench.core.errors import UserError, require
+from bench.core.settings import Factory
+from bench.learners.base import Hook, RunLog
+
+
+class IntervalLearner(nn.Module, ABC):
+    """Trains the cells of a stack together, by intervals: from one measurement to the next.
+
+    These learners do not train by a Lightning Trainer. Their steps take from some tens of
+    microseconds to a few milliseconds, and a Trainer adds 0.4 ms to each (Lightning 2.6 on one
+    core, around steps of 0.1 ms). Besides, cells leave a stack one by one, in the middle of an
+    epoch.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Cells with equal stack keys.
+
+    Attributes
+    ----------
+    run_log : RunLog
+        The measurements and outcomes.
+    device : torch.device
+        Where the module and its data are; the CPU until `start`.
+    """
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        super().__init__()
+        self.run_log = RunLog(cells)
+        self.device = torch.device("cpu")
+        self._optimizer: Optimizer | None = None
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer, once the learner has started."""
+        assert self._optimizer is not None
+        return self._optimizer
+
+    @abstractmethod
+    def train_interval(self) -> None:
+        """Train to the next measurement; log it, and the outcomes of the cells that have ended."""
+
+    @abstractmethod
+    def progress(self) -> tuple[float, float]:
+        """Return the share of the work that is done, and the mean current loss."""
+
+    def make_optimizer(self) -> Optimizer | None:
+        """Return an optimizer over the module's present parameters; by default none."""
+        return None
+
+    def threads(self) -> int:
+        """Return how many threads pay off; by default as many as are set."""
+        return torch.get_num_threads()
+
+    def load_data(self) -> None:
+        """Bring to `device` what is no buffer of the module; by default nothing."""
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps beside the module, optimizer and log: plain values."""
+        return {}
+
+    def adopt(self, extra: Mapping[str, Any]) -> None:
+        """Take the position and the shapes that `extra_state` has kept."""
+
+    def start(self, device: torch.device) -> None:
+        """Move to a device and get ready to train."""
+        self.device = device
+        self.to(device)
+        self.load_data()
+        self._optimizer = self.make_optimizer()
+
+    def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
+        """Train until every cell has its outcome, on the device that the cells ask for.
+
+        Parameters
+        ----------
+        hooks : sequence of Hook
+            Called in this order after each interval.
+        checkpoint : Path, optional
+            What `save_checkpoint` has written; training goes on from it, to the bit.
+        """
+        threads = torch.get_num_threads()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.use_deterministic_algorithms(True)
+        torch.set_num_threads(self.threads())
+        try:
+            self.start(device_of(self.run_log.cells[0]))
+            if checkpoint is not None:
+                self.restore(torch.load(checkpoint, map_location="cpu", weights_only=True))
+            while self.run_log.training():
+                self.train_interval()
+                for hook in hooks:
+                    hook.after_interval(self)
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic)
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write plain values and tensors from which `fit` goes on, to the bit."""
+        state = {
+            "module": self.state_dict(),
+            "optimizer": self._optimizer and self._optimizer.state_dict(),
+            "log": self.run_log.state_dict(),
+            "extra": self.extra_state(),
+        }
+        torch.save(state, path)
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take, after `start`, the state of a checkpoint of the same cells.
+
+        Raises
+        ------
+        UserError
+            If it is one of other cells.
+        """
+        self.run_log.load_state_dict(state["log"])
+        self.adopt(state["extra"])
+        self.to(self.device)
+        self.load_state_dict(state["module"])
+        self._optimizer = self.make_optimizer()
+        if self._optimizer is not None:
+            self._optimizer.load_state_dict(state["optimizer"])
+
+
+def device_of(cell: Cell) -> torch.device:
+    """Return the one device that a cell's execution settings choose.
+
+    Raises
+    ------
+    UserError
+        If there is no such device, or if several are asked for.
+    """
+    asked = cell.execution.trainer
+    name, devices = asked.get("accelerator", "auto"), asked.get("devices", 1)
+    try:
+        fabric = Fabric(accelerator=name, devices=devices, plugins=[LightningEnvironment()])
+    except Exception as error:  # every backend raises its own
+        given = f"trainer.accelerator={name} with trainer.devices={devices}"
+        expected = "an accelerator of Lightning that this machine has, such as auto or cpu"
+        raise UserError(given, expected, str(error)) from error
+    given = f"trainer.devices={devices} with learner={cell.learner.name}"
+    require(fabric.world_size == 1, given, "one device", "set sweep.jobs to use several")
+    return fabric.device
+
+
+def require_optimizer(optimizer: Factory) -> None:
+    """Raise `UserError` unless an optimizer can be made; torch checks its arguments itself."""
+    try:
+        made = optimizer([nn.Parameter(torch.zeros(2, 2))])
+    except Exception as error:
+        arguments = ", ".join(f"optimizer.{k}={v}" for k, v in optimizer.arguments.items())
+        given = f"optimizer={optimizer.name} with {arguments or 'its defaults'}"
+        raise UserError(given, "arguments that it takes", str(error)) from error
+    closure = inspect.signature(made.step).parameters["closure"]
+    steps_alone = closure.default is not closure.empty
+    require(steps_alone, f"optimizer={optimizer.name}", "one that steps without a closure")
+
+
+def max_epochs(cell: Cell) -> int:
+    """Return the bound on a cell's epochs, the one argument of a Trainer that is used here.
+
+    Raises
+    ------
+    UserError
+        If the cell's trainer has other arguments, which would have no effect.
+    """
+    trainer: Factory = cell.trainer
+    given = dict(trainer.arguments)
+    epochs = given.pop("max_epochs", 1000)
+    message = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
+    expected = f"max_epochs alone, as learner={cell.learner.name} trains without a Trainer"
+    require(not given, message, expected)
+    whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
+    require(whole, f"trainer.max_epochs={epochs}", "an integer of at least 1")
+    return epochs

@@ -1,0 +1,326 @@
+"""What learners that Lightning's Trainer drives have in common."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.callbacks import Checkpoint
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Sampler
+
+from bench.core.cell import Cell
+from bench.core.errors import UserError, require
+from bench.core.seeding import derive_seed, generator
+from bench.core.settings import Factory
+from bench.core.status import Status
+from bench.learners.base import Hook, RunLog
+from bench.learners.interval import require_optimizer
+
+Batch = tuple[Tensor, Tensor]  # images, and what is known of them
+# What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
+DEFAULTS = {
+    "devices": 1,
+    "deterministic": True,
+    "logger": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+
+
+class BatchOrder(Sampler[Tensor]):
+    """The index tensors of an epoch's batches.
+
+    Their order depends on seed and epoch alone, so that a resumed run goes on alike. Lightning
+    calls `set_epoch`.
+
+    Parameters
+    ----------
+    samples, batch_size : int
+        How many samples there are, and how many a batch has; the last one may have fewer.
+    seed : int or None
+        Seed of the order; None leaves the samples in theirs.
+    """
+
+    def __init__(self, samples: int, batch_size: int, seed: int | None) -> None:
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration is of."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        return -(-self.samples // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield index tensors, int64."""
+        order = torch.arange(self.samples)
+        if self.seed is not None:
+            rng = generator(self.seed, "batch order", self.epoch)
+            order = torch.randperm(self.samples, generator=rng)
+        yield from order.split(self.batch_size)
+
+
+class Part(Protocol):
+    """The training or test samples: indexed by a tensor, they give a whole batch at once."""
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        ...
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        """Return the batch of the samples at `indices`, shape (batch,), int64."""
+        ...
+
+    def to(self, device: torch.device) -> "Part":
+        """Return the same samples on a device."""
+        ...
+
+
+class NetworkLearner(LightningModule, ABC):
+    """A stack of cells trained by Lightning with automatic optimization.
+
+    Lightning validates the parts in `validated` as often as its Trainer is told to; there, and
+    where training ends, a measurement is made.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Cells with equal stack keys.
+    parts : dict of str to Part
+        The samples called ``"train"`` and ``"test"``.
+    batch_size : int
+        Samples per step.
+    order_seed : int
+        Seed of the order of the batches.
+
+    Attributes
+    ----------
+    network : nn.Module
+        What is trained.
+    run_log : RunLog
+        The measurements and outcomes.
+    epochs_done : int
+        How many epochs are done.
+    """
+
+    validated: ClassVar[tuple[str, ...]] = ("test",)
+    single_threaded = False  # whether steps are so short that threads wait for each other
+    network: nn.Module
+
+    def __init__(
+        self, cells: Sequence[Cell], parts: Mapping[str, Part], batch_size: int, order_seed: int
+    ) -> None:
+        super().__init__()
+        self.run_log = RunLog(cells)
+        self.cell = cells[0]
+        self.parts = dict(parts)  # not modules: a checkpoint need not hold the images
+        self.batch_size = batch_size
+        self.order_seed = order_seed
+        self.batch_sizes: list[int] = []  # of an epoch, so far
+        self.totals: dict[str, Tensor] = {}
+        self.epochs_done = 0
+
+    @abstractmethod
+    def score(self, batch: Batch, name: str) -> Tensor:
+        """Return what is measured of a part called `name`, summed over a batch."""
+
+    @abstractmethod
+    def ended(self) -> dict[int, Status]:
+        """Return how cells have ended by the learner's own criterion, after an epoch."""
+
+    @abstractmethod
+    def measure(self, indices: Sequence[int], statuses: Mapping[int, Status]) -> None:
+        """Log a point of some cells, and the outcomes of those that have ended.
+
+        Parameters
+        ----------
+        indices : sequence of int
+            The cells whose curves get a point, those that have ended among them.
+        statuses : mapping of int to Status
+            How those that have ended did.
+        """
+
+    @abstractmethod
+    def progress(self) -> tuple[float, float]:
+        """Return the share of the work that is done, and the mean current loss."""
+
+    def share_done(self) -> float:
+        """Return the share of the epochs, or of the steps, that is done."""
+        trainer = self.trainer
+        limits = (self.epochs_done, trainer.max_epochs), (trainer.global_step, trainer.max_steps)
+        return max((done / limit for done, limit in limits if limit and limit > 0), default=0.0)
+
+    def loader(self, name: str, order_seed: int | None = None) -> DataLoader[Any]:
+        """Return the batches of a part, in its own order unless a seed is given."""
+        order = BatchOrder(len(self.parts[name]), self.batch_size, order_seed)
+        # A generator of its own keeps the loader from moving on the one that dropout uses.
+        part: Any = self.parts[name]
+        return DataLoader(part, batch_size=None, sampler=order, generator=torch.Generator())
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches."""
+        return self.loader("train", self.order_seed)
+
+    def val_dataloader(self) -> list[DataLoader[Any]]:
+        """Return the batches of the parts that are validated."""
+        return [self.loader(name) for name in self.validated]
+
+    def on_fit_start(self) -> None:
+        """Bring the data to the device."""
+        self.parts = {name: part.to(self.device) for name, part in self.parts.items()}
+
+    def on_train_epoch_start(self) -> None:
+        """Let all that is random in an epoch depend on seed and epoch alone."""
+        torch.manual_seed(derive_seed(self.cell.seed, "dropout", self.current_epoch))
+        self.batch_sizes.clear()
+
+    def steps_before(self, batch_idx: int) -> int:
+        """Return how many steps were taken before that of a batch."""
+        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+
+    def on_train_epoch_end(self) -> None:
+        """Count the epoch."""
+        self.epochs_done = self.current_epoch + 1
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin to add up."""
+        self.totals = {}
+
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add up what is measured."""
+        name = self.validated[dataloader_idx]
+        self.totals[name] = self.totals.get(name, 0) + self.score(batch, name)
+
+    @torch.no_grad()
+    def total(self, name: str) -> Tensor:
+        """Return a part's score, summed over its samples, outside of Lightning's validation."""
+        precision = self.trainer.precision_plugin
+        self.network.eval()
+        with precision.val_step_context():
+            batches = (precision.convert_input(batch) for batch in self.loader(name))
+            total = sum(self.score(batch, name) for batch in batches)
+        self.network.train()
+        return torch.as_tensor(total)
+
+    def end_epoch(self) -> bool:
+        """Measure if Lightning has validated or a cell has ended; return whether that is so."""
+        training, statuses = self.run_log.training(), self.ended()
+        if self.trainer.should_stop or self.share_done() >= 1:
+            rest = Status.CONVERGED if self.trainer.should_stop else Status.MAX_STEPS
+            statuses = dict.fromkeys(training, rest) | statuses
+        if not (self.totals or statuses):
+            return False
+        indices = training if self.totals else sorted(statuses)
+        for name in self.validated:
+            if name not in self.totals:
+                self.totals[name] = self.total(name)
+        self.measure(indices, statuses)
+        self.totals = {}
+        self.trainer.should_stop |= not self.run_log.training()
+        return True
+
+    def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
+        """Train until every cell has its outcome.
+
+        Parameters
+        ----------
+        hooks : sequence of Hook
+            Called in this order after each measurement.
+        checkpoint : Path, optional
+            What `save_checkpoint` has written; training goes on from it, to the bit.
+        """
+        trainer, threads = trainer_of(self.cell, _Measurements(hooks)), torch.get_num_threads()
+        torch.set_num_threads(1 if self.single_threaded else threads)
+        try:
+            trainer.fit(self, ckpt_path=checkpoint, weights_only=True)
+        except SystemExit:
+            if trainer.interrupted:  # Lightning turns Ctrl-C into a plain exit
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            torch.set_num_threads(threads)
+
+    def save_checkpoint(self, path: Path) -> None:
+        """Write all that `fit` can go on from."""
+        self.trainer.save_checkpoint(path, weights_only=False)  # optimizer and position too
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep measurements and outcomes beside weights and optimizer."""
+        checkpoint["run_log"] = self.run_log.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on from the measurements of a checkpoint of the same cells."""
+        self.run_log.load_state_dict(checkpoint["run_log"])
+
+
+class _Measurements(Checkpoint):
+    """Has a learner measure, and tells the hooks.
+
+    A `Checkpoint`, as those are called last: other callbacks have had their say on whether to stop,
+    and a hook may save a checkpoint.
+    """
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self.hooks = hooks
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call the hooks after a measurement."""
+        assert isinstance(pl_module, NetworkLearner)
+        if pl_module.end_epoch():
+            for hook in self.hooks:
+                hook.after_interval(pl_module)
+
+
+def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
+    """Return the Trainer that a cell asks for.
+
+    Raises
+    ------
+    UserError
+        If Lightning does not know an argument or its value, or has no such accelerator.
+    """
+    given = {**cell.trainer.arguments, **cell.execution.trainer}
+    every = cell.execution.log_every_n_epochs
+    try:
+        chosen = [_callback(node) for node in given.get("callbacks") or []]
+        own = {**DEFAULTS, "check_val_every_n_epoch": every, **given}
+        # One process, in a SLURM job too.
+        environment = [LightningEnvironment()]
+        return cell.trainer(**{**own, "callbacks": [*chosen, *callbacks], "plugins": environment})
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        said = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
+        raise UserError(said, "what Lightning's Trainer takes", str(error)) from error
+
+
+def _callback(node: Mapping[str, Any]) -> Callback:
+    arguments = dict(node)
+    return Factory(str(arguments.pop("_target_", "")), arguments)()
+
+
+def check_trainers(cells: Sequence[Cell]) -> None:
+    """Raise `UserError` if a cell's optimizer or Trainer cannot be made, or would not train."""
+    for optimizer in {cell.optimizer for cell in cells}:
+        require_optimizer(optimizer)
+    for trainer, index in {cell.trainer: i for i, cell in enumerate(cells)}.items():
+        given = trainer.arguments
+        devices = cells[index].execution.trainer.get("devices", 1)
+        one = devices in (1, "1", "auto", [0])
+        require(one, f"trainer.devices={devices}", "one device", "set sweep.jobs to use several")
+        for name in ("max_epochs", "max_steps"):
+            count = given.get(name)
+            ok = count is None or (isinstance(count, int) and not isinstance(count, bool))
+            ok = ok and (count is None or count >= 1)
+            require(ok, f"trainer.{name}={count}", "an integer of at least 1")
+        trainer_of(cells[index], _Measurements([]))

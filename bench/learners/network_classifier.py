@@ -1,0 +1,318 @@
+"""Networks that tell two classes of images apart, with or without the non-locality regularizer."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bench.core.cell import Cell
+from bench.core.errors import require
+from bench.core.settings import AtLeastTwo, Count, Factory, settings
+from bench.core.status import Status
+from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.network import Batch, NetworkLearner, check_trainers
+from bench.measures.locality import SAMPLES, locality
+from bench.measures.receptive_field import receptive_field
+from bench.models.network import NetworkConfig
+from bench.regularizers import InputGradientChange, Patch, PatchSampler, RandomPatch
+from data_prep.labeled_images import LabeledImages, LabeledPart, RandomSquare, Rectangle
+
+PROBES = 256  # test images on which a trained network's penalty is measured
+
+
+@settings
+class ClassificationConfig(LearnerConfig):
+    """Settings of `configs/learner/classification.yaml`; the defaults are published [HTF].
+
+    The loss is the binary cross entropy.
+
+    Parameters
+    ----------
+    batch_size : int
+        Training images of a step.
+    patience : int
+        Training stops after so many epochs in a row in which every image was classified rightly.
+    """
+
+    batch_size: AtLeastTwo = 64
+    patience: Count = 21
+
+    name: ClassVar[str] = "classification"
+    step: ClassVar[str] = "epoch"
+    uses: ClassVar[tuple[str, ...]] = ("optimizer", "regularizer", "trainer")
+    accepts: ClassVar[dict[str, type]] = {
+        "data": LabeledImages,
+        "model": NetworkConfig,
+        "optimizer": Factory,
+        "trainer": Factory,
+    }
+
+    def check(self, cells: Sequence[Cell]) -> None:
+        """Raise `UserError` for files, counts, a model or a Trainer that do not fit."""
+        for data, execution in {cell.data: cell.execution for cell in cells}.items():
+            given = f"data.train={data.train} with learner.batch_size={self.batch_size}"
+            require(data.train % self.batch_size != 1, given, "no batch of a single image")
+            least = 2 * SAMPLES
+            require(data.test >= least, f"data.test={data.test}", f"at least {least}, to measure")
+            data.files(execution.root, workers=execution.workers)
+        for model, data in {(cell.model, cell.data) for cell in cells}:
+            _sizes(model, data)  # a network that cannot read the images says so
+        check_trainers(cells)
+
+    def stack_key(self, cell: Cell) -> str:
+        """Return the run key: each network trains alone."""
+        return cell.run_key
+
+    def memory(self, cells: Sequence[Cell]) -> float:
+        """Return the bytes that parameters and one batch's values take."""
+        (cell,) = cells
+        parameters, values = _sizes(cell.model, cell.data)
+        # Parameter, gradient, momentum and the recorded copy; a regularized step keeps two
+        # graphs and those of their gradients.
+        graphs = 4 if cell.regularizer and cell.regularizer.coefficient else 1
+        return 16 * parameters + 4 * graphs * self.batch_size * values
+
+    def build(self, cells: Sequence[Cell]) -> "NetworkClassifier":
+        """Return the learner of a cell."""
+        (cell,) = cells
+        warn_if_blind(cell.model, cell.data)
+        root = cell.execution.root
+        parts = {name: cell.data.part(root, name, cell.seed) for name in ("train", "test")}
+        return NetworkClassifier(cell, parts)
+
+
+def network_of(cell: Cell) -> nn.Module:
+    """Return a cell's freshly started network, with one output."""
+    return cell.model.build(cell.data.image_shape, 2, 1, cell.seed)
+
+
+def patches_of(data: LabeledImages) -> tuple[PatchSampler, PatchSampler]:
+    """Return the regularizer's patches A and B."""
+    first, second = data.patches
+    return _sampler_of(first), _sampler_of(second)
+
+
+def _sampler_of(region: Rectangle | RandomSquare) -> PatchSampler:
+    return Patch(*astuple(region)) if isinstance(region, Rectangle) else RandomPatch(region.size)
+
+
+@lru_cache(maxsize=256)
+def _sizes(model: NetworkConfig, data: LabeledImages) -> tuple[int, float]:
+    """Return how many parameters a network has, and values it keeps for an image's gradient."""
+    network, kept = model.build(data.image_shape, 2, 1, 0), 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        kept += tensor.numel()
+        return tensor
+
+    images = torch.rand(2, 1, *data.image_shape)
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        network(images)
+    parameters = sum(weights.numel() for weights in network.parameters())
+    return parameters, kept / len(images)
+
+
+@lru_cache(maxsize=256)
+def coverage(model: NetworkConfig, data: LabeledImages) -> tuple[tuple[int, int], bool]:
+    """Return a network's receptive field, and whether one unit sees all that is to be related.
+
+    Returns
+    -------
+    field : (int, int)
+        Height and width of what the unit that sees most sees, at most those of the image.
+    covers : bool
+        Whether it is all rows and columns of `LabeledImages.extent`.
+    """
+    network = model.build(data.image_shape, 2, 1, 0)
+    seen, extent = receptive_field(network, data.image_shape), data.extent
+    if seen is None:
+        return data.image_shape, True
+    rows, columns = seen[0][:, extent.top : extent.bottom], seen[1][:, extent.left : extent.right]
+    height, width = (int(lines.sum(1).max()) for lines in seen)
+    return (height, width), bool(rows.all(1).any() and columns.all(1).any())
+
+
+def warn_if_blind(model: NetworkConfig, data: LabeledImages) -> None:
+    """Warn if no unit before the global pooling sees all that is to be related."""
+    (height, width), covers = coverage(model, data)
+    if not covers:
+        print(
+            f"warning: the network's receptive field is {height} x {width} pixels, but what it is"
+            f" to relate takes {data.extent.height} x {data.extent.width}: no unit sees all of it,"
+            " and what no unit sees together the network can only add up; use more layers or"
+            " larger strides",
+            file=sys.stderr,
+        )
+
+
+class LabeledBatches:
+    """A labeled part as batches of float images.
+
+    Parameters
+    ----------
+    part : LabeledPart
+        The images, composed in whole batches on the part's device.
+    """
+
+    def __init__(self, part: LabeledPart) -> None:
+        self.part = part
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.part)
+
+    def __getitem__(self, indices: Tensor) -> Batch:
+        """Return images, shape (batch, 1, height, width) in [0, 1], and labels."""
+        indices = indices.to(self.part.labels.device)
+        return self.part(indices).unsqueeze(1) / 255, self.part.labels[indices]
+
+    def to(self, device: torch.device) -> "LabeledBatches":
+        """Return the same images on a device."""
+        return LabeledBatches(self.part.to(device))
+
+
+class NetworkClassifier(NetworkLearner):
+    """Trains a network on the binary cross entropy.
+
+    Parameters
+    ----------
+    cell : Cell
+        What is trained.
+    parts : dict of str to LabeledPart
+        The images called ``"train"`` and ``"test"``.
+    """
+
+    perfect_epochs: Tensor
+
+    def __init__(self, cell: Cell, parts: Mapping[str, LabeledPart]) -> None:
+        batches = {name: LabeledBatches(part) for name, part in parts.items()}
+        super().__init__([cell], batches, cell.learner.batch_size, order_seed=cell.seed)
+        self.network = network_of(cell)
+        self.weight, self.every, self.regularizer = 0.0, 1, None
+        if cell.regularizer is not None and cell.regularizer.coefficient > 0:
+            self.every = cell.regularizer.every
+            self.weight = cell.regularizer.coefficient * self.every
+            self.regularizer = cell.regularizer.build(patches_of(cell.data), cell.seed)
+        self.register_buffer("perfect_epochs", torch.tensor(0))  # in a row
+        self.means = (torch.nan,) * 3
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Return the optimizer that the configuration names."""
+        return self.cell.optimizer(self.network.parameters())
+
+    def on_train_epoch_start(self) -> None:
+        """Begin to add up loss, accuracy and penalty."""
+        super().on_train_epoch_start()
+        self.sums = torch.zeros(3, device=self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch, with the penalty in every so many steps."""
+        images, labels = batch
+        penalty = None
+        if self.regularizer is not None and self.steps_before(batch_idx) % self.every == 0:
+            outputs, penalty = self.regularizer.evaluate(self.network, images, labels)
+        else:
+            outputs = self.network(images)
+        logits = outputs.flatten()
+        loss = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
+        right = ((logits > 0) == labels).float().mean()
+        # In place, as setting a module's attribute takes its time.
+        self.sums[:2].add_(torch.stack([loss.detach(), right]) * len(labels))
+        self.batch_sizes.append(len(labels))
+        if penalty is None:
+            return loss
+        self.sums[2].add_(penalty.detach() * self.every * len(labels))
+        return loss + self.weight * penalty
+
+    def on_train_epoch_end(self) -> None:
+        """Keep the epoch's means, and count the epochs in which all images were classified."""
+        super().on_train_epoch_end()
+        self.means = tuple((self.sums / sum(self.batch_sizes)).tolist())
+        loss, accuracy, _ = self.means
+        self.perfect_epochs = (self.perfect_epochs + 1) * (accuracy == 1)
+        self.log_dict({"train_loss": loss, "train_accuracy": accuracy})
+
+    def score(self, batch: Batch, name: str) -> Tensor:
+        """Return how many images are classified rightly."""
+        images, labels = batch
+        return ((self.network(images).flatten() > 0) == labels).sum()
+
+    def on_validation_epoch_end(self) -> None:
+        """Tell Lightning, for callbacks that monitor it."""
+        self.log("test_accuracy", self.accuracy("test"))
+
+    def accuracy(self, name: str) -> float:
+        """Return the share of a part's images that the network classifies rightly."""
+        right = self.totals[name] if name in self.totals else self.total(name)
+        return int(right) / len(self.parts[name])
+
+    def ended(self) -> dict[int, Status]:
+        """Return whether training has diverged or converged."""
+        if not self.means[0] < float("inf"):
+            return {0: Status.DIVERGED}
+        converged = self.perfect_epochs >= self.cell.learner.patience
+        return {0: Status.CONVERGED} if converged else {}
+
+    def measure(self, indices: Sequence[int], statuses: Mapping[int, Status]) -> None:
+        """Log a point, and the outcome at the end."""
+        loss, accuracy, penalty = self.means
+        point = {"epoch": self.epochs_done, "train_loss": loss, "train_accuracy": accuracy}
+        point |= {"train_penalty": penalty} if self.regularizer is not None else {}
+        if statuses.get(0) is not Status.DIVERGED:
+            point["test_accuracy"] = self.accuracy("test")
+        self.run_log.add_point(0, point)
+        if statuses:
+            self.run_log.end(0, self._outcome(point, statuses[0]))
+
+    def _outcome(self, point: dict[str, float], status: Status) -> Outcome:
+        (height, width), covers = coverage(self.cell.model, self.cell.data)
+        metrics: dict[str, float] = {
+            **point,
+            "parameters": sum(weights.numel() for weights in self.network.parameters()),
+            "receptive_field_height": height,
+            "receptive_field_width": width,
+            "covers": float(covers),
+        }
+        if status is not Status.DIVERGED:
+            metrics |= {"train_accuracy": self.accuracy("train"), **self.measures()}
+            metrics["generalization_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]
+        weights = self.network.state_dict().items()
+        return Outcome(status, metrics, {name: w.detach().cpu().clone() for name, w in weights})
+
+    def measures(self) -> dict[str, float]:
+        """Return what is measured of a trained network alone, on test images.
+
+        ``penalty`` is the published regularizer's, in evaluation mode; the others are described at
+        `bench.measures.locality.locality`.
+        """
+        self.network.eval()
+        part = self.parts["test"]
+        # Evenly spaced, as the classes may stand one after the other.
+        count = min(PROBES, len(part))
+        probes = torch.arange(count, device=self.device) * len(part) // count
+        published = InputGradientChange(*patches_of(self.cell.data), seed=self.cell.seed)
+        precision, penalties = self.trainer.precision_plugin, []
+
+        def network(images: Tensor) -> Tensor:
+            return self.network(precision.convert_input(images))
+
+        with torch.no_grad(), precision.val_step_context():
+            for indices in probes.split(min(self.batch_size, SAMPLES)):
+                images, labels = precision.convert_input(part[indices])
+                penalties.append(published(self.network, images, self.network(images), labels))
+            found = locality(
+                lambda images: network(images.unsqueeze(1)).flatten(),
+                part[probes[:: count // (2 * SAMPLES)]][0].squeeze(1),
+            )
+        ranks = {name: float(value) for name, value in found.items()}
+        return {"penalty": float(torch.stack(penalties).mean()), **ranks}
+
+    def progress(self) -> tuple[float, float]:
+        """Return the share of epochs done and the mean loss of the last one."""
+        return self.share_done(), self.means[0]

@@ -1,0 +1,352 @@
+"""From overrides to cells to stacks. Nothing here reads or writes a run, and nothing trains."""
+
+import json
+import shlex
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+
+from bench.configuration import (
+    choices,
+    compose,
+    get_value,
+    launcher,
+    parse,
+    require_benchmark,
+)
+from bench.core.cell import SCIENCE, Cell
+from bench.core.errors import UserError, require
+from bench.core.settings import Count, Positive, load, settings
+
+# Arguments of Lightning's Trainer that change where a run is computed and shown, but no number.
+EXECUTION_ARGUMENTS = {
+    "accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "default_root_dir",
+    "enable_progress_bar", "enable_model_summary", "log_every_n_steps", "sync_batchnorm",
+}  # fmt: skip
+# Where things lie and run is left out of recorded commands.
+LOCATIONS = ("runs_dir=", "results_dir=", "data.root=", "execution.root=", "hydra", "sweep.jobs=")
+
+
+@settings
+class SweepConfig:
+    """Settings of `configs/sweep/`.
+
+    Parameters
+    ----------
+    max_memory : float
+        Gigabytes (1e9 bytes) that one stack of cells may take.
+    jobs : int
+        How many processes, or jobs of a cluster, the stacks are divided among; without a cluster 1
+        means this process.
+    """
+
+    max_memory: Positive = 3.0
+    jobs: Count = 1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one command asks for.
+
+    Parameters
+    ----------
+    benchmark : str
+        The benchmark that the runs belong to; ``"single"`` for runs of their own.
+    cells : tuple of Cell
+        The grid, without repetitions.
+    runs_dir, results_dir : Path
+        Where runs are recorded, and where tables and figures are written.
+    tracking : settings
+        How W&B is used.
+    sweep : SweepConfig
+        How much of the machine is used.
+    launcher : dict
+        Hydra's launcher and its settings.
+    command : str
+        The command that asks for the same, without places.
+    """
+
+    benchmark: str
+    cells: tuple[Cell, ...]
+    runs_dir: Path
+    results_dir: Path
+    tracking: Any
+    sweep: SweepConfig
+    launcher: dict[str, Any]
+    command: str
+
+
+def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
+    """Expand a benchmark's grid.
+
+    An override with several values, as in ``data=mnist,fashion_mnist``, is one more axis of the
+    grid; an override of an axis' key sets the axis to that value. A benchmark that lists `cases`
+    has the cells of each of them.
+
+    Raises
+    ------
+    UserError
+        If an override, or a combination of settings, is not valid.
+    """
+    require_benchmark(name)
+    parsed = parse(overrides)
+    named = [str(o.input_line) for o in parsed if o.key_or_group == "benchmark"]
+    require(not named, " ".join(named), f"no second benchmark beside {name}")
+    _require_own_experiment(parsed, name)
+    command = shlex.join(
+        ["rankbench", "bench", name, *(o for o in overrides if not o.startswith(LOCATIONS))]
+    )
+    return _plan(name, parsed, command)
+
+
+def plan_run(overrides: Sequence[str]) -> Plan:
+    """Plan one configuration: no axes, every value as composed.
+
+    An experiment brings its benchmark along, as in ``experiment=is_same_class/quick``.
+    """
+    parsed = parse(overrides)
+    swept = [str(o.input_line) for o in parsed if o.is_sweep_override()]
+    if swept:
+        raise UserError(swept[0], "one value", "add -m for a multirun")
+    benchmark = next((str(o.value()) for o in parsed if o.key_or_group == "benchmark"), "single")
+    for override in parsed:
+        if override.key_or_group == "experiment" and benchmark == "single" and override.value():
+            benchmark = str(override.value()).partition("/")[0]
+    _require_own_experiment(parsed, benchmark)
+    lines = _defaults(benchmark, parsed)
+    lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
+    config = compose(lines)
+    cell = Typing(_groups_named(parsed)).cell(config)
+    command = ["rankbench", "run", *(o for o in overrides if not o.startswith(LOCATIONS))]
+    return _of(config, [cell], lines, shlex.join(command))
+
+
+def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
+    lines = _defaults(benchmark, parsed)
+    named = compose(lines)
+    swept, fixed_keys = [], []
+    for override in parsed:
+        if isinstance(named.get(override.key_or_group), list):  # an axis by its name
+            lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
+        elif override.is_sweep_override():
+            swept.append(override)
+        else:
+            lines.append(_line(override))
+            fixed_keys.append(override.key_or_group)
+    config = compose(lines)
+    typing, cells = Typing(_groups_named(parsed)), {}
+    own_axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
+    cases = [] if "case" in fixed_keys else config["benchmark"].get("cases", [])
+    for chosen in product(*_choices(swept, cases)):
+        config = compose([*lines, *chosen]) if chosen else config
+        axes = {**config["benchmark"]["axes"], **own_axes}
+        axes |= {key: [get_value(config, key)] for key in fixed_keys if key in axes}
+        for values in _grid(axes):
+            cell = typing.cell(_with_values(config, values))
+            cells[cell.run_key] = cell
+    return _of(config, list(cells.values()), lines, command)
+
+
+def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
+    """Return what chooses a benchmark, and its own experiment unless another one is asked for."""
+    lines = [f"benchmark={benchmark}"]
+    experiment = compose(lines)["benchmark"].get("experiment")
+    if experiment and all(o.key_or_group != "experiment" for o in parsed):
+        lines.append(f"experiment={experiment}")
+    return lines
+
+
+def _values(override: Override) -> list[str]:
+    """Return the values of an override of an axis: ``1,2``, ``range(1,3)``, ``[1,2]`` or ``1``."""
+    if override.is_sweep_override():
+        return list(override.sweep_string_iterator())
+    text = override.get_value_element_as_str()
+    return [text[1:-1] if text.startswith("[") else text]
+
+
+def _chooses(override: Override) -> bool:
+    """Return whether an override chooses among the files of a config group."""
+    return override.key_or_group in (*SCIENCE, "experiment", "case")
+
+
+def _choices(swept: Sequence[Override], cases: Sequence[str]) -> list[list[str]]:
+    """Return the choices of each config group that is one more axis of the grid.
+
+    A benchmark's own `cases` are one, unless the command names some.
+    """
+    axes = {o.key_or_group: list(o.sweep_string_iterator()) for o in swept if _chooses(o)}
+    if cases:
+        axes.setdefault("case", list(cases))
+    return [[f"{group}={name}" for name in names] for group, names in axes.items()]
+
+
+def _line(override: Override) -> str:
+    return str(override.input_line)
+
+
+def _groups_named(parsed: Iterable[Override]) -> set[str]:
+    """Return the config groups that overrides speak of."""
+    return {o.key_or_group.partition(".")[0] for o in parsed if o.value() is not None}
+
+
+def _require_own_experiment(parsed: Iterable[Override], benchmark: str) -> None:
+    """Raise `UserError` for an experiment or a case that belongs to another benchmark."""
+    for override in parsed:
+        group = override.key_or_group
+        if group not in ("experiment", "case") or not override.value():
+            continue
+        known = [f"{benchmark}/{name}" for name in choices(f"{group}/{benchmark}")]
+        for name in _values(override):
+            expected = f"one of {', '.join(known)}" if known else f"none: {benchmark} has none"
+            require(name in known, f"{group}={name}", expected)
+
+
+def _grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the points of a grid given by the values of its axes."""
+    for key, values in axes.items():
+        is_list = isinstance(values, list) and len(values) > 0
+        require(is_list, f"the axis {key}={values}", "a list of values, such as [1,2]")
+    for point in product(*axes.values()):
+        yield dict(zip(axes, point, strict=True))
+
+
+def _with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy of a nested configuration with dotted keys set to new values.
+
+    A key may be new below a config group, whose settings class knows it or refuses it.
+    """
+    result = deepcopy({name: config[name] for name in (*SCIENCE, "variant", "seed", "execution")})
+    for key, value in values.items():
+        group, *parents, name = ["", *key.split(".")] if "." not in key else key.split(".")
+        node = get_value(result, group) if group else result
+        for parent in parents:
+            require(isinstance(node, dict), f"the axis {key}", "a value inside a config group")
+            node = node.setdefault(parent, {})
+        require(isinstance(node, dict), f"the axis {key}", "a value inside a config group")
+        node[name] = value
+    return result
+
+
+class Typing:
+    """Turns composed configurations into cells; equal nodes become one instance.
+
+    Parameters
+    ----------
+    named : collection of str
+        The config groups that were asked for by name: a learner must not ignore them.
+    """
+
+    def __init__(self, named: Collection[str]) -> None:
+        self.named = named
+        self.loaded: dict[str, Any] = {}
+
+    def cell(self, config: Mapping[str, Any]) -> Cell:
+        """Return the cell that a composed configuration describes."""
+        learner = self._load("learner", config["learner"])
+        used = ("data", "model", *learner.uses)
+        trainer = config["trainer"] or {}
+        own = {name: v for name, v in trainer.items() if name in EXECUTION_ARGUMENTS}
+        rest = {name: v for name, v in trainer.items() if name not in own}
+        nodes = {**config, "trainer": rest}
+        for group in ("optimizer", "regularizer", "trainer"):
+            given = f"{group}=... with learner={learner.name}"
+            ignored = group in self.named and group not in used and nodes[group]
+            require(not ignored, given, f"no {group}, which this learner does not use")
+        groups = {group: self._load(group, nodes[group]) for group in used}
+        for group, kind in learner.accepts.items():
+            given = f"{group}={config[group].get('_target_')} with learner={learner.name}"
+            hint = f"choose another {group} or learner"
+            require(isinstance(groups[group], kind), given, f"a {kind.__name__}", hint)
+        seed = config["seed"]
+        whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
+        require(whole, f"seed={seed}", "an integer of at least 0")
+        shared = dict(config["execution"])
+        shared = {**shared, "trainer": {**shared.get("trainer", {}), **own}}
+        execution = self._load("execution", shared)
+        return Cell(str(config["variant"]), seed, learner=learner, **groups, execution=execution)
+
+    def _load(self, group: str, node: Mapping[str, Any] | None) -> Any:
+        if not node:  # an empty YAML file, as regularizer=none
+            return None
+        require(isinstance(node, Mapping), f"{group}={node}", "a choice of the config group")
+        text = f"{group} {json.dumps(node, sort_keys=True)}"
+        if text not in self.loaded:
+            self.loaded[text] = load(node, group)
+        return self.loaded[text]
+
+
+def _of(
+    config: Mapping[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
+) -> Plan:
+    runs_dir, results_dir = config["runs_dir"], config["results_dir"]
+    require(bool(runs_dir), f"runs_dir={runs_dir}", "the path of a folder")
+    return Plan(
+        benchmark=config["benchmark"]["name"],
+        cells=tuple(cells),
+        runs_dir=Path(runs_dir),
+        results_dir=Path(results_dir or runs_dir),
+        tracking=load(config["tracking"], "tracking"),
+        sweep=load(config["sweep"], "sweep"),
+        launcher=launcher(overrides),
+        command=command,
+    )
+
+
+def check(cells: Sequence[Cell], max_memory: float) -> None:
+    """Raise `UserError` for what can be known to fail before any training.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        The cells of a plan.
+    max_memory : float
+        Gigabytes that one stack may take.
+    """
+    for learner in dict.fromkeys(cell.learner for cell in cells):
+        group = [cell for cell in cells if cell.learner == learner]
+        learner.check(group)
+        needed = max(learner.memory([cell]) for cell in group)
+        require(
+            needed <= max_memory * 1e9,
+            f"sweep.max_memory={max_memory:g} GB",
+            f"at least {needed / 1e9:.3f} GB, what the largest cell needs",
+            "raise sweep.max_memory, or lower the batch size or the size of the model",
+        )
+
+
+def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cell]]:
+    """Divide cells into stacks that can train together and fit into the memory.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        What is to be trained.
+    max_memory : float
+        Gigabytes that one stack may take.
+    most : int
+        Cells of one stack at most.
+    """
+
+    def stack_key(cell: Cell) -> str:
+        return cell.learner.stack_key(cell)
+
+    divided: list[list[Cell]] = []
+    for _, group in groupby(sorted(cells, key=stack_key), stack_key):
+        divided += _within_memory(list(group), max_memory, most)
+    return divided
+
+
+def _within_memory(cells: list[Cell], max_memory: float, most: int) -> Iterator[list[Cell]]:
+    stack: list[Cell] = []
+    for cell in cells:
+        full = len(stack) == most or cell.learner.memory([*stack, cell]) > max_memory * 1e9
+        if stack and full:
+            yield stack
+            stack = []
+        stack.append(cell)
+    yield stack

@@ -1,0 +1,56 @@
+"""Intervals and tests on independent units; `tests/bench/report/test_intervals.py` simulates them.
+
+The t interval covers as often as it says for units that are about normal, from three units on, and
+less often for skewed ones: 88 % of lognormal units of log deviation 0.9 with 10 of them, 89 % with
+30. The bootstrap does not help: at 30 units BCa covers 92 % of normal ones and 89 % of those.
+"""
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+# Below this number of units the exact test stands beside the t test: at most 2^9 sign patterns.
+EXACT_BELOW = 10
+ROUNDING = 1e-12  # differences that vary less, relative to the values, do not vary
+
+Interval = tuple[np.ndarray, np.ndarray]
+
+
+def mean_interval(units: np.ndarray) -> Interval:
+    """Return the t interval of the mean over the last axis; NaN for a single unit."""
+    return _t_interval(units.mean(-1), units)
+
+
+def ratio_interval(numerators: np.ndarray, denominators: np.ndarray) -> Interval:
+    """Return the interval of mean(numerators) / mean(denominators) over the last axis, in pairs.
+
+    It is the t interval of the ratio's logarithm, linearized: near the means, a unit changes the
+    logarithm by its share in the numerator minus its share in the denominator. NaN where a mean is
+    not positive.
+    """
+    means = numerators.mean(-1), denominators.mean(-1)
+    positive = (means[0] > 0) & (means[1] > 0)
+    top, bottom = (np.where(positive, mean, np.nan) for mean in means)
+    shares = numerators / top[..., None] - denominators / bottom[..., None]
+    low, high = _t_interval(np.log(top / bottom), shares)
+    return np.exp(low), np.exp(high)
+
+
+def sign_flip_p(differences: np.ndarray) -> float:
+    """Return the exact two-sided p value of a mean difference of zero, for shape (units,).
+
+    Under the hypothesis, each unit's difference has either sign with equal probability. With n
+    units p is at least 2^(1 - n).
+    """
+    count = len(differences)
+    bits = (np.arange(2**count)[:, None] >> np.arange(count)) & 1
+    sums = np.abs((2 * bits - 1) @ differences)
+    return float((sums >= np.abs(differences.sum()) * (1 - ROUNDING)).mean())
+
+
+def _t_interval(center: np.ndarray, units: np.ndarray) -> Interval:
+    count = units.shape[-1]
+    if count < 2:
+        return np.full_like(center, np.nan), np.full_like(center, np.nan)
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * stats.sem(units, axis=-1)
+    return center - half, center + half

@@ -1,0 +1,114 @@
+"""Where a run's numbers come from: versions of packages, commit and machine."""
+
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+from bench.store.record import Git, Host
+
+PACKAGES = (
+    "rankbench",
+    "torch",
+    "pytorch-lightning",
+    "torchvision",
+    "wandb",
+    "hydra-core",
+    "numpy",
+    "numba",
+)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that shape the numbers."""
+    result = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            result[package] = version(package)
+        except PackageNotFoundError:
+            result[package] = "not installed"
+    return result
+
+
+@cache
+def git_state() -> Git:
+    """Return the commit of the running source and whether it was changed; None outside of git.
+
+    Called when a process starts to train: what is committed later is not what it runs.
+    """
+    source = Path(__file__).resolve().parents[2]
+    # Inside a git hook these name another repository.
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "GIT_"}
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(source), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return done.stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != source:
+            return Git(commit=None, dirty=None)
+        changed = git("status", "--porcelain", "--", "bench", "data_prep", "configs")
+        return Git(commit=git("rev-parse", "HEAD"), dirty=bool(changed))
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return Git(commit=None, dirty=None)
+
+
+def host(usage: "Usage") -> Host:
+    """Return what the speed and the rounding of a run depend on."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return Host(
+        system=platform.system(),
+        processor=_processor_name(),
+        cores=(len(affinity(0)) if affinity else os.cpu_count()) or 1,
+        accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        instruction_sets=tuple(sorted(usage.instruction_sets)),
+        threads=tuple(sorted(usage.threads)),
+    )
+
+
+@dataclass
+class Usage:
+    """What a stack has used so far, over all attempts at it; checkpoints keep it.
+
+    Parameters
+    ----------
+    elapsed_s : float
+        Seconds spent by earlier attempts.
+    instruction_sets : set of str
+        The vector instruction sets of PyTorch.
+    threads : set of int
+        The numbers of threads of PyTorch.
+    """
+
+    elapsed_s: float = 0.0
+    instruction_sets: set[str] = field(default_factory=set)
+    threads: set[int] = field(default_factory=set)
+    since: float = field(default_factory=time.monotonic)
+
+    def update(self) -> None:
+        """Add what is used now."""
+        self.instruction_sets.add(torch.backends.cpu.get_cpu_capability())
+        self.threads.add(torch.get_num_threads())
+
+    @property
+    def wall_time_s(self) -> float:
+        """Seconds spent so far."""
+        return self.elapsed_s + time.monotonic() - self.since
+
+
+@cache
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

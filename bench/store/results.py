@@ -1,0 +1,313 @@
+"""The one reader of runs: each plan and each record of a benchmark is opened once."""
+
+# pandas' own types call every column "Series or DataFrame or scalar".
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false
+
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from pandas.api.types import is_object_dtype
+
+from bench.core.errors import UserError, require
+from bench.core.status import Status
+from bench.store.record import (
+    PLANS,
+    RECORD_FILE,
+    RESERVED,
+    DamagedRecord,
+    Record,
+    read_plan,
+    read_record,
+)
+
+MISSING = "missing"  # a planned run that has no record
+# What "the best validation" is the best of, by the first that a curve has.
+VALIDATION = {"validation_error": min, "validation_loss": min, "validation_accuracy": max}
+AT_BEST = "@best_validation"
+RUNS_FILE, CURVES_FILE = "runs.parquet", "curves.parquet"
+OWN_COLUMNS = [name for name in RESERVED if name not in ("run_key", "variant", "seed")]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """All that is known of some runs.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        One row per run, indexed by `run_key` (str), with the columns
+
+        ======================= ===== =============================================================
+        `benchmark`             str   the benchmark that the run belongs to
+        `status`                str   see `bench.core.status.Status`; ``"missing"``: no record
+        `attempt`               float how often the run was begun
+        `wall_time_s`           float seconds, of the whole stack that trained together
+        `stacked_with`          float how many runs trained together
+        `created`               str   when it ended: ISO 8601, UTC
+        `wandb_path`            str   its W&B folder, inside the run's own folder
+        `commit`, `dirty`       any   the commit of the source, and whether it was changed
+        `versions`, `host`      str   packages with their versions, and the machine
+        `command`               str   the command that asked for it
+        `variant`, `seed`       any   which data, and the seed of every random draw
+        ``model.rank``, ...     any   a column per configuration value, by its dotted key
+        ``train_error``, ...    float a column per metric: the run's last measurement
+        ``...@best_validation`` float the same where the run's validation was best, if it has one
+        ======================= ===== =============================================================
+
+        Numbers are NaN and texts None where a run has none; `attempt` and the like are floats for
+        that reason. Lists are text, as are columns whose values have several types.
+    curves : DataFrame
+        One row per measurement: `run_key`, the step (such as `epoch`) and the metrics.
+    damaged : tuple of str
+        One line per file that could not be read.
+    """
+
+    frame: pd.DataFrame
+    curves: pd.DataFrame
+    damaged: tuple[str, ...] = ()
+
+    @classmethod
+    def from_runs(
+        cls,
+        runs_dir: str | Path = "runs",
+        benchmark: str = "*",
+        keys: Iterable[str] | None = None,
+    ) -> "Results":
+        """Read all recorded and all planned runs.
+
+        Parameters
+        ----------
+        runs_dir : path
+            The folder of all runs.
+        benchmark : str
+            A benchmark's name, or ``"*"`` for all.
+        keys : iterable of str, optional
+            The runs to read, without plans; by default all.
+        """
+        rows: dict[str, dict[str, Any]] = {}
+        curves: dict[str, Sequence[Mapping[str, Any]]] = {}
+        damaged = []
+        if keys is None:
+            for path in sorted(Path(runs_dir).glob(f"{benchmark}/{PLANS}/*.json")):
+                try:
+                    plan = read_plan(path)
+                except DamagedRecord as error:
+                    damaged.append(str(error))
+                    continue
+                shared = {"benchmark": path.parts[-3], "status": MISSING, "command": plan.command}
+                rows |= {key: {**shared, **flatten(c)} for key, c in plan.cells.items()}
+        folder = Path(runs_dir) / benchmark
+        asked = [folder / key / RECORD_FILE for key in keys or ()]
+        for path in record_paths(Path(runs_dir), benchmark) if keys is None else asked:
+            try:
+                record = read_record(path)
+            except FileNotFoundError:
+                continue
+            except DamagedRecord as error:
+                damaged.append(str(error))
+                continue
+            rows[record.run_key] = row_of(record)
+            curves[record.run_key] = record.curve
+        return cls.of(rows, curves, damaged)
+
+    @classmethod
+    def of(
+        cls,
+        rows: Mapping[str, Mapping[str, Any]],
+        curves: Mapping[str, Sequence[Mapping[str, Any]]],
+        damaged: Iterable[str] = (),
+    ) -> "Results":
+        """Return results made of rows, as of `row_of`, and of curves, both by run key."""
+        return cls(_frame(rows), _curve_frame(curves), tuple(damaged))
+
+    @classmethod
+    def from_folder(cls, folder: str | Path) -> "Results":
+        """Read the committed results of a benchmark, as `write` has written them.
+
+        Raises
+        ------
+        UserError
+            If there are none.
+        """
+        runs, curves = Path(folder) / RUNS_FILE, Path(folder) / CURVES_FILE
+        require(runs.is_file(), f"{folder} without {RUNS_FILE}", "a folder of results")
+        return cls(
+            pd.read_parquet(runs), pd.read_parquet(curves) if curves.exists() else _curve_frame({})
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write the runs and, if there are any, their curves into a folder that exists."""
+        self.frame.to_parquet(folder / RUNS_FILE, compression="zstd")
+        if not self.curves.empty:
+            self.curves.to_parquet(folder / CURVES_FILE, compression="zstd")
+
+    def __or__(self, other: "Results") -> "Results":
+        """Merge runs by key: those of `other` win, but a missing run against no recorded one."""
+        ours, theirs = self.frame, other.frame
+        known = ours.index[ours.status != MISSING] if len(ours) else ours.index
+        if len(theirs):
+            theirs = theirs[(theirs.status != MISSING) | ~theirs.index.isin(known)]
+        order = ours.index.append(theirs.index.difference(ours.index, sort=False))
+        frame = _joined(ours[~ours.index.isin(theirs.index)], theirs).reindex(order)
+        curves = self.curves
+        if len(curves):
+            curves = curves[~curves.run_key.isin(theirs.index)]
+        kept = other.curves[other.curves.run_key.isin(theirs.index)]
+        damaged = tuple(dict.fromkeys((*self.damaged, *other.damaged)))
+        return Results(_one_type_each(frame), _joined(curves, kept).reset_index(drop=True), damaged)
+
+    def finished(self) -> set[str]:
+        """Return the keys of the runs that need not be done again."""
+        final = [status for status in Status if status.final]
+        return set(self.frame.index[self.frame.status.isin(final)]) if len(self.frame) else set()
+
+
+def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
+    """Return `Results.frame` of recorded runs."""
+    return Results.from_runs(runs_dir, benchmark).frame
+
+
+def load_curves(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
+    """Return `Results.curves` of recorded runs."""
+    return Results.from_runs(runs_dir, benchmark).curves
+
+
+def record_paths(runs_dir: Path, benchmark: str = "*") -> list[Path]:
+    """Return the paths of the record files of a benchmark, sorted."""
+    return sorted(runs_dir.glob(f"{benchmark}/*/{RECORD_FILE}"))
+
+
+def row_of(record: Record) -> dict[str, Any]:
+    """Return a record as one row of `Results.frame`."""
+    names = ("benchmark", "attempt", "wall_time_s", "stacked_with", "created", "command")
+    return {
+        **{name: getattr(record, name) for name in names},
+        "status": str(record.status),
+        "wandb_path": record.wandb.path,
+        **asdict(record.git),
+        "versions": _in_words(record.versions),
+        "host": _in_words(asdict(record.host)),
+        **flatten(record.config),
+        **measurements(record.metrics, record.curve),
+    }
+
+
+def measurements(
+    metrics: Mapping[str, float | None], curve: Sequence[Mapping[str, float | None]]
+) -> dict[str, float]:
+    """Return the last numbers of a run, and those where its validation was best."""
+    best = {f"{name}{AT_BEST}": value for name, value in best_validation(curve).items()}
+    return {name: _number(value) for name, value in {**metrics, **best}.items()}
+
+
+def best_validation(curve: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the first point of a curve with the best validation; empty if it has none."""
+    for name, best in VALIDATION.items():
+        points = [point for point in curve if point.get(name) is not None]
+        if points:
+            return best(points, key=lambda point: point[name])
+    return {}
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a nested configuration with dotted keys; lists and huge integers become text."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            huge = isinstance(value, int) and abs(value) >= 2**63
+            flat[f"{prefix}{name}"] = str(value) if huge or isinstance(value, list) else value
+    return flat
+
+
+def _number(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def _in_words(values: Mapping[str, Any]) -> str:
+    """Return values with their names in a line; several values of one name with a plus."""
+    texts = {
+        name: "+".join(map(str, value)) if isinstance(value, tuple) else value
+        for name, value in values.items()
+    }
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def _frame(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a frame: our own columns first, then the others as they come."""
+    own = OWN_COLUMNS if rows else []
+    names = dict.fromkeys([*own, *(name for row in rows.values() for name in row)])
+    columns = {name: [row.get(name) for row in rows.values()] for name in names}
+    index = pd.Index([*rows], name="run_key", dtype="str")
+    return _one_type_each(pd.DataFrame(columns, index=index))
+
+
+def _one_type_each(frame: pd.DataFrame) -> pd.DataFrame:
+    """Turn columns whose values have several types, which no file format holds, into text."""
+    for name in frame.columns[frame.dtypes.map(is_object_dtype)]:
+        values = frame[name].dropna()
+        if values.map(type).nunique() > 1:
+            frame[name] = values.map(str).astype("str").reindex(frame.index)
+    return frame
+
+
+def _curve_frame(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
+    points = [point for curve in curves.values() for point in curve]
+    keys = [key for key, curve in curves.items() for _ in curve]
+    names = dict.fromkeys(name for point in points for name in point)
+    columns = {name: [_number(point.get(name)) for point in points] for name in names}
+    return pd.DataFrame({"run_key": pd.Series(keys, dtype="str"), **columns})
+
+
+def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of both; an empty one does not change the other's types."""
+    parts = [part for part in (first, second) if len(part)]
+    return pd.concat(parts) if parts else first
+
+
+def config_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns that are configuration values."""
+    return [str(name) for name in frame if "." in str(name) or name in ("variant", "seed")]
+
+
+def require_runs(frame: pd.DataFrame, benchmark: str) -> pd.DataFrame:
+    """Raise `UserError` if nothing is recorded."""
+    if frame.empty or (frame.status == MISSING).all():
+        hint = f"run `rankbench bench {benchmark}` first, or set runs_dir"
+        raise UserError(f"the benchmark {benchmark} without recorded runs", "recorded runs", hint)
+    return frame
+
+
+def usable(frame: pd.DataFrame) -> pd.Series:
+    """Return which runs have ended with numbers that count."""
+    return frame.status.isin([Status.CONVERGED, Status.MAX_STEPS])
+
+
+def settings(frame: pd.DataFrame, known: Collection[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Divide runs into those that differ in the `known` columns alone.
+
+    Yields
+    ------
+    title : str
+        What is particular to these runs; empty if all runs share one setting.
+    part : DataFrame
+        The runs.
+    """
+    apart = [n for n in config_columns(frame) if n not in known and n != "trainer.name"]
+    varying = [name for name in apart if frame[name].nunique(dropna=False) > 1]
+    if not varying:
+        yield "", frame
+        return
+    for values, part in frame.groupby(varying, dropna=False, sort=True):
+        pairs = zip(varying, values, strict=True)
+        yield ", ".join(setting_words(name, v) for name, v in pairs if v == v), part
+
+
+def setting_words(column: str, value: Any) -> str:
+    """Return a configuration value in words; a registered name stands for its group's choice."""
+    group, _, name = column.rpartition(".")
+    return f"{group}: {value}" if name == "name" else f"{column}={value}"

@@ -1,0 +1,141 @@
+"""Images in two classes, composed batch by batch: what a classifying network reads."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.core.settings import Settings, settings
+
+# Half of the images are of each class.
+Samples = Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+@dataclass(frozen=True)
+class Rectangle:
+    """The pixels from row `top` and column `left` on, `height` by `width` of them."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        """The first row below."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """The first column to the right."""
+        return self.left + self.width
+
+    def of(self, images: Tensor) -> Tensor:
+        """Return a view of the rectangle in images of shape (..., height, width)."""
+        return images[..., self.top : self.bottom, self.left : self.right]
+
+
+@dataclass(frozen=True)
+class RandomSquare:
+    """A square of `size` by `size` pixels anywhere in the image, each position as likely."""
+
+    size: int
+
+
+class LabeledPart(nn.Module, ABC):
+    """The training or the test images of a task.
+
+    A module without parameters, so that it moves to a device as one: whatever images are made of is
+    a buffer, as compact as it can be (indices, uint8), and an image exists only in its batch.
+
+    Attributes
+    ----------
+    labels : Tensor
+        Shape (samples,), int64: 0 or 1.
+    """
+
+    labels: Tensor
+
+    def __init__(self, labels: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("labels", labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def forward(self, indices: Tensor) -> Tensor:
+        """Return gray images, shape (batch, height, width), uint8.
+
+        Parameters
+        ----------
+        indices : Tensor
+            Shape (batch,), int64, on the part's device.
+        """
+
+
+@settings
+class LabeledImages(Settings, ABC):
+    """What the settings of tasks with two classes of gray images have in common.
+
+    Parameters
+    ----------
+    train, test : int
+        How many images the training and the test part have, half of each class.
+    """
+
+    train: Samples = 10_000
+    test: Samples = 10_000
+
+    @property
+    @abstractmethod
+    def image_shape(self) -> tuple[int, int]:
+        """Height and width of the images."""
+
+    @property
+    @abstractmethod
+    def patches(self) -> tuple[Rectangle, Rectangle] | tuple[RandomSquare, RandomSquare]:
+        """The two patches between which dependencies are to be learned."""
+
+    @property
+    def extent(self) -> Rectangle:
+        """Where everything lies that a network has to relate: by default the whole image."""
+        return Rectangle(0, 0, *self.image_shape)
+
+    @abstractmethod
+    def files(
+        self, root: str | None, *, download: bool = True, workers: int | None = None
+    ) -> list[tuple[Path, str]]:
+        """Return the files in use with their SHA-256, verified; download or make missing ones.
+
+        Parameters
+        ----------
+        root : str or None
+            The data folder; see `data_prep.files.data_root`.
+        download : bool
+            Whether missing files may be downloaded or made.
+        workers : int, optional
+            Processes that make them; by default as many as pay off.
+
+        Raises
+        ------
+        UserError
+            If a file is missing or damaged.
+        """
+
+    @abstractmethod
+    def part(self, root: str | None, name: str, seed: int) -> LabeledPart:
+        """Return the images of the part ``"train"`` or ``"test"``.
+
+        Parameters
+        ----------
+        root : str or None
+            As for `files`.
+        name : str
+            The part.
+        seed : int
+            The run's seed; images that are kept in a file do not depend on it.
+        """

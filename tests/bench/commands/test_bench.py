@@ -1,0 +1,117 @@
+"""The command that runs a benchmark: what it reads, prints and refuses."""
+
+import sys
+
+import pytest
+from made_up import record_of
+
+from bench.plan import plan_benchmark
+from bench.store.record import read_record, write_record
+from bench.store.results import load_runs
+
+OPENED = []
+
+
+@pytest.fixture
+def opened():
+    """The files that this process opens."""
+    if not OPENED:  # an audit hook stays for good
+        OPENED.append("")
+        sys.addaudithook(lambda event, a: OPENED.append(str(a[0])) if event == "open" else None)
+    del OPENED[1:]
+    return OPENED
+
+
+def test_a_benchmark_is_run_shown_and_named(rankbench, toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", "tracking.mode=disabled"]
+    code, out, error = rankbench("bench", "toy", *words, *toy_config)
+    assert code == 0
+    assert "toy: 6 cells, 6 to run in 1 stacks" in error
+    assert "6 of 6 runs done" in out
+    assert f"figure: {tmp_path}/toy/figure.png\nruns:   {tmp_path}/toy" in out
+    assert (tmp_path / "toy" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_finished_benchmark_opens_each_record_once(rankbench, toy_config, tmp_path, opened):
+    words = [f"runs_dir={tmp_path}", "tracking.mode=disabled", f"seeds={list(range(150))}"]
+    for cell in plan_benchmark("toy", words).cells:
+        folder = tmp_path / "toy" / cell.run_key
+        folder.mkdir(parents=True)
+        write_record(folder, record_of(cell, "toy"))
+    code, out, error = rankbench("bench", "toy", *words, *toy_config)
+    assert code == 0, error
+    assert "450 cells, 0 to run" in error
+    assert "450 of 450 runs done" in out
+    records = [path for path in opened if path.endswith("record.json")]
+    assert len(records) == len(set(records)) == 450
+
+
+def test_options_may_stand_anywhere(rankbench, toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", "tracking.mode=disabled", "ranks=[1]"]
+    assert rankbench("bench", *toy_config, "toy", *words)[0] == 0
+    code, _, error = rankbench("bench", "toy", words[0], *toy_config, *words[1:])
+    assert code == 0
+    assert "2 cells, 0 to run" in error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["bench", "ranks=[1]", "toy"], "a name before the first override"),
+        (["bench"], "NAME"),
+        (["bench", "toy", "--config-dir", "nowhere"], "--config-dir nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line(rankbench, toy_config, arguments, hint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, out, error = rankbench(*arguments)
+    assert (code, out) == (2, "")
+    assert hint in error
+    assert error.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failure_is_reported_and_the_rest_is_shown(rankbench, toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", "tracking.mode=disabled", *toy_config]
+    code, out, error = rankbench("bench", "toy", "model.fault=error", *words)
+    assert code == 1
+    assert "rankbench: 2 runs failed and will be retried: RuntimeError" in error
+    assert "4 of 6 runs done" in out
+
+
+def test_one_configuration_is_run_once(rankbench, toy_config, tmp_path):
+    words = ["benchmark=toy", "model.rank=2", f"runs_dir={tmp_path}", "tracking.mode=disabled"]
+    code, out, _ = rankbench("run", *words, *toy_config)
+    assert code == 0
+    (key,) = load_runs(tmp_path, "toy").index
+    record = read_record(tmp_path / "toy" / key / "record.json")
+    assert f"max_steps  epoch 3  train_error {record.metrics['train_error']:.6g}" in out
+    assert f"run: {tmp_path / 'toy' / key}" in out
+    code, out, _ = rankbench("run", *words, *toy_config)
+    assert code == 0
+    assert "already recorded" in out
+    assert load_runs(tmp_path, "toy").attempt.tolist() == [1]
+
+
+def test_a_multirun_runs_every_combination(rankbench, toy_config, tmp_path):
+    words = ["benchmark=toy", "model.rank=1,2", "seed=0,1", f"runs_dir={tmp_path}"]
+    code, out, _ = rankbench("run", "-m", *words, "tracking.mode=disabled", *toy_config)
+    assert code == 0
+    frame = load_runs(tmp_path, "toy")
+    assert sorted(zip(frame["model.rank"], frame.seed, strict=True)) == [
+        (1, 0), (1, 1), (2, 0), (2, 1)
+    ]  # fmt: skip
+    assert out.count("run: ") == 4
+    assert "rankbench run -m" in frame.command.iloc[0]
+
+
+def test_runs_are_counted(rankbench, toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", *toy_config]
+    rankbench("bench", "toy", "ranks=[1]", *words)
+    code, out, _ = rankbench("runs", "--verify", *words)
+    assert code == 0
+    assert "2 runs verified, 0 problems" in out
+    next(tmp_path.glob("toy/*/record.json")).write_text("{")
+    code, _, error = rankbench("runs", *words)
+    assert code == 1
+    assert "1 files left out" in error

@@ -1,0 +1,166 @@
+"""Claims: the number against numpy and scipy, and each verdict on made-up runs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from bench.configuration import benchmarks
+from bench.report.claims import Finding, findings
+from bench.report.report_config import Claim, ReportConfig
+from bench.report.tables import sections
+
+
+def config(summary="mean", published="", **claim):
+    return ReportConfig(
+        title="",
+        section="data.name",
+        rows=("variant", "model.rank"),
+        over=("seed",),
+        metrics=("train_error",),
+        x="model.rank",
+        hue="variant",
+        summary=summary,
+        published=published,
+        claims=(Claim(says="A claim.", metric="train_error", **claim),),
+    )
+
+
+def runs(seeds=6):
+    draw = np.random.default_rng(0)
+    rows = [
+        ("mnist", variant, rank, seed, "max_steps", draw.normal(mean / rank, 0.002), 0.1)
+        for variant, mean in (("original", 0.02), ("random_images", 0.09))
+        for rank in (1, 2)
+        for seed in range(seeds)
+    ]
+    names = ["data.name", "variant", "model.rank", "seed", "status", "train_error", "constant"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def only(frame, config):
+    (finding,) = findings(sections(frame, config), config)
+    return finding
+
+
+RATIO = {"ratio": {"variant": ("original", "random_images")}, "where": {"model.rank": 1}}
+
+
+def test_a_mean_has_scipy_s_t_interval():
+    frame = runs()
+    finding = only(
+        frame, config(where={"variant": "original", "model.rank": "smallest"}, below=0.03)
+    )
+    values = frame[(frame.variant == "original") & (frame["model.rank"] == 1)].train_error
+    interval = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert finding.number == pytest.approx(values.mean())
+    assert (finding.low, finding.high) == pytest.approx(tuple(interval))
+    assert (finding.outcome, finding.verdict) == ("holds", "Holds.")
+
+
+def test_a_ratio_is_of_means_over_pairs_and_stands_beside_the_published_one():
+    frame = runs()
+    finding = only(frame, config(published="tensor_rank.csv", below=0.5, **RATIO))
+    means = frame[frame["model.rank"] == 1].groupby("variant").train_error.mean()
+    assert finding.number == pytest.approx(means["original"] / means["random_images"])
+    assert finding.low < finding.number < finding.high
+    known = config(published="tensor_rank.csv").published_values.train_error["mnist"]
+    assert finding.published == pytest.approx(known["original", 1] / known["random_images", 1])
+    assert finding.pairs == finding.expected == 6
+
+
+def test_a_median_has_the_range():
+    frame = runs(5)
+    finding = only(frame, config("median", where={"variant": "original", "model.rank": 2}))
+    values = frame[(frame.variant == "original") & (frame["model.rank"] == 2)].train_error
+    assert finding.number == values.median()
+    assert (finding.low, finding.high) == (values.min(), values.max())
+
+
+def test_a_metric_can_be_divided_by_another():
+    where = {"variant": "original", "model.rank": 1}
+    plain = only(runs(), config(where=where))
+    relative = only(runs(), config(where=where, per="constant"))
+    assert relative.number == pytest.approx(10 * plain.number)
+
+
+@pytest.mark.parametrize(
+    ("number", "low", "high", "outcome", "words"),
+    [
+        (0.3, 0.2, 0.4, "holds", "Holds."),
+        (0.7, 0.6, 0.8, "fails", "Does not hold."),
+        (0.4, 0.3, 0.6, "open", "Holds for the number, not for all of its interval."),
+        (0.6, 0.4, 0.7, "open", "Does not hold for the number, not for all of its interval."),
+        (0.05, -1, 2, "open", "Does not hold for the number, not for all of its interval."),
+    ],
+)
+def test_the_verdict_follows_from_number_and_interval(number, low, high, outcome, words):
+    claim = Claim(says="", metric="train_error", above=0.1, below=0.5)
+    finding = Finding(claim, "", number, low, high, pairs=5, expected=5)
+    assert (finding.outcome, finding.verdict) == (outcome, words)
+    assert claim.expects == "above 0.1 and below 0.5"
+
+
+@pytest.mark.parametrize(
+    ("published", "words"),
+    [
+        (0.35, "The published number lies in our interval."),
+        (0.19, "1.6 times the published number."),
+        (0.41, "0.73 times the published number."),
+    ],
+)
+def test_the_verdict_says_how_far_the_published_number_is(published, words):
+    finding = Finding(
+        Claim(says="", metric="train_error", below=0.5), "", 0.3, 0.2, 0.4, published, 5, 5
+    )
+    assert finding.verdict == f"Holds. {words}"
+
+
+def test_missing_runs_and_single_runs_are_said():
+    frame = runs()
+    frame.loc[frame.index[0], "status"] = "failed"
+    finding = only(frame, config(below=0.5, **RATIO))
+    assert (finding.pairs, finding.expected) == (5, 6)
+    assert finding.verdict == "Holds. 1 of 6 are missing."
+    assert only(runs(1), config(below=0.5, **RATIO)).verdict == "Holds. One run only: no interval."
+
+
+def test_what_was_not_run_is_not_measured():
+    finding = only(runs(), config(where={"model.rank": 9}, below=0.5))
+    assert (finding.outcome, finding.verdict) == ("none", "Not measured yet.")
+    assert finding.measured == "-"
+    wanted = {"data.name": "digits"}
+    assert only(runs(), config(where=wanted, below=0.5)).section == "digits"
+
+
+def test_a_setting_that_the_claim_is_not_about_is_passed_over():
+    frame = runs().assign(**{"model.name": "linear"})
+    about = config(where={"model.name": "cp"}, below=0.5)
+    assert findings(sections(frame, about), about) == []
+
+
+def test_a_mean_is_of_independent_units():
+    frame = runs().assign(**{"data.target_class": lambda frame: frame.seed // 2})
+    shared = {"where": {"variant": "original", "model.rank": 1}, "below": 0.5}
+    by_class = replace(config(**shared), over=("data.target_class", "seed"))
+    by_class = replace(by_class, unit="data.target_class")
+    finding = only(frame, by_class)
+    chosen = frame[(frame.variant == "original") & (frame["model.rank"] == 1)]
+    means = chosen.groupby("data.target_class").train_error.mean()
+    interval = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+    assert (finding.low, finding.high) == pytest.approx(tuple(interval))
+    assert (finding.pairs, finding.units) == (6, 3)
+    alone = only(frame[frame["data.target_class"] == 0], by_class)
+    assert alone.verdict == "Holds. One independent sample only: no interval."
+
+
+@pytest.mark.parametrize("name", benchmarks())
+def test_the_claims_of_every_benchmark_can_be_read(name):
+    known = ReportConfig.of(name)
+    for claim in known.claims:
+        assert claim.says.endswith(".")
+        assert claim.expects
+        columns = [*known.columns, "model.name"]
+        assert {*claim.where, *claim.ratio} <= {*columns}

@@ -1,0 +1,186 @@
+"""From overrides to cells: grids, keys and messages."""
+
+import subprocess
+import sys
+
+import pytest
+
+from bench.configuration import FOLDERS, benchmarks, choices, compose
+from bench.core.errors import UserError
+from bench.core.settings import load
+from bench.plan import check, plan_benchmark, plan_run, stacks
+
+
+def cell(*overrides):
+    (only,) = plan_run(overrides).cells
+    return only
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "data.root=/elsewhere",
+        "execution.root=/elsewhere",
+        "execution.threads=2",
+        "trainer.accelerator=gpu",
+        "trainer.devices=2",
+        "trainer.log_every_n_epochs=3",
+        "trainer.checkpoint_every_s=1",
+        "tracking.mode=disabled",
+        "runs_dir=elsewhere",
+        "results_dir=elsewhere",
+        "sweep.max_memory=1",
+    ],
+)
+def test_how_a_run_is_computed_does_not_change_its_key(override):
+    assert cell(override).run_key == cell().run_key
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "variant=random_labels",
+        "seed=1",
+        "data=mnist",
+        "data.levels=3",
+        "data.batch_size=100",
+        "model.rank=6",
+        "optimizer.lr=1e-3",
+        "optimizer=adamw",
+        "learner.converged_below=1e-6",
+        "trainer.max_epochs=7",
+        "trainer.gradient_clip_val=1.0",
+        "trainer.precision=64-true",
+    ],
+)
+def test_what_changes_the_numbers_changes_the_key(override):
+    assert cell(override).run_key != cell().run_key
+
+
+def test_a_value_at_its_default_is_the_default():
+    assert cell("model.rank=5", "trainer.precision=null").run_key == cell().run_key
+
+
+def test_the_key_is_the_same_in_another_process():
+    code = "from bench.plan import plan_run; print(plan_run([]).cells[0].run_key, end='')"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout == cell().run_key
+
+
+def test_the_recorded_configuration_is_plain_and_holds_no_place():
+    config = cell("data.root=/a/place").config
+    assert "/a/place" not in str(config)
+    assert "_target_" not in str(config)
+    assert config["model"] == {"name": "cp", "rank": 5, "init_mean": 1.0, "init_std": 1e-3}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.rnak=3"], "model.rnak: expected one of rank.*did you mean rank"),
+        (["data=mnits"], "data"),
+        (["modle.rank=3"], "modle"),
+        (["trainer.max_epoch=3"], "did you mean max_epochs"),
+        (["regularizer=published"], "regularizer=.*one_versus_all"),
+        (["model=matrix"], "model=.*with learner=one_versus_all"),
+        (["seed=-1"], "seed=-1"),
+        (["seed=1.5"], "seed=1.5"),
+        (["model.rank=1,2"], "add -m"),
+        (["benchmark=tensor_rank", "experiment=is_same_class/quick"], "experiment=is_same_class"),
+        (["+new=1"], r"\+new=1"),
+        (["model.rank"], "key=value"),
+    ],
+)
+def test_a_mistake_is_one_line(overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        plan_run(overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_experiment_brings_its_benchmark_along():
+    plan = plan_run(["experiment=is_same_class/quick", "model.stem=[8,7,4]"])
+    assert plan.benchmark == "is_same_class"
+    assert plan.cells[0].learner.name == "classification"
+
+
+def test_an_experiment_of_another_benchmark_is_refused():
+    with pytest.raises(
+        UserError, match=r"experiment=tensor_rank/published: expected.*hierarchical/"
+    ):
+        plan_benchmark("hierarchical", ["experiment=tensor_rank/published"])
+
+
+def test_an_axis_is_set_by_its_name_by_a_sweep_and_by_its_key():
+    few = ["classes=[1]", "ranks=[2]", "seeds=[0]"]
+    assert len(plan_benchmark("tensor_rank", few).cells) == 3
+    two = plan_benchmark("tensor_rank", [*few, "data.levels=2,3"]).cells
+    assert {cell.data.levels for cell in two} == {2, 3}
+    assert len(two) == 6
+    both = plan_benchmark("tensor_rank", [*few, "data=digits,mnist"]).cells
+    assert {cell.data.name for cell in both} == {"digits", "mnist"}
+    fixed = plan_benchmark("tensor_rank", ["variant=random_labels", "model.rank=7", "classes=[1]"])
+    assert {(c.variant, c.model.rank) for c in fixed.cells} == {("random_labels", 7)}
+
+
+@pytest.mark.parametrize(
+    ("override", "ranks"),
+    [("ranks=1,2", {1, 2}), ("ranks=range(1,4)", {1, 2, 3}), ("ranks=3", {3})],
+)
+def test_an_axis_takes_hydra_s_sweeps(override, ranks):
+    plan = plan_benchmark("tensor_rank", [override, "classes=[1]", "seeds=[0]"])
+    assert {cell.model.rank for cell in plan.cells} == ranks
+    assert len(plan.cells) == 3 * len(ranks)
+
+
+def test_an_empty_axis_is_refused():
+    with pytest.raises(UserError, match=r"ranks=\[\]|model.rank"):
+        plan_benchmark("tensor_rank", ["ranks=[]"])
+
+
+def test_places_are_left_out_of_the_recorded_command():
+    plan = plan_benchmark(
+        "tensor_rank", ["runs_dir=/a", "data.root=/b", "sweep.jobs=2", "ranks=[1]"]
+    )
+    assert plan.command == "rankbench bench tensor_rank 'ranks=[1]'"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in sorted(FOLDERS[0].rglob("*.yaml")) if path.parent != FOLDERS[0]],
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
+def test_every_file_composes_against_its_settings(path):
+    group, *inner = path.parent.relative_to(FOLDERS[0]).parts
+    name = "/".join([*inner, path.stem])
+    overrides = [f"{group}={name}"] if group != "benchmark" else []
+    benchmark = inner[0] if inner else path.stem if group == "benchmark" else "single"
+    config = compose([f"benchmark={benchmark}", *overrides])
+    for key, node in config.items():
+        if isinstance(node, dict) and "_target_" in node:
+            load(node, key)
+
+
+REAL_DATA = ("is_same_class", "regularizer_forms")  # read MNIST by default
+
+
+@pytest.mark.parametrize(
+    "benchmark",
+    [
+        pytest.param(name, marks=[pytest.mark.real_data] if name in REAL_DATA else [])
+        for name in benchmarks()
+    ],
+)
+def test_every_benchmark_s_grid_is_valid(benchmark, tmp_path):
+    drawn = [f"data.root={tmp_path}"] if benchmark == "pathfinder" else []  # images that it keeps
+    plan = plan_benchmark(benchmark, drawn)
+    check(plan.cells, plan.sweep.max_memory)
+    keys = sorted(cell.run_key for cell in plan.cells)
+    assert len(set(keys)) == len(keys) > 1
+    divided = stacks(plan.cells, plan.sweep.max_memory, len(keys))
+    assert sorted(cell.run_key for stack in divided for cell in stack) == keys
+
+
+def test_the_experiments_of_a_benchmark_are_listed_by_their_folder():
+    assert "tensor_rank/published" in [
+        f"tensor_rank/{n}" for n in choices("experiment/tensor_rank")
+    ]
