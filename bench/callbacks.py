@@ -39,13 +39,23 @@ class Recorder(Callback):
             if outcome is not None:
                 self.tracker.finish(i, outcome.status, outcome.metrics, outcome.weights)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note what the process trains with, once the learner has chosen its threads."""
+        self.tracker.take_part()
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the time spent so far."""
-        return {"elapsed": time.monotonic() - self.tracker.start}
+        """Return the time spent so far, and with what."""
+        return {
+            "elapsed": time.monotonic() - self.tracker.start,
+            "instruction_sets": sorted(self.tracker.instruction_sets),
+            "threads": sorted(self.tracker.threads),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting from the time that earlier attempts spent."""
+        """Go on from the time that earlier attempts spent, and from what they trained with."""
         self.tracker.start -= state_dict["elapsed"]
+        self.tracker.instruction_sets |= set(state_dict["instruction_sets"])
+        self.tracker.threads |= set(state_dict["threads"])
 
 
 class Progress(Callback):

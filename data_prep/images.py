@@ -12,6 +12,7 @@ from bench.errors import require
 from data_prep.controls import control
 
 Share = Annotated[float, Bound("a share from 0 to 1", lambda value: 0 <= value <= 1)]
+CHUNK = 4096  # images
 
 
 @dataclass(frozen=True)
@@ -127,4 +128,6 @@ def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
     """
     # In this order every half is met exactly in floating point.
     scaled = torch.arange(brightest + 1, dtype=torch.float64) * (levels - 1) / brightest
-    return scaled.round().to(torch.uint8)[images.long()].flatten(1)
+    table = scaled.round().to(torch.uint8)
+    # Indices take eight bytes a pixel, so not all images at once.
+    return torch.cat([table[some.long()] for some in images.split(CHUNK)]).flatten(1)

@@ -1,25 +1,29 @@
 """One class against all others, for all predictors that read the same images at once."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from bench.bounds import Positive, check_bounds
+from bench.bounds import Count, Positive, check_bounds
 from bench.config import Cell, typed
-from bench.kernels.indicators import IndicatorBatch
+from bench.kernels import cp_stack
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.kernels.lanes import LANES
+from bench.kernels.patterns import Dictionary, TokenLists
 from bench.learners.base import EpochsConfig
 from bench.learners.objectives import ERROR_UNIT
 from bench.learners.predictors import PredictorStack, check_problems, images_key, problem_of
-from bench.models.cp import CPBlock, CPConfig, blocks_of
-from bench.seeding import generator
+from bench.models.cp import CPBlock, CPConfig
+from bench.seeding import derive_seed
 from bench.status import Status
 from data_prep.images import ImageData
-from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack
-
-BLOCK_VALUES = 256 * 5000  # so many float32 values and their digits stay in a processor's cache
+from data_prep.one_versus_all import POSITIVE_TARGET, PixelStack
 
 
 @dataclass
@@ -31,11 +35,14 @@ class OneVersusAllConfig:
     learning_rate : float
         Adam's step size; its other settings are PyTorch's defaults.
     converged_below : float
-        Training stops when an epoch's mean squared loss is under this value.
+        Training stops when the mean squared loss has been under this value ...
+    patience : int
+        ... for so many epochs in a row.
     """
 
     learning_rate: Positive = 5e-4
     converged_below: Positive = 1e-8
+    patience: Count = 11
 
     step: ClassVar[str] = "epoch"
     accepts: ClassVar[dict[str, type]] = {
@@ -56,39 +63,40 @@ class OneVersusAllConfig:
         return images_key(cell, cell.config["learner"], cell.config["trainer"])
 
     def memory(self, cells: Sequence[Cell]) -> float:
-        """Return the bytes that the images, targets, parameters and one block take."""
+        """Return the bytes that the images, targets, parameters and one tile take."""
         data = problem_of(cells[0]).data
-        columns = (data.levels - 1) * data.SIDE**2 + 1
-        samples = sum(data.COUNTS.values())
-        images = samples * columns + data.batch_size * columns
+        samples, entries = sum(data.COUNTS.values()), data.levels * data.SIDE**2
+        # The images as they are read, quantized, and with random pixels; half as many bytes for
+        # the lists of patterns at most.
+        images = 3.5 * samples * data.SIDE**2
         ranks = [cell.config["model"]["rank"] for cell in cells]
-        # Parameter, gradient, Adam's two moments, and the copy that a frozen predictor leaves.
-        parameters = 5 * 4 * sum(ranks) * data.levels * data.SIDE**2
-        # Values, their gradient and digits in int32 and int8, for the largest block.
-        block = min(sum(ranks), max(block_components(data), *ranks))
-        work = 40 * block * data.batch_size
-        return images + len(cells) * samples + parameters + work
+        lanes = math.ceil(sum(ranks) / LANES) * LANES
+        # Parameters, Adam's two moments, and copies when predictors leave or end.
+        parameters = 6 * 4 * lanes * entries
+        values = data.batch_size * (max(ranks) + LANES) * 4
+        targets = len(cells) * (9 * data.batch_size + samples)
+        return images + parameters + values + targets
 
     def build(
         self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
-    ) -> tuple["OneVersusAll", OneVersusAllStack]:
+    ) -> tuple["OneVersusAll", PixelStack]:
         """Return a learner of the cells and the images that they share."""
-        data = OneVersusAllStack([problem_of(cell) for cell in cells], root)
+        data = PixelStack([problem_of(cell) for cell in cells], root)
         return OneVersusAll(cells, data, self, trainer), data
 
 
-def block_components(data: ImageData) -> int:
-    """Return how many components are evaluated together: all of them on a GPU."""
-    return (2**31 if torch.cuda.is_available() else BLOCK_VALUES) // data.batch_size
-
-
 def initial_factors(cell: Cell) -> Tensor:
-    """Return a cell's start values, shape (rank, levels, pixels)."""
+    """Return a cell's start values, shape (rank, levels, pixels), float32.
+
+    NumPy's draws, unlike PyTorch's, do not depend on the processor's instruction set.
+    """
     data: ImageData = typed(cell.config["data"], "data")
     model: CPConfig = typed(cell.config["model"], "model")
-    draw = generator(cell.config["seed"], "initialization")
-    factors = model.build(data.SIDE**2, data.levels, draw).factors
-    return factors.detach().permute(2, 1, 0).contiguous()
+    seed = derive_seed(cell.config["seed"], "initialization")
+    draw = np.random.Generator(np.random.Philox(seed))
+    start = draw.standard_normal((data.SIDE**2, data.levels, model.rank))
+    factors = model.init_mean + model.init_std * start
+    return torch.from_numpy(factors.astype(np.float32)).permute(2, 1, 0).contiguous()
 
 
 class OneVersusAll(PredictorStack):
@@ -97,166 +105,265 @@ class OneVersusAll(PredictorStack):
     Every predictor sees what it would see alone: the same batches, its own loss, its own share of
     Adam's state. A predictor that has converged or diverged is taken out and costs nothing more.
 
+    On a CPU a step is one pass of `bench.kernels.cp_stack`; its result does not depend on the
+    stack, the threads or the processor. On other devices, and in float64, it is made of PyTorch's
+    own operations.
+
     Parameters are those of `PredictorStack`.
+
+    Attributes
+    ----------
+    block : CPBlock
+        The predictors that still train, with Adam's state.
     """
 
     def __init__(
         self,
         cells: Sequence[Cell],
-        data: OneVersusAllStack,
+        data: PixelStack,
         config: OneVersusAllConfig,
         trainer: EpochsConfig,
     ) -> None:
         super().__init__(cells, data, config, trainer)
+        self.patience = config.patience
         self.levels = data.data.levels
         factors = [initial_factors(cell) for cell in cells]
         ranks = torch.tensor([len(one) for one in factors])
-        runs = blocks_of(ranks.tolist(), block_components(data.data))
-        self.blocks = nn.ModuleList(
-            CPBlock(torch.tensor(run), ranks[run], torch.cat([factors[i] for i in run]))
-            for run in runs
-        )
+        self.block = CPBlock(torch.arange(len(cells)), ranks, torch.cat(factors))
+        self.compiled: CompiledSteps | None = None
 
-    @property
-    def stack(self) -> list[CPBlock]:
-        """The blocks of the predictors that still train."""
-        return list(self.blocks)  # pyright: ignore[reportReturnType]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return one Adam for all blocks."""
-        rate = self.config.learning_rate
-        return torch.optim.Adam(self.blocks.parameters(), lr=rate, fused=True)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return none: Adam's state is the block's."""
+        return []
 
     def channels(self) -> int:
         """Return how many components still train."""
-        return sum(len(block.factors) for block in self.stack)
+        return len(self.block.lanes)
 
-    def train_epoch(self, batches: Sequence[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    def on_fit_start(self) -> None:
+        """Bring the data to the device, and list their patterns if it is a CPU."""
+        super().on_fit_start()
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Get ready to train on `parts`."""
+        tiled = self.block.tiled
+        if tiled.device.type == "cpu" and tiled.dtype == torch.float32:
+            images = {name: part.inputs.numpy() for name, part in self.parts.items()}
+            self.compiled = CompiledSteps(images, self.levels, self.data.data.batch_size)
+
+    def train_epoch(self, batches: Sequence[Tensor], optimizer: Any = None) -> None:
         """Step through an epoch's batches and keep each predictor's mean loss."""
-        sums = torch.zeros_like(self.losses)
+        members = self.block.members
+        sums = torch.zeros(len(members), dtype=torch.float64, device=self.device)
         for indices in batches:
-            for block, losses in zip(self.stack, self.train_step(indices, optimizer), strict=True):
-                sums[block.members] += losses * len(indices)
-                last = self.last_finite_losses[block.members]
-                self.last_finite_losses[block.members] = losses.where(losses.isfinite(), last)
+            losses = self.train_step(indices)
+            sums += losses * len(indices)
+            losses = losses.to(self.losses.dtype)
+            last = self.last_finite_losses[members]
+            self.last_finite_losses[members] = losses.where(losses.isfinite(), last)
         samples = sum(len(indices) for indices in batches)
-        for block in self.stack:
-            self.losses[block.members] = sums[block.members] / samples
+        self.losses[members] = (sums / samples).to(self.losses.dtype)
 
-    def train_step(self, indices: Tensor, optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    def train_step(self, indices: Tensor) -> Tensor:
         """Take one step of every predictor.
 
         Parameters
         ----------
         indices : Tensor
             Shape (batch,), int64: the samples of the batch.
-        optimizer : Optimizer
-            Over the parameters of all blocks.
 
         Returns
         -------
-        list of Tensor
-            For each block its predictors' mean squared losses before the step.
+        Tensor
+            Shape (predictors,), float64: mean squared losses before the step.
         """
-        part, indices = self.parts["train"], indices.to(self.device)
-        inputs = IndicatorBatch(part.inputs.index_select(0, indices), self.levels)
-        losses = []
-        for block in self.stack:
-            predictions, _ = block(inputs)
-            wanted = POSITIVE_TARGET * part.targets(block.members, indices).to(predictions.dtype)
-            loss = (predictions - wanted).square().mean(1)
-            loss.sum().backward()
-            losses.append(loss.detach())
-        optimizer.step()
-        optimizer.zero_grad()
-        return losses
+        wanted = self.wanted("train", indices.to(self.device))
+        rate = self.config.learning_rate
+        self.block.steps += 1
+        if self.compiled is not None:
+            return self.compiled.step(self.block, indices, wanted, rate)
+        inputs = self.inputs("train", indices.to(self.device))
+        return plain_step(self.block, inputs, wanted, rate)
+
+    def wanted(self, name: str, chosen: Tensor | slice) -> Tensor:
+        """Return the targets of samples, shape (predictors, samples)."""
+        targets = self.parts[name].targets(self.block.members, chosen)
+        return POSITIVE_TARGET * targets.to(self.block.tiled.dtype)
+
+    def inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
+        """Return samples as matrix products read them."""
+        return IndicatorBatch(
+            indicator_matrix(self.parts[name].inputs[chosen], self.levels), self.levels
+        )
 
     @torch.no_grad()
-    def errors(self, block: CPBlock, name: str) -> tuple[Tensor, Tensor]:
+    def errors(self, name: str) -> tuple[Tensor, Tensor]:
         """Return each predictor's mean error on a part of the data, and its share of underflow.
 
         The error is the squared error divided by 4, that is, in units of labels 0 and 1; on test
         data each sample counts at most 1 [TF, appendix].
+
+        Returns
+        -------
+        errors, underflow_shares : Tensor
+            Shape (predictors,), float64, for the predictors of the block.
         """
-        part = self.parts[name]
-        total = torch.zeros(len(block.members), device=self.device)
-        underflows = torch.zeros_like(total)
+        block, samples = self.block, len(self.parts[name])
+        most = 1.0 if name == "test" else torch.inf
+        totals = torch.zeros(len(block.members), dtype=torch.float64, device=self.device)
+        underflows = torch.zeros_like(totals)
         size = self.data.data.batch_size
-        for start in range(0, len(part), size):
-            chosen = slice(start, start + size)
-            predictions, counts = block(IndicatorBatch(part.inputs[chosen], self.levels))
-            wanted = POSITIVE_TARGET * part.targets(block.members, chosen)
-            error = (predictions - wanted).square() / ERROR_UNIT
-            total += (error.clamp(max=1) if name == "test" else error).sum(1)
+        for start in range(0, samples, size):
+            chosen = slice(start, min(start + size, samples))
+            wanted = self.wanted(name, chosen)
+            if self.compiled is not None:
+                predictions, counts = self.compiled.predict(block, name, chosen)
+                arrays = predictions.numpy(), wanted.numpy()
+                cp_stack.total_errors(*arrays, ERROR_UNIT, most, totals.numpy())
+            else:
+                predictions, counts = block(self.inputs(name, chosen))
+                errors = (predictions - wanted).square() / ERROR_UNIT
+                totals += errors.clamp(max=most).sum(1)
             underflows += counts
-        return total / len(part), underflows / (len(part) * block.ranks)
+        return totals / samples, underflows / (samples * block.ranks)
 
     def measure(self) -> None:
         """Add a point to the curves of the predictors that train."""
-        for block in self.stack:
-            self._measure_block(block)
+        (train, underflow), (test, _) = self.errors("train"), self.errors("test")
+        losses = self.losses[self.block.members].double()
+        columns = {"train_loss": losses, "running_train_error": losses / ERROR_UNIT}
+        columns |= {"train_error": train, "test_error": test, "underflow_share": underflow}
+        self.add_points(self.block.members.tolist(), columns)
 
-    def _measure_block(self, block: CPBlock) -> None:
-        (train, underflow), (test, _) = self.errors(block, "train"), self.errors(block, "test")
-        columns = {"train_loss": self.losses[block.members], "train_error": train}
-        columns |= {"test_error": test, "underflow_share": underflow}
-        self.add_points(block.members.tolist(), columns)
-
-    def end_early(self, statuses: Mapping[int, Status], optimizer: torch.optim.Optimizer) -> None:
+    def end_early(self, statuses: Mapping[int, Status], optimizer: Any = None) -> None:
         """Take out the predictors that have converged or diverged."""
         if not statuses:
             return
-        for place, block in enumerate(self.stack):
-            ended = torch.isin(block.members, torch.tensor(list(statuses), device=self.device))
-            if not ended.any():
-                continue
-            leaving, staying = block.select(ended), block.select(~ended)
-            self._measure_block(leaving)
-            self._end_block(leaving, statuses)
-            _replace_parameter(optimizer, block.factors, staying.factors, block.rows(~ended))
-            self.blocks[place] = staying
-        self.blocks = nn.ModuleList(block for block in self.stack if len(block.members))
+        ended = torch.isin(self.block.members, torch.tensor(list(statuses), device=self.device))
+        leaving, staying = self.block.select(ended), self.block.select(~ended)
+        self.block = leaving
+        self.measure()
+        self._end(statuses)
+        self.block = staying
 
     def end(self, status: Status) -> None:
         """Give the predictors that train their outcomes."""
-        for block in self.stack:
-            self._end_block(block, dict.fromkeys(block.members.tolist(), status))
+        self._end(dict.fromkeys(self.block.members.tolist(), status))
 
-    def _end_block(self, block: CPBlock, statuses: Mapping[int, Status]) -> None:
-        """Give a block's predictors their outcomes; `constant_error` is the label's variance."""
+    def _end(self, statuses: Mapping[int, Status]) -> None:
+        """Give the block's predictors their outcomes; `constant_error` is the label's variance."""
+        block = self.block
         places = block.members.tolist()
-        shares = self.parts["train"].targets(block.members).float().mean(1).tolist()
-        for place, share, one in zip(places, shares, block.predictor_factors(), strict=True):
+        positive = self.parts["train"].targets(block.members).sum(1).tolist()
+        samples = len(self.parts["train"])
+        for place, count, one in zip(places, positive, block.predictor_factors(), strict=True):
+            share = count / samples
             metrics = {"constant_error": share * (1 - share), "parameters": one.numel()}
             weights = {"factors": one.permute(2, 1, 0).contiguous().cpu()}
             self.end_one(place, statuses[place], metrics, weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep which predictors still train, and in which blocks."""
+        """Keep which predictors still train."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["blocks"] = [(block.members, block.ranks) for block in self.blocks]
+        checkpoint["block"] = (self.block.members, self.block.ranks)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the shape of the checkpoint's blocks, so that their values fit."""
+        """Take the shape of the checkpoint's block, so that its values fit."""
         super().on_load_checkpoint(checkpoint)
-        shape = (self.levels, self.data.data.SIDE**2)
-        self.blocks = nn.ModuleList(
-            CPBlock(members, ranks, torch.empty(int(ranks.sum()), *shape))
-            for members, ranks in checkpoint["blocks"]
+        members, ranks = checkpoint["block"]
+        shape = (int(ranks.sum()), self.levels, self.data.data.SIDE**2)
+        self.block = CPBlock(members, ranks, torch.ones(shape))
+
+
+class CompiledSteps:
+    """Training and evaluation by `bench.kernels.cp_stack`.
+
+    Parameters
+    ----------
+    images : dict of str to ndarray
+        The data set's parts, shape (samples, pixels), uint8; the dictionary is made for "train".
+    levels : int
+        How many values a pixel takes.
+    batch_size : int
+        Training samples a step, and samples evaluated together.
+    """
+
+    def __init__(
+        self, images: Mapping[str, NDArray[np.uint8]], levels: int, batch_size: int
+    ) -> None:
+        self.images = images
+        self.batch_size = batch_size
+        self.dictionary = Dictionary(images["train"], levels, batch_size)
+        self.tokens: dict[str, TokenLists] = {
+            name: self.dictionary.encode(part) for name, part in images.items()
+        }
+        self._room: dict[tuple[int, int, int], cp_stack.Workspace] = {}
+
+    def inputs(self, name: str, indices: NDArray[np.int64]) -> cp_stack.Inputs:
+        """Return a batch of a part's samples."""
+        lists = self.dictionary.lists(self.tokens[name], indices)
+        return cp_stack.Inputs(self.dictionary.patterns, lists, self.images[name], indices)
+
+    def in_threads(self, block: CPBlock, work: Callable[..., object]) -> None:
+        """Call `work` with runs of groups and a workspace for each, one thread a run."""
+        largest = int(np.diff(block.tiling.tile_starts).max(initial=0))
+        members = int(np.diff(block.tiling.predictor_starts).max(initial=0))
+
+        def one(thread: int, groups: tuple[int, int]) -> None:
+            key = (thread, largest, members)
+            if key not in self._room:
+                self._room[key] = cp_stack.workspace(self.dictionary, block.tiling, self.batch_size)
+            work(groups, self._room[key])
+
+        runs = cp_stack.shares(block.tiling, torch.get_num_threads())
+        cp_stack.in_threads(one, list(runs))
+
+    def step(self, block: CPBlock, indices: Tensor, wanted: Tensor, rate: float) -> Tensor:
+        """Take a step of Adam; return the losses before it, shape (predictors,), float64."""
+        inputs = self.inputs("train", indices.numpy())
+        losses = torch.empty(len(block.members), dtype=torch.float64)
+        state = (block.tiled, block.first_moments, block.second_moments)
+        arrays = tuple(one.view(-1, LANES).numpy() for one in state)
+        adam = cp_stack.Adam.at(int(block.steps), rate)
+        last = (wanted.numpy(), adam, losses.numpy())
+        self.in_threads(
+            block,
+            lambda groups, room: cp_stack.descend(
+                inputs, arrays, block.tiling, groups, room, *last
+            ),
         )
+        return losses
+
+    def predict(self, block: CPBlock, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
+        """Return what `CPBlock.forward` does, for samples of a part."""
+        indices = np.arange(chosen.start, chosen.stop)
+        inputs = self.inputs(name, indices)
+        predictions = torch.empty(len(block.members), len(indices))
+        underflows = torch.empty(len(block.members), dtype=torch.int64)
+        factors = block.tiled.view(-1, LANES).numpy()
+        found = (predictions.numpy(), underflows.numpy())
+        self.in_threads(
+            block,
+            lambda groups, room: cp_stack.predict(
+                inputs, factors, block.tiling, groups, room, *found
+            ),
+        )
+        return predictions, underflows
 
 
-def _replace_parameter(
-    optimizer: torch.optim.Optimizer, old: nn.Parameter, new: nn.Parameter, rows: Tensor
-) -> None:
-    """Let an optimizer go on with some rows of a parameter, its state cut alike."""
-    (group,) = optimizer.param_groups
-    place = next(i for i, parameter in enumerate(group["params"]) if parameter is old)
-    state = optimizer.state.pop(old, {})
-    if not rows.any():
-        del group["params"][place]
-        return
-    group["params"][place] = new
-    optimizer.state[new] = {
-        name: value[rows] if value.shape == old.shape else value for name, value in state.items()
-    }
+def plain_step(block: CPBlock, inputs: IndicatorBatch, wanted: Tensor, rate: float) -> Tensor:
+    """Do what `CompiledSteps.step` does by PyTorch's operations, on any device."""
+    factors = block.components().requires_grad_()
+    predictions, _ = block.evaluate(factors, inputs)
+    losses = (predictions - wanted).square().mean(1)
+    (gradient,) = torch.autograd.grad(losses.sum(), factors)
+    tiled = torch.zeros_like(block.tiled)
+    block.fill(tiled, gradient)
+    first, second = cp_stack.ADAM_BETAS
+    step = int(block.steps)
+    block.first_moments.lerp_(tiled, 1 - first)
+    block.second_moments.mul_(second).addcmul_(tiled, tiled, value=1 - second)
+    root = block.second_moments.sqrt() / math.sqrt(1 - second**step) + cp_stack.ADAM_EPSILON
+    block.tiled.addcdiv_(block.first_moments, root, value=-rate / (1 - first**step))
+    return losses.detach().double()

@@ -59,11 +59,17 @@ class PredictorStack(Learner):
         Scalar, int64: how many epochs are done.
     losses, last_finite_losses : Tensor
         Shape (cells,): mean losses of the last epoch, and of the last in which they were finite.
+    calm : Tensor
+        Shape (cells,), int64: for how many epochs in a row each loss has met the criterion.
+    patience : int
+        For how many it must.
     """
 
     epoch: Tensor
     losses: Tensor
     last_finite_losses: Tensor
+    calm: Tensor
+    patience: int = 1
 
     def __init__(
         self, cells: Sequence[Cell], data: OneVersusAllStack, config: Any, trainer: EpochsConfig
@@ -76,6 +82,7 @@ class PredictorStack(Learner):
         self.register_buffer("epoch", torch.tensor(0))
         self.register_buffer("losses", torch.full((len(cells),), torch.nan))
         self.register_buffer("last_finite_losses", self.losses.clone())
+        self.register_buffer("calm", torch.zeros(len(cells), dtype=torch.int64))
         self.parts: dict[str, Part] = {}
 
     @abstractmethod
@@ -116,6 +123,7 @@ class PredictorStack(Learner):
         for epoch in range(start, min(start // every * every + every, self.limits.max_epochs)):
             self.train_epoch(self.data.batches(epoch), optimizer)
             self.epoch += 1
+            self.calm = (self.calm + 1) * (self.losses < self.config.converged_below)
             self.end_early(self.ended(), optimizer)
             if all(self.outcomes):
                 break
@@ -133,7 +141,7 @@ class PredictorStack(Learner):
     def ended(self) -> dict[int, Status]:
         """Return how predictors ended of those that trained, by their places."""
         finite = self.losses.isfinite().tolist()
-        converged = (self.losses < self.config.converged_below).tolist()
+        converged = (self.calm >= self.patience).tolist()
         return {
             place: Status.CONVERGED if finite[place] else Status.DIVERGED
             for place in self.training_places()

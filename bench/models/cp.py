@@ -9,8 +9,10 @@ from torch import Tensor, nn
 
 from bench.errors import require
 from bench.kernels.cp import cp_components
+from bench.kernels.cp_stack import tile
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.khatri_rao import cp_full_tensor
+from bench.kernels.lanes import LANES
 from bench.measures.balancedness import vector_differences
 from bench.measures.ranks import component_norms
 from bench.measures.trajectories import component_drives
@@ -131,10 +133,9 @@ class CPFactorization(nn.Module):
 
 
 class CPBlock(nn.Module):
-    """Components of several CP predictors that are evaluated together.
+    """Components of several CP predictors that are trained together, with Adam's moments.
 
-    A block is as large as keeps its intermediate values in a processor's cache; predictors do not
-    influence each other.
+    They are kept as `bench.kernels.cp_stack` reads them. Predictors do not influence each other.
 
     Parameters
     ----------
@@ -149,21 +150,55 @@ class CPBlock(nn.Module):
     ----------
     owner : Tensor
         Shape (components,), int64: which of the block's predictors a component belongs to.
+    lanes : Tensor
+        Shape (components,), int64: each component's lane, counted over all tiles.
+    tiled, first_moments, second_moments : Tensor
+        Shape (tiles, order, mode_dim, LANES): the factors and Adam's moments. Lanes without a
+        component hold ones, and zeros.
+    steps : Tensor
+        Scalar, int64: how many steps Adam has taken.
     """
 
     members: Tensor
     ranks: Tensor
     owner: Tensor
+    lanes: Tensor
+    tiled: Tensor
+    first_moments: Tensor
+    second_moments: Tensor
+    steps: Tensor
 
     def __init__(self, members: Tensor, ranks: Tensor, factors: Tensor) -> None:
         super().__init__()
-        self.factors = nn.Parameter(factors)
+        self.tiling = tile(ranks.cpu().numpy())
+        starts = torch.zeros(len(ranks), dtype=torch.int64)
+        starts[torch.from_numpy(self.tiling.predictors)] = torch.from_numpy(self.tiling.lanes)
+        within = torch.cat([torch.arange(rank) for rank in [0, *ranks.tolist()]])
+        lanes = starts.repeat_interleave(ranks.cpu()) + within
         self.register_buffer("members", members)
         self.register_buffer("ranks", ranks)
         self.register_buffer("owner", torch.repeat_interleave(ranks))
+        self.register_buffer("lanes", lanes.to(ranks.device))
+        tiles, (levels, order) = int(self.tiling.tile_starts[-1]), factors.shape[1:]
+        ones = factors.new_ones(tiles, order, levels, LANES)
+        self.register_buffer("tiled", ones)
+        self.register_buffer("first_moments", torch.zeros_like(ones))
+        self.register_buffer("second_moments", torch.zeros_like(ones))
+        self.register_buffer("steps", torch.tensor(0))
+        self.fill(self.tiled, factors)
+
+    def fill(self, tiled: Tensor, values: Tensor) -> None:
+        """Write values of shape (components, mode_dim, order) to the components' lanes."""
+        places = self.lanes // LANES, self.lanes % LANES
+        tiled.permute(0, 3, 1, 2)[places] = values.mT
+
+    def components(self, tiled: Tensor | None = None) -> Tensor:
+        """Return the factors, or what is tiled alike, as (components, mode_dim, order)."""
+        tiled = self.tiled if tiled is None else tiled
+        return tiled.permute(0, 3, 2, 1)[self.lanes // LANES, self.lanes % LANES]
 
     def forward(self, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
-        """Evaluate every predictor at a batch.
+        """Evaluate every predictor at a batch, as any device can; no gradients.
 
         Returns
         -------
@@ -172,7 +207,11 @@ class CPBlock(nn.Module):
         underflows : Tensor
             Shape (predictors,), int64: see `bench.kernels.cp.cp_components`.
         """
-        values, underflows = cp_components(self.factors, inputs)
+        return self.evaluate(self.components(), inputs)
+
+    def evaluate(self, factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, differentiable, for factors shaped as the components."""
+        values, underflows = cp_components(factors, inputs)
         shape = (len(self.members), len(inputs))
         predictions = values.new_zeros(shape).index_add(0, self.owner, values)
         counts = underflows.new_zeros(shape[0]).index_add(0, self.owner, underflows)
@@ -180,26 +219,13 @@ class CPBlock(nn.Module):
 
     def predictor_factors(self) -> list[Tensor]:
         """Return each predictor's factors, shape (rank, mode_dim, order)."""
-        return list(self.factors.detach().split(self.ranks.tolist()))
-
-    def rows(self, chosen: Tensor) -> Tensor:
-        """Return a mask of the components of the predictors that the mask `chosen` marks."""
-        return chosen[self.owner]
+        return list(self.components().split(self.ranks.tolist()))
 
     def select(self, chosen: Tensor) -> "CPBlock":
-        """Return a block of the predictors that a mask marks, with copies of their factors."""
-        factors = self.factors.detach()[self.rows(chosen)]
-        return CPBlock(self.members[chosen], self.ranks[chosen], factors)
-
-
-def blocks_of(ranks: Sequence[int], components: int) -> list[list[int]]:
-    """Divide predictors into runs of at most `components` components, one predictor at least."""
-    blocks: list[list[int]] = []
-    size = 0
-    for place, rank in enumerate(ranks):
-        if not blocks or size + rank > components:
-            blocks.append([])
-            size = 0
-        blocks[-1].append(place)
-        size += rank
-    return blocks
+        """Return a block of the predictors that a mask marks, with copies of what they hold."""
+        rows = chosen[self.owner]
+        part = CPBlock(self.members[chosen], self.ranks[chosen], self.components()[rows])
+        for name in ("first_moments", "second_moments"):
+            part.fill(getattr(part, name), self.components(getattr(self, name))[rows])
+        part.steps.copy_(self.steps)
+        return part.to(self.tiled.device)

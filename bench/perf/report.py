@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from bench.perf import dynamics, regularizer, tensor_rank
 from bench.perf.timing import medians, ratio
@@ -39,7 +38,6 @@ def write(table: pd.DataFrame, folder: Path, command: Sequence[str]) -> None:
         "Commit": f"`{git['commit']}{' (changed)' * bool(git['dirty'])}`",
         "Versions": ", ".join(f"{k} {v}" for k, v in provenance.versions().items()),
         "Hardware": ", ".join(f"{k} {v}" for k, v in host.items()),
-        "Threads": str(torch.get_num_threads()),
         "Made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     origin = ["# Where these measurements come from", ""]

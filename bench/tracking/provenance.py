@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from collections.abc import Iterable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -10,6 +11,17 @@ from typing import Any
 
 import torch
 
+# What tells git about another repository than the one a folder is in.
+ELSEWHERE = (
+    "GIT_DIR",
+    "GIT_WORK_TREE",
+    "GIT_COMMON_DIR",
+    "GIT_INDEX_FILE",
+    "GIT_OBJECT_DIRECTORY",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+    "GIT_NAMESPACE",
+    "GIT_PREFIX",
+)
 PACKAGES = (
     "rankbench",
     "torch",
@@ -18,6 +30,7 @@ PACKAGES = (
     "wandb",
     "hydra-core",
     "numpy",
+    "numba",
 )
 
 
@@ -35,12 +48,17 @@ def versions() -> dict[str, str]:
 
 @cache
 def git_state() -> dict[str, Any]:
-    """Return the commit of the running source and whether it was changed; nulls outside git."""
+    """Return the commit of the running source and whether it was changed; nulls outside git.
+
+    It is read once a process, so ask for it when the source has just been imported.
+    """
     source = Path(__file__).parents[2]
+    environment = {name: value for name, value in os.environ.items() if name not in ELSEWHERE}
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(source), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+        return found.stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != source:
@@ -51,20 +69,31 @@ def git_state() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
 
 
-@cache
-def host() -> dict[str, Any]:
-    """Return what the run's speed and rounding depend on: processor, memory, accelerator."""
+def host(
+    instruction_sets: Iterable[str] | None = None, threads: Iterable[int] | None = None
+) -> dict[str, Any]:
+    """Return what the run's speed and rounding depend on: processor, memory, accelerator.
+
+    Parameters
+    ----------
+    instruction_sets : iterable of str, optional
+        Those that took part in PyTorch's operations, if not only the current one.
+    threads : iterable of int, optional
+        Likewise, the numbers of threads.
+    """
     return {
         "system": platform.system(),
         "processor": _processor_name(),
         "cores": len(os.sched_getaffinity(0))
         if hasattr(os, "sched_getaffinity")
         else os.cpu_count(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "instruction_sets": sorted(instruction_sets or [torch.backends.cpu.get_cpu_capability()]),
+        "threads": sorted(threads or [torch.get_num_threads()]),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
+@cache
 def _processor_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

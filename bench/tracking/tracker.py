@@ -49,6 +49,14 @@ class Tracker:
         self.claims = Claims(place.folder)
         self.start = time.monotonic()
         self.disconnected = False
+        self.git = provenance.git_state()  # before the source can change under a long run
+        self.instruction_sets: set[str] = set()
+        self.threads: set[int] = set()
+
+    def take_part(self) -> None:
+        """Note that the process trains, with the instruction set and the threads that it has."""
+        self.instruction_sets.add(torch.backends.cpu.get_cpu_capability())
+        self.threads.add(torch.get_num_threads())
 
     def __enter__(self) -> "Tracker":
         self.claims.__enter__()
@@ -163,8 +171,8 @@ class Tracker:
             "stacked_with": len(self.cells),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": provenance.versions(),
-            "git": provenance.git_state(),
-            "host": provenance.host(),
+            "git": self.git,
+            "host": provenance.host(self.instruction_sets, self.threads),
             "wandb": link,
         }
         records.write_record(folder, record)

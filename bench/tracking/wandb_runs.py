@@ -22,7 +22,8 @@ MODES = ("offline", "online", "disabled")
 # Which way is better; `wandb` has no goals any more, so the summary's aggregation says it.
 BETTER = {
     **dict.fromkeys(["train_error", "validation_error", "test_error"], "min"),
-    **dict.fromkeys(["train_loss", "validation_loss", "reconstruction_error"], "min"),
+    **dict.fromkeys(["running_train_error", "train_loss"], "min"),
+    **dict.fromkeys(["validation_loss", "reconstruction_error"], "min"),
     **dict.fromkeys(["train_accuracy", "validation_accuracy", "test_accuracy"], "max"),
 }
 FLUSH_SECONDS = 5  # how much of a curve a killed run may lose

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from bench.kernels import indicators
 from bench.kernels.cp import cp_components, slow_cp_components
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix, join_digits, split_digits
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.seeding import generator
 
 
@@ -62,10 +62,8 @@ def test_second_derivative_is_refused():
         torch.autograd.grad(values.sum(), factors, create_graph=True)
 
 
-@pytest.mark.parametrize("kind", ["int8", "plain"])
 @pytest.mark.parametrize("spread", [1e-3, 0.1])
-def test_float32_is_accurate_at_784_inputs(kind, spread, monkeypatch):
-    monkeypatch.setattr(indicators, "product_kind", lambda device, dtype: kind)
+def test_float32_is_accurate_at_784_inputs(spread):
     draw = generator(0, "accuracy")
     factors = (1 + spread * torch.randn(5, 2, 784, generator=draw)).requires_grad_()
     indices = (torch.rand(500, 784, generator=draw) < 0.2).long()
@@ -76,19 +74,6 @@ def test_float32_is_accurate_at_784_inputs(kind, spread, monkeypatch):
     for ours, oracle in zip(fast, slow, strict=True):
         error = (ours.double() - oracle).flatten(1).norm(dim=1) / oracle.flatten(1).norm(dim=1)
         assert error.max() < 2e-5
-
-
-def test_a_component_gets_the_same_bits_alone_as_in_a_stack(monkeypatch):
-    monkeypatch.setattr(indicators, "product_kind", lambda device, dtype: "int8")
-    factors, indices = case(components=37, levels=2, order=784, batch=300, dtype=torch.float32)
-    factors = (1 + 0.01 * factors.detach()).requires_grad_()
-    weights = torch.randn(37, 300, generator=generator(0, "weights"))
-    stacked = values_and_gradient(cp_components, factors, batch_of(indices, 2), weights)
-    for i in (0, 17, 36):
-        row = factors[i : i + 1].detach().requires_grad_()
-        alone = values_and_gradient(cp_components, row, batch_of(indices, 2), weights[i : i + 1])
-        assert torch.equal(alone[0][0], stacked[0][i])
-        assert torch.equal(alone[1][0], stacked[1][i])
 
 
 def test_a_level_that_no_sample_takes_has_gradient_exactly_zero():
@@ -126,15 +111,6 @@ def test_one_component_that_is_not_finite_leaves_the_others_alone():
     assert values[2].isnan().any()
 
 
-@given(seed=st.integers(0, 10**6), exponent=st.integers(-60, 60))
-def test_three_digits_keep_each_row_to_half_a_unit(seed, exponent):
-    values = torch.randn(4, 33, generator=generator(seed, "digits")) * 2.0**exponent
-    digits, unit = split_digits(values)
-    error = (join_digits(digits.view(3, 4, 33), unit).double() - values.double()).abs()
-    assert (error <= unit / 2).all()
-    assert (unit.squeeze(1) <= values.abs().amax(1) * 2.0**-21).all()
-
-
 def test_bfloat16_pieces_give_a_float32_product():
     values = torch.randn(5, 784, generator=generator(0, "pieces"))
     exact = (torch.rand(784, 90, generator=generator(0, "matrix")) < 0.3).double()
@@ -150,12 +126,3 @@ def test_cuda_product_equals_the_float64_product():
     oracle = batch_of(indices, 2).select_sum(values.double())
     ours = batch_of(indices.cuda(), 2).select_sum(values.cuda()).cpu().double()
     torch.testing.assert_close(ours, oracle, rtol=2e-6, atol=2e-6)
-
-
-def test_int8_products_are_exact_or_not_used(monkeypatch):
-    draw = generator(0, "int8")
-    left = torch.randint(-128, 128, (48, 784), generator=draw, dtype=torch.int8)
-    right = torch.randint(2, (784, 100), generator=draw, dtype=torch.int8)
-    assert torch.equal(indicators.int8_product(left, right).long(), left.long() @ right.long())
-    monkeypatch.setattr(indicators, "int8_product", lambda a, b: (a.int() @ b.int()).clamp(-32767))
-    assert not indicators.int8_products_are_exact()

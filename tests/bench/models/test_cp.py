@@ -8,7 +8,7 @@ import torch
 
 from bench.errors import UserError
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
-from bench.models.cp import CPBlock, CPConfig, CPFactorization, blocks_of
+from bench.models.cp import CPBlock, CPConfig, CPFactorization
 from bench.seeding import generator
 
 
@@ -52,12 +52,22 @@ def test_a_block_gives_each_predictor_its_own_value():
     assert len(block.select(torch.zeros(3, dtype=torch.bool)).members) == 0
 
 
-def test_blocks_hold_every_predictor_once_and_no_more_than_fit():
-    ranks = [1, 5, 3, 300, 2, 2]
-    blocks = blocks_of(ranks, 8)
-    assert [place for block in blocks for place in block] == list(range(6))
-    sizes = [sum(ranks[place] for place in block) for block in blocks]
-    assert all(size <= 8 or len(block) == 1 for size, block in zip(sizes, blocks, strict=True))
+def test_a_part_of_a_block_keeps_the_moments_and_steps():
+    ranks = torch.tensor([2, 20, 1])
+    factors = torch.randn(23, 3, 5, generator=generator(0, "part"))
+    block = CPBlock(torch.tensor([5, 6, 9]), ranks, factors)
+    assert torch.equal(block.components(), factors)
+    moments = torch.randn(23, 3, 5, generator=generator(0, "moments"))
+    block.fill(block.first_moments, moments)
+    block.fill(block.second_moments, moments**2)
+    block.steps.fill_(7)
+    part = block.select(torch.tensor([True, False, True]))
+    kept = [0, 1, 22]
+    assert torch.equal(part.components(), factors[kept])
+    assert torch.equal(part.components(part.first_moments), moments[kept])
+    assert torch.equal(part.components(part.second_moments), moments[kept] ** 2)
+    assert int(part.steps) == 7
+    assert [len(one) for one in part.predictor_factors()] == [2, 1]
 
 
 @pytest.mark.parametrize(("order", "mode_dim", "rank"), [(0, 2, 1), (3, 1, 1), (3, 2, 0)])

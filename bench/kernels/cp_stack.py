@@ -1,0 +1,621 @@
+"""Training many CP predictors on the same discrete inputs: one exact path for every processor.
+
+Components are kept in *tiles* of `LANES`, the last axis, so that a table's row for a tile is one
+cache line. A tile is evaluated, differentiated and updated by Adam while it is in a processor's
+cache. Within a lane everything happens in IEEE arithmetic and in an order that the inputs alone
+determine (`bench.kernels.lanes`). So a predictor's bits depend neither on the predictors beside it,
+nor on the number of threads, nor on the processor.
+
+The value of a component is a product of table rows (`bench.kernels.patterns`): that of all blanks,
+times the ratio of pattern and blank for each pattern that a sample holds. Signs need no care, and
+no logarithm loses digits. Range does: see `_scales`. A component that the ratios cannot describe,
+such as one with a factor 0, is evaluated factor by factor in float64.
+
+Sums over samples are taken in float64: the blank's is the difference of two of them, and it is
+divided by a factor that may be small.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numba import njit
+from numpy.typing import NDArray
+
+from bench.kernels.lanes import (
+    LANES,
+    absolute,
+    fill,
+    larger,
+    load,
+    narrow,
+    smaller,
+    square_root,
+    store,
+    widen,
+)
+from bench.kernels.patterns import BatchLists, Dictionary, Patterns
+
+ADAM_BETAS = (0.9, 0.999)
+ADAM_EPSILON = 1e-8
+NORMAL = np.float64(2.0**-126)  # the smallest normal float32
+LEAST_FACTOR = 2.0**-60  # of a smaller one ratios and quotients may leave float32's range
+TOP_EXPONENT = 126  # float32 holds values below 2**128
+MOST_RATIO = 2.0**240  # so that a product that starts so far below the top is still normal
+LOST_BITS, TINY_BITS = 236.0, 100.0  # see _mark_inexact
+
+
+class Tiling(NamedTuple):
+    """Which lanes belong to which predictor.
+
+    A *group* is a run of tiles, the lanes of whose predictors follow each other.
+
+    Attributes
+    ----------
+    tile_starts : ndarray
+        Shape (groups + 1,), int64: the first tile of each group.
+    predictor_starts : ndarray
+        Shape (groups + 1,), int64: where each group's predictors begin in `predictors`.
+    predictors : ndarray
+        Shape (predictors,), int64: the predictors, in the order of their lanes.
+    lanes : ndarray
+        Shape (predictors,), int64: the first lane of each predictor, counted over all tiles.
+    ranks : ndarray
+        Shape (predictors,), int64: how many lanes each predictor has.
+    """
+
+    tile_starts: NDArray[np.int64]
+    predictor_starts: NDArray[np.int64]
+    predictors: NDArray[np.int64]
+    lanes: NDArray[np.int64]
+    ranks: NDArray[np.int64]
+
+
+def tile(ranks: NDArray[np.int64]) -> Tiling:
+    """Pack predictors of `ranks` components into groups of tiles, the largest ones first."""
+    places = np.argsort(-ranks, kind="stable")
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for place in places.tolist():
+        rank = int(ranks[place])
+        group = next((i for i, free in enumerate(room) if free >= rank), None)
+        if group is None:
+            groups.append([])
+            room.append(math.ceil(rank / LANES) * LANES)
+            group = len(groups) - 1
+        groups[group].append(place)
+        room[group] -= rank
+    lanes = np.zeros(len(ranks), dtype=np.int64)
+    tiles = [0]
+    for group, free in zip(groups, room, strict=True):
+        lane = tiles[-1] * LANES
+        for place in group:
+            lanes[place] = lane
+            lane += int(ranks[place])
+        tiles.append((lane + free) // LANES)
+    predictors = np.array([place for group in groups for place in group], dtype=np.int64)
+    starts = np.cumsum([0, *map(len, groups)]).astype(np.int64)
+    tile_starts = np.array(tiles, dtype=np.int64)
+    return Tiling(tile_starts, starts, predictors, lanes[predictors], ranks[predictors])
+
+
+class Inputs(NamedTuple):
+    """A batch as the kernels read it.
+
+    Attributes
+    ----------
+    patterns : Patterns
+        The dictionary.
+    lists : BatchLists
+        The batch in its terms.
+    images : ndarray
+        Shape (samples, pixels), uint8: the data set, for components that need every factor.
+    indices : ndarray
+        Shape (batch,), int64: the batch's samples.
+    """
+
+    patterns: Patterns
+    lists: BatchLists
+    images: NDArray[np.uint8]
+    indices: NDArray[np.int64]
+
+
+class Workspace(NamedTuple):
+    """Room for one thread's intermediate values.
+
+    Attributes
+    ----------
+    values : ndarray
+        Shape (tiles of a group * batch, LANES), float32.
+    table : ndarray
+        Shape (rows of a stripe, LANES), float32.
+    sums : ndarray
+        Shape (rows of a stripe, LANES), float64.
+    gradient : ndarray
+        Shape (pixels * levels, LANES), float32.
+    residuals : ndarray
+        Shape (predictors of a group, batch), float32.
+    bounds : ndarray
+        Shape (3, LANES), float64: of each lane the product of all blanks, the product of each
+        pixel's largest factor, and the smallest factor, the last two by magnitude.
+    scales : ndarray
+        Shape (3, LANES), float32: what a product starts from and ends with, and its largest value.
+    slow : ndarray
+        Shape (tiles of a group, LANES), bool: which lanes are evaluated factor by factor.
+    """
+
+    values: NDArray[np.float32]
+    table: NDArray[np.float32]
+    sums: NDArray[np.float64]
+    gradient: NDArray[np.float32]
+    residuals: NDArray[np.float32]
+    bounds: NDArray[np.float64]
+    scales: NDArray[np.float32]
+    slow: NDArray[np.bool_]
+
+
+def workspace(dictionary: Dictionary, tiling: Tiling, batch: int) -> Workspace:
+    """Return room for the largest group and a batch of `batch` samples."""
+    tiles = int(np.diff(tiling.tile_starts).max())
+    predictors = int(np.diff(tiling.predictor_starts).max())
+    rows, entries = dictionary.most_rows, dictionary.order * dictionary.levels
+
+    def empty(*shape: int, dtype: torch.dtype = torch.float32) -> NDArray:
+        return torch.empty(shape, dtype=dtype).numpy()  # begins at a cache line
+
+    return Workspace(
+        empty(tiles * batch, LANES),
+        empty(rows, LANES),
+        empty(rows, LANES, dtype=torch.float64),
+        empty(entries, LANES),
+        empty(predictors, batch),
+        empty(3, LANES, dtype=torch.float64),
+        empty(3, LANES),
+        empty(tiles, LANES, dtype=torch.bool),
+    )
+
+
+class Adam(NamedTuple):
+    """The constants of one of Adam's steps.
+
+    Attributes
+    ----------
+    keep_first, add_first, keep_second, add_second : float
+        How much of the moments is kept, and how much of the gradient and its square is added.
+    size : float
+        The step size over the first moment's bias.
+    root_scale : float
+        One over the root of the second moment's bias.
+    epsilon : float
+        What is added to the root of the second moment.
+    """
+
+    keep_first: np.float32
+    add_first: np.float32
+    keep_second: np.float32
+    add_second: np.float32
+    size: np.float32
+    root_scale: np.float32
+    epsilon: np.float32
+
+    @classmethod
+    def at(cls, step: int, rate: float) -> "Adam":
+        """Return the constants of step `step`, counted from 1."""
+        first, second = ADAM_BETAS
+        numbers = (
+            first,
+            1 - first,
+            second,
+            1 - second,
+            rate / (1 - first**step),
+            1 / math.sqrt(1 - second**step),
+            ADAM_EPSILON,
+        )
+        return cls(*map(np.float32, numbers))
+
+
+# ---- values -------------------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _find_bounds(patterns, factors, first, bounds):
+    """Find the bounds of a tile whose factors begin at row `first`; see `Workspace`."""
+    levels = patterns.levels
+    blanks, largest, least = fill(1.0), fill(1.0), fill(np.inf)
+    for pixel in range(len(patterns.blank)):
+        row = first + pixel * levels
+        blanks = blanks * widen(load(factors, row + patterns.blank[pixel]))
+        high = absolute(load(factors, row))
+        low = high
+        for level in range(1, levels):
+            magnitude = absolute(load(factors, row + level))
+            high = larger(magnitude, high)
+            low = smaller(magnitude, low)
+        largest = largest * widen(high)
+        least = smaller(widen(low), least)
+    store(bounds, 0, blanks)
+    store(bounds, 1, largest)
+    store(bounds, 2, least)
+
+
+@njit(cache=True, nogil=True)
+def _scales(bounds, scales, slow):
+    """Choose powers of two that keep a tile's products in float32's range.
+
+    No partial product exceeds the product M of each pixel's largest factor. So products start from
+    the blanks' product times the power of two that brings M just below the largest float32, and
+    are divided by it in the end. Lanes without such a power are marked as slow.
+    """
+    for lane in range(LANES):
+        blanks, largest, least = abs(bounds[0, lane]), bounds[1, lane], bounds[2, lane]
+        slow[lane] = not (
+            least >= LEAST_FACTOR
+            and blanks >= 1e-290
+            and largest < 2.0**250
+            and largest < MOST_RATIO * blanks
+        )
+        scales[:2, lane] = 1.0
+        if not slow[lane]:
+            exponent = min(TOP_EXPONENT - math.frexp(largest)[1], TOP_EXPONENT)
+            start = math.ldexp(bounds[0, lane], exponent)
+            slow[lane] = abs(start) < NORMAL and largest >= NORMAL
+            scales[0, lane] = start
+            scales[1, lane] = math.ldexp(1.0, -exponent)
+
+
+@njit(cache=True, nogil=True)
+def _mark_inexact(bounds, scales, slow):
+    """Mark lanes whose products may have lost digits in passing below the smallest normal number.
+
+    Such a product errs by less than 2**-149 an operation, times the ratios that follow, of which
+    the largest product is M over the blanks'. That must not matter beside the lane's largest value.
+    Where M itself is below the normal numbers there is nothing to be exact about, and neither
+    where the error is below the smallest number at all.
+    """
+    for lane in range(LANES):
+        blanks, largest = abs(bounds[0, lane]), bounds[1, lane]
+        ratio = largest / blanks if blanks > 0 else np.inf
+        exact = ratio * largest <= max(scales[2, lane] * 2.0**LOST_BITS, 2.0**TINY_BITS)
+        slow[lane] = slow[lane] or not (exact or largest < NORMAL)
+
+
+@njit(cache=True, nogil=True)
+def _fill_table(patterns, factors, first, stripe, table):
+    """Fill in the rows of a stripe: ratios of levels and blanks, then products of two rows."""
+    levels, row = patterns.levels, 0
+    for i in range(patterns.pixel_starts[stripe], patterns.pixel_starts[stripe + 1]):
+        pixel = patterns.pixels[i]
+        blank = patterns.blank[pixel]
+        source = first + pixel * levels
+        divisor = load(factors, source + blank)
+        for level in range(levels):
+            if level != blank:
+                store(table, row, load(factors, source + level) / divisor)
+                row += 1
+    for i in range(patterns.merge_starts[stripe], patterns.merge_starts[stripe + 1]):
+        parts = patterns.parts
+        store(table, row, load(table, parts[i, 0]) * load(table, parts[i, 1]))
+        row += 1
+
+
+@njit(cache=True, nogil=True)
+def _multiply(inputs, factors, first, stripe, table, scales, values, place):
+    """Multiply the values of a tile, from row `place` on, by a stripe's rows."""
+    lists = inputs.lists
+    stripes, batch = len(lists.row_starts), lists.row_starts.shape[1] - 1
+    _fill_table(inputs.patterns, factors, first, stripe, table)
+    start, unit = load(scales, 0), load(scales, 1)
+    largest = fill(np.float32(0.0))
+    last = stripe == stripes - 1
+    for sample in range(batch):
+        value = start if stripe == 0 else load(values, place + sample)
+        for i in range(lists.row_starts[stripe, sample], lists.row_starts[stripe, sample + 1]):
+            value = value * load(table, lists.rows[i])
+        if last:
+            value = value * unit
+            largest = larger(absolute(value), largest)
+        store(values, place + sample, value)
+    store(scales, 2, largest)
+
+
+@njit(cache=True, nogil=True)
+def _evaluate_lane(inputs, factors, first, lane, values, place):
+    """Evaluate one component factor by factor, in float64; return how many values underflow."""
+    levels, order = inputs.patterns.levels, len(inputs.patterns.blank)
+    own = np.empty(order * levels)
+    for row in range(order * levels):
+        own[row] = factors[first + row, lane]
+    underflows = 0
+    for sample in range(len(inputs.indices)):
+        image = inputs.images[inputs.indices[sample]]
+        value, zero = 1.0, False
+        for pixel in range(order):
+            factor = own[pixel * levels + image[pixel]]
+            zero = zero or factor == 0
+            value *= factor
+        values[place + sample, lane] = value
+        underflows += not zero and abs(value) < NORMAL
+    return underflows
+
+
+@njit(cache=True, nogil=True)
+def _evaluate_tile(inputs, factors, tile, space, place, slow):
+    """Fill in a tile's values, from row `place` of the workspace on."""
+    first = tile * len(inputs.patterns.blank) * inputs.patterns.levels
+    _find_bounds(inputs.patterns, factors, first, space.bounds)
+    _scales(space.bounds, space.scales, slow)
+    for stripe in range(len(inputs.lists.row_starts)):
+        _multiply(inputs, factors, first, stripe, space.table, space.scales, space.values, place)
+    _mark_inexact(space.bounds, space.scales, slow)
+    for lane in range(LANES):
+        if slow[lane]:
+            _evaluate_lane(inputs, factors, first, lane, space.values, place)
+
+
+@njit(cache=True, nogil=True)
+def _evaluate_group(inputs, factors, tiling, group, space):
+    """Fill in the values of a group's tiles."""
+    batch = len(inputs.indices)
+    begin = tiling.tile_starts[group]
+    for tile in range(begin, tiling.tile_starts[group + 1]):
+        place = (tile - begin) * batch
+        _evaluate_tile(inputs, factors, tile, space, place, space.slow[tile - begin])
+
+
+@njit(cache=True, nogil=True)
+def _predict(tiling, group, i, values, batch, predictions):
+    """Sum the values of the components of the `i`-th predictor, one after another."""
+    begin = tiling.lanes[i] - tiling.tile_starts[group] * LANES
+    predictions[:] = 0.0
+    for lane in range(begin, begin + tiling.ranks[i]):
+        place, column = lane // LANES * batch, lane % LANES
+        for sample in range(batch):
+            predictions[sample] += values[place + sample, column]
+
+
+@njit(cache=True, nogil=True)
+def predict(inputs, factors, tiling, groups, space, predictions, underflows):
+    """Evaluate the predictors of the groups from the first up to the second of `groups`.
+
+    Parameters
+    ----------
+    inputs, tiling, space
+        See `Inputs`, `Tiling` and `Workspace`.
+    factors : ndarray
+        Shape (tiles * pixels * levels, LANES), float32.
+    groups : tuple of int
+        The first group and the one after the last.
+    predictions : ndarray
+        Shape (predictors, batch), float32: filled in.
+    underflows : ndarray
+        Shape (predictors,), int64: how many values of components are not 0 but below the smallest
+        normal number, so that their gradients lose digits or vanish. Filled in.
+    """
+    batch = len(inputs.indices)
+    entries = len(inputs.patterns.blank) * inputs.patterns.levels
+    for group in range(groups[0], groups[1]):
+        _evaluate_group(inputs, factors, tiling, group, space)
+        begin = tiling.tile_starts[group]
+        for i in range(tiling.predictor_starts[group], tiling.predictor_starts[group + 1]):
+            predictor = tiling.predictors[i]
+            _predict(tiling, group, i, space.values, batch, predictions[predictor])
+            count = 0
+            for lane in range(tiling.lanes[i], tiling.lanes[i] + tiling.ranks[i]):
+                tile, column = lane // LANES, lane % LANES
+                place = (tile - begin) * batch
+                if space.slow[tile - begin, column]:
+                    first = tile * entries
+                    count += _evaluate_lane(inputs, factors, first, column, space.values, place)
+                else:
+                    for sample in range(batch):
+                        count += abs(space.values[place + sample, column]) < NORMAL
+            underflows[predictor] = count
+
+
+# ---- gradients and steps ------------------------------------------------------------------------
+
+
+@njit(cache=True, nogil=True)
+def _weigh(tiling, group, space, batch, wanted, losses):
+    """Find a group's losses, and multiply its values by the loss's derivative.
+
+    The derivative stays in the workspace's residuals.
+    """
+    first = tiling.predictor_starts[group]
+    scale = np.float32(2.0 / batch)
+    for i in range(first, tiling.predictor_starts[group + 1]):
+        predictor, residuals = tiling.predictors[i], space.residuals[i - first]
+        _predict(tiling, group, i, space.values, batch, residuals)
+        total = 0.0
+        for sample in range(batch):
+            residual = residuals[sample] - wanted[predictor, sample]
+            total += np.float64(residual) * np.float64(residual)
+            residuals[sample] = residual * scale
+        losses[predictor] = total / batch
+        begin = tiling.lanes[i] - tiling.tile_starts[group] * LANES
+        for lane in range(begin, begin + tiling.ranks[i]):
+            place, column = lane // LANES * batch, lane % LANES
+            for sample in range(batch):
+                space.values[place + sample, column] *= residuals[sample]
+
+
+@njit(cache=True, nogil=True)
+def _differentiate_tile(inputs, factors, tile, space, place):
+    """Fill in a tile's gradient, given the weighed values from row `place` on."""
+    patterns, lists, sums = inputs.patterns, inputs.lists, space.sums
+    levels, order = patterns.levels, len(patterns.blank)
+    everything = fill(0.0)
+    for sample in range(len(inputs.indices)):
+        everything = everything + widen(load(space.values, place + sample))
+    for stripe in range(len(lists.row_starts)):
+        begin = patterns.row_starts[stripe]
+        for row in range(patterns.row_starts[stripe + 1] - begin):
+            total = fill(0.0)
+            for i in range(lists.sample_starts[begin + row], lists.sample_starts[begin + row + 1]):
+                total = total + widen(load(space.values, place + lists.samples[i]))
+            store(sums, row, total)
+        merge = patterns.merge_starts[stripe]
+        pixels = patterns.pixel_starts[stripe], patterns.pixel_starts[stripe + 1]
+        singles = (pixels[1] - pixels[0]) * (levels - 1)
+        for i in range(patterns.merge_starts[stripe + 1] - 1, merge - 1, -1):
+            total = load(sums, singles + i - merge)
+            a, b = patterns.parts[i, 0], patterns.parts[i, 1]
+            store(sums, a, load(sums, a) + total)
+            store(sums, b, load(sums, b) + total)
+        row = 0
+        for i in range(pixels[0], pixels[1]):
+            pixel = patterns.pixels[i]
+            blank = patterns.blank[pixel]
+            rest, target = everything, pixel * levels
+            source = tile * order * levels + target
+            for level in range(levels):
+                if level != blank:
+                    total = load(sums, row)
+                    rest = rest - total
+                    quotient = narrow(total) / load(factors, source + level)
+                    store(space.gradient, target + level, quotient)
+                    row += 1
+            if lists.blanks[pixel] == 0:
+                rest = fill(0.0)
+            quotient = narrow(rest) / load(factors, source + blank)
+            store(space.gradient, target + blank, quotient)
+
+
+@njit(cache=True, nogil=True)
+def _differentiate_lane(inputs, factors, first, lane, residuals, gradient):
+    """Fill in one component's gradient factor by factor, in float64."""
+    levels, order = inputs.patterns.levels, len(inputs.patterns.blank)
+    own, sums = np.empty(order * levels), np.zeros(order * levels)
+    for row in range(order * levels):
+        own[row] = factors[first + row, lane]
+    for sample in range(len(inputs.indices)):
+        image = inputs.images[inputs.indices[sample]]
+        value, zeros, which = np.float64(residuals[sample]), 0, 0
+        for pixel in range(order):
+            factor = own[pixel * levels + image[pixel]]
+            if factor == 0:
+                zeros += 1
+                which = pixel
+            else:
+                value *= factor
+        if zeros == 0:
+            for pixel in range(order):
+                sums[pixel * levels + image[pixel]] += value
+        elif zeros == 1:  # only the factor that is 0 has an effect
+            sums[which * levels + image[which]] += value
+    for row in range(order * levels):
+        gradient[row, lane] = sums[row] if own[row] == 0 else sums[row] / own[row]
+
+
+@njit(cache=True, nogil=True)
+def _mend_slow_lanes(inputs, factors, tiling, group, tile, space):
+    """Fill in the gradients of a tile's slow lanes."""
+    begin = tiling.tile_starts[group]
+    first = tile * len(inputs.patterns.blank) * inputs.patterns.levels
+    predictors = tiling.predictor_starts[group], tiling.predictor_starts[group + 1]
+    for column in range(LANES):
+        if not space.slow[tile - begin, column]:
+            continue
+        lane = tile * LANES + column
+        for i in range(predictors[0], predictors[1]):
+            if tiling.lanes[i] <= lane < tiling.lanes[i] + tiling.ranks[i]:
+                residuals = space.residuals[i - predictors[0]]
+                _differentiate_lane(inputs, factors, first, column, residuals, space.gradient)
+
+
+@njit(cache=True, nogil=True)
+def _take_step(state, begin, gradient, adam):
+    """Update a tile whose factors begin at row `begin`, as torch.optim.Adam does."""
+    factors, first_moments, second_moments = state
+    keep_first, add_first = fill(adam.keep_first), fill(adam.add_first)
+    keep_second, add_second = fill(adam.keep_second), fill(adam.add_second)
+    size, root_scale, epsilon = fill(adam.size), fill(adam.root_scale), fill(adam.epsilon)
+    for row in range(len(gradient)):
+        slope, place = load(gradient, row), begin + row
+        first = keep_first * load(first_moments, place) + add_first * slope
+        second = keep_second * load(second_moments, place) + add_second * slope * slope
+        store(first_moments, place, first)
+        store(second_moments, place, second)
+        step = size * first / (square_root(second) * root_scale + epsilon)
+        store(factors, place, load(factors, place) - step)
+
+
+@njit(cache=True, nogil=True)
+def descend(inputs, state, tiling, groups, space, wanted, adam, losses):
+    """Take one of Adam's steps on the predictors' mean squared losses.
+
+    Parameters
+    ----------
+    inputs, tiling, groups, space
+        As in `predict`.
+    state : tuple of ndarray
+        The factors and Adam's two moments, shaped as the factors are in `predict`.
+    wanted : ndarray
+        Shape (predictors, batch), float32: the targets.
+    adam : Adam
+        The step's constants.
+    losses : ndarray
+        Shape (predictors,), float64: the losses before the step, filled in.
+    """
+    batch, factors = len(inputs.indices), state[0]
+    entries = len(inputs.patterns.blank) * inputs.patterns.levels
+    for group in range(groups[0], groups[1]):
+        _evaluate_group(inputs, factors, tiling, group, space)
+        _weigh(tiling, group, space, batch, wanted, losses)
+        begin = tiling.tile_starts[group]
+        for tile in range(begin, tiling.tile_starts[group + 1]):
+            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * batch)
+            _mend_slow_lanes(inputs, factors, tiling, group, tile, space)
+            _take_step(state, tile * entries, space.gradient, adam)
+
+
+@njit(cache=True, nogil=True)
+def differentiate(inputs, factors, tiling, groups, space, wanted, losses, gradients):
+    """Find the gradients of the predictors' mean squared losses, for tests and measurements.
+
+    Parameters are those of `descend`, and `gradients`, shaped as `factors`, is filled in.
+    """
+    batch = len(inputs.indices)
+    entries = len(inputs.patterns.blank) * inputs.patterns.levels
+    for group in range(groups[0], groups[1]):
+        _evaluate_group(inputs, factors, tiling, group, space)
+        _weigh(tiling, group, space, batch, wanted, losses)
+        begin = tiling.tile_starts[group]
+        for tile in range(begin, tiling.tile_starts[group + 1]):
+            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * batch)
+            _mend_slow_lanes(inputs, factors, tiling, group, tile, space)
+            gradients[tile * entries : (tile + 1) * entries] = space.gradient
+
+
+@njit(cache=True, nogil=True)
+def total_errors(predictions, wanted, unit, most, totals):
+    """Add each predictor's squared errors over `unit`, each at most `most`, to its total."""
+    for predictor in range(len(predictions)):
+        total = totals[predictor]
+        for sample in range(predictions.shape[1]):
+            residual = np.float64(predictions[predictor, sample]) - wanted[predictor, sample]
+            error = residual * residual / unit
+            total += most if error > most else error
+        totals[predictor] = total
+
+
+def shares(tiling: Tiling, threads: int) -> Iterator[tuple[int, int]]:
+    """Divide the groups into one run for each thread; nothing computed depends on it."""
+    groups = len(tiling.tile_starts) - 1
+    threads = max(1, min(threads, groups))
+    for i in range(threads):
+        yield groups * i // threads, groups * (i + 1) // threads
+
+
+def in_threads(
+    work: Callable[[int, tuple[int, int]], object], parts: list[tuple[int, int]]
+) -> None:
+    """Call `work` with the place and value of each part, each in a thread of its own."""
+    if len(parts) == 1:
+        work(0, parts[0])
+        return
+    with ThreadPoolExecutor(len(parts)) as pool:
+        list(pool.map(work, range(len(parts)), parts))

@@ -1,0 +1,196 @@
+"""Sixteen numbers side by side, as a type that compiled loops can hold in vector registers.
+
+A vector of lanes is added, multiplied and divided lane by lane in IEEE arithmetic, in the order in
+which the code says so: no sums across lanes, no fused multiply-adds, no approximate reciprocals.
+So a lane's result does not depend on what the other lanes hold, on its place among them, or on how
+wide the processor's registers are. Automatic vectorization promises the speed of none of this.
+"""
+
+import operator
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic, models, overload, register_model
+
+LANES = 16  # float32 numbers in a cache line, so that a row of a table is read whole
+
+
+class Lanes(types.Type):
+    """Numba's type of a vector of `LANES` numbers.
+
+    Parameters
+    ----------
+    scalar : numba type
+        ``float32`` or ``float64``.
+    """
+
+    def __init__(self, scalar: types.Float) -> None:
+        self.scalar = scalar
+        super().__init__(name=f"Lanes({scalar})")
+
+
+LLVM_SCALARS = {"float32": ir.FloatType(), "float64": ir.DoubleType()}
+VECTORS = {scalar.name: Lanes(scalar) for scalar in (numba.float32, numba.float64)}
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Lanes) -> None:
+        super().__init__(manager, kind, _vector(kind))
+
+
+def _vector(kind: Lanes) -> ir.VectorType:
+    return ir.VectorType(LLVM_SCALARS[kind.scalar.name], LANES)
+
+
+def _pointer(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+    """Return the address of a row of a contiguous array, as a pointer to a vector."""
+    kind = signature.args[0]
+    array = context.make_array(kind)(context, builder, arguments[0])
+    row = context.cast(builder, arguments[1], signature.args[1], types.intp)
+    first = builder.mul(row, ir.Constant(row.type, LANES))
+    vector = _vector(VECTORS[kind.dtype.name])
+    return builder.bitcast(builder.gep(array.data, [first]), vector.as_pointer())
+
+
+def _is_table(array: Any) -> bool:
+    return isinstance(array, types.Array) and array.layout == "C" and array.dtype.name in VECTORS
+
+
+@intrinsic
+def load(typing_context: Any, array: Any, row: Any) -> Any:
+    """Return lanes `LANES * row` and following of a contiguous array, whatever its shape."""
+    if not (_is_table(array) and isinstance(row, types.Integer)):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(_pointer(context, builder, signature, arguments), align=4)
+
+    return VECTORS[array.dtype.name](array, row), generate
+
+
+@intrinsic
+def store(typing_context: Any, array: Any, row: Any, value: Any) -> Any:
+    """Write lanes `LANES * row` and following of a contiguous array, whatever its shape."""
+    if not (_is_table(array) and VECTORS[array.dtype.name] == value):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        builder.store(arguments[2], _pointer(context, builder, signature, arguments), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, row, value), generate
+
+
+@intrinsic
+def fill(typing_context: Any, value: Any) -> Any:
+    """Return lanes that all hold one float32 or float64 number."""
+    if not isinstance(value, types.Float):
+        return None
+    kind = VECTORS[value.name]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vector = _vector(kind)
+        one = builder.insert_element(
+            ir.Constant(vector, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0)
+        )
+        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+        return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), everywhere)
+
+    return kind(value), generate
+
+
+@intrinsic
+def widen(typing_context: Any, value: Any) -> Any:
+    """Return float32 lanes as float64, exactly."""
+    if value != VECTORS["float32"]:
+        return None
+    kind = VECTORS["float64"]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(arguments[0], _vector(kind))
+
+    return kind(value), generate
+
+
+@intrinsic
+def narrow(typing_context: Any, value: Any) -> Any:
+    """Return float64 lanes rounded to float32."""
+    if value != VECTORS["float64"]:
+        return None
+    kind = VECTORS["float32"]
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fptrunc(arguments[0], _vector(kind))
+
+    return kind(value), generate
+
+
+def _unary(name: str, meaning: str) -> Any:
+    @intrinsic
+    def apply(typing_context: Any, value: Any) -> Any:
+        if not isinstance(value, Lanes):
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vector = _vector(value)
+            full = f"{name}.v{LANES}f{value.scalar.bitwidth}"
+            kind = ir.FunctionType(vector, [vector])
+            function = cgutils.get_or_insert_function(builder.module, kind, full)
+            return builder.call(function, arguments)
+
+        return value(value), generate
+
+    apply.__doc__ = meaning
+    return apply
+
+
+absolute = _unary("llvm.fabs", "Return the magnitudes of lanes.")
+square_root = _unary("llvm.sqrt", "Return the square roots of lanes, correctly rounded.")
+
+
+def _chosen(comparison: str, meaning: str) -> Any:
+    @intrinsic
+    def choose(typing_context: Any, a: Any, b: Any) -> Any:
+        if not (isinstance(a, Lanes) and a == b):
+            return None
+
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            first, second = arguments
+            return builder.select(builder.fcmp_unordered(comparison, first, second), first, second)
+
+        return a(a, b), generate
+
+    choose.__doc__ = meaning
+    return choose
+
+
+# A first argument that is not a number is chosen, so that it is not lost on the way.
+larger = _chosen(">", "Return the larger of two vectors, lane by lane.")
+smaller = _chosen("<", "Return the smaller of two vectors, lane by lane.")
+
+
+def _arithmetic(operation: Any, name: str) -> None:
+    @intrinsic
+    def apply(typing_context: Any, a: Any, b: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return getattr(builder, name)(*arguments)
+
+        return a(a, b), generate
+
+    @overload(operation)
+    def _operate(a, b) -> Any:  # noqa: ANN001 - Numba wants the parameters of what it returns
+        if isinstance(a, Lanes) and a == b:
+            return lambda a, b: apply(a, b)
+        return None
+
+
+for _operation, _name in (
+    (operator.add, "fadd"),
+    (operator.sub, "fsub"),
+    (operator.mul, "fmul"),
+    (operator.truediv, "fdiv"),
+):
+    _arithmetic(_operation, _name)

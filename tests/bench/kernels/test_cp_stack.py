@@ -1,0 +1,284 @@
+"""Compiled steps of stacked CP predictors: exact values, and bits that depend on nothing else."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from bench.kernels import cp_stack
+from bench.kernels.cp import slow_cp_components
+from bench.kernels.lanes import LANES
+from bench.kernels.patterns import Dictionary
+from bench.models.cp import CPBlock
+
+
+def images_of(samples, order, levels, share=0.3):
+    draw = np.random.default_rng(0)
+    pixels = draw.integers(0, levels, (samples, order), dtype=np.uint8)
+    images = np.where(draw.random((samples, order)) < share, pixels, 0).astype(np.uint8)
+    images[:, 0] = levels - 1  # a constant pixel, of which no sample takes the other levels
+    return images
+
+
+def factors_of(kind, components, levels, order):
+    draw = np.random.default_rng(1)
+    shape = (components, levels, order)
+    factors = 1 + 0.05 * draw.standard_normal(shape)
+    if kind == "signs":
+        factors *= np.where(draw.random(shape) < 0.02, -1, 1)
+    elif kind == "tiny":
+        tiny = draw.random(shape) < 6 / order / levels
+        factors[tiny] = draw.choice([-1e-4, 1e-4], tiny.sum())
+    elif kind == "zeros":
+        factors[draw.random(shape) < 1 / order / levels] = 0
+        factors[0, :, 0] = 0  # dead: every gradient but that of this pixel is 0
+    return torch.tensor(factors, dtype=torch.float32)
+
+
+class Problem:
+    """Images with a dictionary, and a batch of them."""
+
+    def __init__(self, images, levels, batch, **settings):
+        self.dictionary = Dictionary(images, levels, batch, **settings)
+        self.batch = batch
+        indices = np.random.default_rng(2).permutation(len(images))[:batch]
+        lists = self.dictionary.lists(self.dictionary.encode(images), indices)
+        self.inputs = cp_stack.Inputs(self.dictionary.patterns, lists, images, indices)
+        self.indices = torch.from_numpy(images[indices]).long()
+
+    def wanted(self, members):
+        draws = [np.random.default_rng([3, int(member)]) for member in members]
+        targets = [2.0 * (draw.random(self.batch) < 0.3) for draw in draws]
+        return torch.tensor(np.array(targets), dtype=torch.float32)
+
+    def arguments(self, block):
+        groups = (0, len(block.tiling.tile_starts) - 1)
+        room = cp_stack.workspace(self.dictionary, block.tiling, self.batch)
+        return block.tiling, groups, room
+
+    def evaluate(self, block):
+        """Return predictions, underflows, losses and gradients."""
+        count = len(block.members)
+        predictions, losses = torch.zeros(count, self.batch), torch.zeros(count).double()
+        underflows, gradients = torch.zeros(count).long(), torch.zeros_like(block.tiled)
+        factors, flat = (one.view(-1, LANES).numpy() for one in (block.tiled, gradients))
+        arguments = self.arguments(block)
+        found = predictions.numpy(), underflows.numpy()
+        cp_stack.predict(self.inputs, factors, *arguments, *found)
+        wanted = self.wanted(block.members).numpy()
+        cp_stack.differentiate(self.inputs, factors, *arguments, wanted, losses.numpy(), flat)
+        return predictions, underflows, losses, block.components(gradients)
+
+    def train(self, block, steps=3):
+        """Take steps, and return the factors."""
+        state = (block.tiled, block.first_moments, block.second_moments)
+        arrays = tuple(one.view(-1, LANES).numpy() for one in state)
+        wanted, losses = self.wanted(block.members).numpy(), np.zeros(len(block.members))
+        for _ in range(steps):
+            block.steps += 1
+            adam = cp_stack.Adam.at(int(block.steps), 1e-3)
+            arguments = self.arguments(block)
+            cp_stack.descend(self.inputs, arrays, *arguments, wanted, adam, losses)
+        return block.components()
+
+    def exact(self, block):
+        """Return predictions, losses and gradients in float64."""
+        factors = block.components().double().requires_grad_()
+        values = slow_cp_components(factors, self.indices)
+        shape = (len(block.members), self.batch)
+        predictions = values.new_zeros(shape).index_add(0, block.owner, values)
+        losses = (predictions - self.wanted(block.members)).square().mean(1)
+        (gradients,) = torch.autograd.grad(losses.sum(), factors)
+        return predictions.detach(), losses.detach(), gradients
+
+
+def block_of(ranks, factors):
+    return CPBlock(torch.arange(len(ranks)), torch.tensor(ranks), factors)
+
+
+def relative(ours, exact):
+    """Return the largest error of a row, relative to the row's norm; rows of zeros must be so."""
+    error = (ours.double() - exact).flatten(1).norm(dim=1)
+    return float((error / exact.flatten(1).norm(dim=1).clamp(min=1e-300)).max())
+
+
+@pytest.mark.parametrize("kind", ["plain", "signs", "tiny", "zeros"])
+@pytest.mark.parametrize(
+    ("levels", "order", "batch", "ranks"),
+    [
+        (2, 784, 400, [1, 15, 2, 20]),
+        (2, 64, 96, [1, 2, 33]),
+        (3, 64, 50, [5, 4]),
+        (256, 16, 60, [3]),
+        (4, 7, 1, [2, 1]),
+    ],
+)
+def test_values_and_gradients_are_those_of_float64(kind, levels, order, batch, ranks):
+    problem = Problem(images_of(max(batch, 100), order, levels), levels, batch)
+    block = block_of(ranks, factors_of(kind, sum(ranks), levels, order))
+    predictions, _, losses, gradients = problem.evaluate(block)
+    exact_predictions, exact_losses, exact_gradients = problem.exact(block)
+    assert relative(predictions, exact_predictions) < 1e-5
+    assert relative(gradients, exact_gradients) < 1e-5
+    torch.testing.assert_close(losses, exact_losses, rtol=1e-5, atol=1e-12)
+    taken = torch.stack([(problem.indices == level).any(0) for level in range(levels)])
+    assert (gradients[:, ~taken] == 0).all()
+
+
+def test_each_entry_of_the_gradient_is_exact_beside_a_small_factor():
+    problem = Problem(images_of(400, 64, 2), 2, 300)
+    factors = factors_of("signs", 3, 2, 64)
+    factors[:, 0, 5], factors[:, 1, 9] = 1e-4, -1e-4
+    block = block_of([1, 1, 1], factors)
+    gradients, exact = problem.evaluate(block)[3], problem.exact(block)[2]
+    torch.testing.assert_close(gradients.double(), exact, rtol=1e-4, atol=1e-8)
+
+
+def test_products_that_leave_the_range_on_their_way_are_exact():
+    problem = Problem(images_of(100, 784, 2, share=1.0), 2, 50)
+    blank = torch.from_numpy(problem.dictionary.blank.astype(np.int64))
+    factors = factors_of("plain", 20, 2, 784)
+    factors[1:, 0, :], factors[1:, 1, :] = 0.7, 1 / 0.7  # a blank image has 0.7 ** 784
+    factors[2, 0, :300], factors[2, 1, :300] = 2.0, 0.5
+    factors[3, blank, torch.arange(784)] = 1e-2  # and this one 1e-1568
+    factors[4, blank, torch.arange(784)] = 1e2
+    factors[4, 1 - blank, torch.arange(784)] = 1e-2
+    factors[5] = 0.5  # every value is below the smallest number
+    block = block_of([1] * 20, factors)
+    predictions, underflows, _, _ = problem.evaluate(block)
+    exact = problem.exact(block)[0]
+    visible = exact.abs().clamp(max=3e38) * (exact.abs() > 1e-37)
+    sound = (exact.abs() < 3e38) & (exact.abs() > 1e-37)
+    torch.testing.assert_close(predictions.double()[sound], exact[sound], rtol=2e-5, atol=0.0)
+    assert visible[1].any()
+    below = (exact.abs() < 2.0**-126).sum(1)
+    assert torch.equal(underflows, below)
+    assert underflows[5] == 50
+    assert underflows[0] == 0
+
+
+def test_a_value_that_is_exactly_zero_is_no_underflow():
+    problem = Problem(images_of(100, 64, 2), 2, 50)
+    factors = torch.ones(1, 2, 64)
+    factors[0, 0, 3] = 0
+    predictions, underflows, _, _ = problem.evaluate(block_of([1], factors))
+    assert torch.equal(predictions[0], (problem.indices[:, 3] == 1).float())
+    assert underflows.tolist() == [0]
+
+
+def test_training_is_that_of_torch_s_adam():
+    problem = Problem(images_of(200, 64, 3), 3, 150)
+    block = block_of([2, 3], factors_of("signs", 5, 3, 64))
+    oracle = block.components().double().requires_grad_()
+    optimizer = torch.optim.Adam([oracle], lr=1e-3)
+    for _ in range(30):
+        values = slow_cp_components(oracle, problem.indices)
+        predictions = values.new_zeros(2, problem.batch).index_add(0, block.owner, values)
+        optimizer.zero_grad()
+        (predictions - problem.wanted(block.members)).square().mean(1).sum().backward()
+        optimizer.step()
+    ours = problem.train(block, 30).double()
+    torch.testing.assert_close(ours, oracle.detach(), rtol=2e-4, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", ["signs", "tiny", "zeros"])
+def test_a_predictor_gets_the_same_bits_in_every_stack(kind):
+    ranks = [3, 1, 15, 20, 8, 7, 2, 16]
+    problem = Problem(images_of(300, 64, 2), 2, 200)
+    factors = list(factors_of(kind, sum(ranks), 2, 64).split(ranks))
+    whole = block_of(ranks, torch.cat(factors))
+    values = problem.evaluate(whole)
+    parts = list(values[3].split(ranks))
+    trained = list(problem.train(whole).split(ranks))
+    for chosen in ([0], [3], [7, 1], [5, 2, 4, 6]):
+        members = torch.tensor(chosen)
+        part = CPBlock(
+            members, torch.tensor(ranks)[members], torch.cat([factors[i] for i in chosen])
+        )
+        predictions, underflows, losses, gradients = problem.evaluate(part)
+        assert torch.equal(predictions, values[0][members])
+        assert torch.equal(underflows, values[1][members])
+        assert torch.equal(losses, values[2][members])
+        assert torch.equal(gradients, torch.cat([parts[i] for i in chosen]))
+        assert torch.equal(problem.train(part), torch.cat([trained[i] for i in chosen]))
+
+
+def test_one_component_that_is_not_finite_leaves_the_others_alone():
+    problem = Problem(images_of(100, 64, 2), 2, 50)
+    factors = factors_of("signs", 6, 2, 64)
+    good = problem.evaluate(block_of([1] * 6, factors))
+    factors[2, :, 3] = torch.nan
+    factors[4, 1, 0] = torch.inf
+    broken = problem.evaluate(block_of([1] * 6, factors))
+    for ours, theirs in zip(broken, good, strict=True):
+        assert torch.equal(ours[[0, 1, 3, 5]], theirs[[0, 1, 3, 5]])
+    assert not broken[2][[2, 4]].isfinite().any()
+
+
+def test_stripes_change_no_value_by_more_than_rounding():
+    images = images_of(300, 64, 2)
+    factors = factors_of("signs", 5, 2, 64)
+    one = Problem(images, 2, 200).evaluate(block_of([5], factors))
+    many = Problem(images, 2, 200, stripe_rows=20).evaluate(block_of([5], factors))
+    torch.testing.assert_close(many[0], one[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(many[3], one[3], rtol=1e-4, atol=1e-6)
+
+
+def test_every_predictor_has_its_lanes():
+    ranks = np.array([1, 5, 40, 16, 3, 12, 12, 15])
+    tiling = cp_stack.tile(ranks)
+    taken = np.concatenate(
+        [np.arange(a, a + n) for a, n in zip(tiling.lanes, tiling.ranks, strict=True)]
+    )
+    assert len(set(taken)) == ranks.sum()
+    assert sorted(tiling.predictors) == list(range(8))
+    assert tiling.tile_starts[-1] <= np.ceil(ranks / LANES).sum()
+    ends = tiling.lanes + tiling.ranks
+    for group in range(len(tiling.tile_starts) - 1):
+        own = slice(*tiling.predictor_starts[group : group + 2])
+        assert tiling.lanes[own].min() >= tiling.tile_starts[group] * LANES
+        assert ends[own].max() <= tiling.tile_starts[group + 1] * LANES
+
+
+def test_published_ranks_fill_their_tiles():
+    ranks = np.repeat(np.arange(1, 16), 10)
+    assert cp_stack.tile(ranks).tile_starts[-1] == ranks.sum() / LANES
+
+
+def test_runs_of_groups_are_whole_and_one_a_thread():
+    tiling = cp_stack.tile(np.full(7, 16))
+    for threads in (1, 2, 3, 7, 50):
+        runs = list(cp_stack.shares(tiling, threads))
+        assert len(runs) == min(threads, 7)
+        assert [i for first, last in runs for i in range(first, last)] == list(range(7))
+
+
+def digest():
+    """Train a little, and return a digest of every bit."""
+    problem = Problem(images_of(300, 64, 2), 2, 200)
+    ranks = [3, 1, 20]
+    block = block_of(ranks, factors_of("zeros", 24, 2, 64))
+    predictions, _, losses, gradients = problem.evaluate(block)
+    found = [predictions, losses, gradients, problem.train(block)]
+    return hashlib.sha256(b"".join(one.numpy().tobytes() for one in found)).hexdigest()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "processor",
+    [
+        {"ATEN_CPU_CAPABILITY": "avx2"},
+        {"ATEN_CPU_CAPABILITY": "default", "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    ],
+)
+def test_every_processor_gives_the_same_bits(processor, tmp_path):
+    script = "import test_cp_stack; print(test_cp_stack.digest())"
+    environment = {**os.environ, **processor, "NUMBA_CACHE_DIR": str(tmp_path)}
+    environment["PYTHONPATH"] = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    call = [sys.executable, "-c", script]
+    found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == digest()
