@@ -12,7 +12,7 @@ from bench.errors import require
 from data_prep.controls import control
 
 Share = Annotated[float, Bound("a share from 0 to 1", lambda value: 0 <= value <= 1)]
-CHUNK = 4096  # images
+CHUNK = 256  # images
 
 
 @dataclass(frozen=True)
@@ -129,5 +129,7 @@ def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
     # In this order every half is met exactly in floating point.
     scaled = torch.arange(brightest + 1, dtype=torch.float64) * (levels - 1) / brightest
     table = scaled.round().to(torch.uint8)
-    # Indices take eight bytes a pixel, so not all images at once.
-    return torch.cat([table[some.long()] for some in images.split(CHUNK)]).flatten(1)
+    found = torch.empty(images.shape, dtype=torch.uint8)
+    for some, place in zip(images.split(CHUNK), found.split(CHUNK), strict=True):
+        place.copy_(table[some.long()])  # indices take eight bytes a pixel
+    return found.flatten(1)

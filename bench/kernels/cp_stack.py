@@ -35,6 +35,7 @@ from bench.kernels.lanes import (
     smaller,
     square_root,
     store,
+    transpose,
     widen,
 )
 from bench.kernels.patterns import BatchLists, Dictionary, Patterns
@@ -129,7 +130,10 @@ class Workspace(NamedTuple):
     Attributes
     ----------
     values : ndarray
-        Shape (tiles of a group * batch, LANES), float32.
+        Shape (tiles of a group * batch, LANES), float32, the batch filled up to a multiple of
+        LANES for each tile; see `_stride`.
+    turned : ndarray
+        Shape (tiles of a group * LANES, LANES), float32: values at a few samples, a row a lane.
     table : ndarray
         Shape (rows of a stripe, LANES), float32.
     sums : ndarray
@@ -137,7 +141,7 @@ class Workspace(NamedTuple):
     gradient : ndarray
         Shape (pixels * levels, LANES), float32.
     residuals : ndarray
-        Shape (predictors of a group, batch), float32.
+        Shape (predictors of a group, batch, up to a multiple of LANES), float32.
     bounds : ndarray
         Shape (3, LANES), float64: of each lane the product of all blanks, the product of each
         pixel's largest factor, and the smallest factor, the last two by magnitude.
@@ -148,6 +152,7 @@ class Workspace(NamedTuple):
     """
 
     values: NDArray[np.float32]
+    turned: NDArray[np.float32]
     table: NDArray[np.float32]
     sums: NDArray[np.float64]
     gradient: NDArray[np.float32]
@@ -162,16 +167,18 @@ def workspace(dictionary: Dictionary, tiling: Tiling, batch: int) -> Workspace:
     tiles = int(np.diff(tiling.tile_starts).max())
     predictors = int(np.diff(tiling.predictor_starts).max())
     rows, entries = dictionary.most_rows, dictionary.order * dictionary.levels
+    padded = math.ceil(batch / LANES) * LANES
 
     def empty(*shape: int, dtype: torch.dtype = torch.float32) -> NDArray:
         return torch.empty(shape, dtype=dtype).numpy()  # begins at a cache line
 
     return Workspace(
-        empty(tiles * batch, LANES),
+        empty(tiles * padded, LANES),
+        empty(tiles * LANES, LANES),
         empty(rows, LANES),
         empty(rows, LANES, dtype=torch.float64),
         empty(entries, LANES),
-        empty(predictors, batch),
+        empty(predictors, padded),
         empty(3, LANES, dtype=torch.float64),
         empty(3, LANES),
         empty(tiles, LANES, dtype=torch.bool),
@@ -322,6 +329,12 @@ def _multiply(inputs, factors, first, stripe, table, scales, values, place):
 
 
 @njit(cache=True, nogil=True)
+def _stride(batch):
+    """Return how many rows of values a tile takes, so that `transpose` stays within them."""
+    return (batch + LANES - 1) // LANES * LANES
+
+
+@njit(cache=True, nogil=True)
 def _evaluate_lane(inputs, factors, first, lane, values, place):
     """Evaluate one component factor by factor, in float64; return how many values underflow."""
     levels, order = inputs.patterns.levels, len(inputs.patterns.blank)
@@ -361,19 +374,43 @@ def _evaluate_group(inputs, factors, tiling, group, space):
     batch = len(inputs.indices)
     begin = tiling.tile_starts[group]
     for tile in range(begin, tiling.tile_starts[group + 1]):
-        place = (tile - begin) * batch
+        place = (tile - begin) * _stride(batch)
         _evaluate_tile(inputs, factors, tile, space, place, space.slow[tile - begin])
 
 
 @njit(cache=True, nogil=True)
-def _predict(tiling, group, i, values, batch, predictions):
-    """Sum the values of the components of the `i`-th predictor, one after another."""
-    begin = tiling.lanes[i] - tiling.tile_starts[group] * LANES
-    predictions[:] = 0.0
-    for lane in range(begin, begin + tiling.ranks[i]):
-        place, column = lane // LANES * batch, lane % LANES
-        for sample in range(batch):
-            predictions[sample] += values[place + sample, column]
+def _turn(tiling, group, batch, sample, values, turned):
+    """Copy a group's values at `LANES` samples, from `sample` on, a row a lane."""
+    for place in range(tiling.tile_starts[group + 1] - tiling.tile_starts[group]):
+        transpose(values, place * _stride(batch) + sample, turned, place * LANES)
+
+
+@njit(cache=True, nogil=True)
+def _turn_back(tiling, group, batch, sample, turned, values):
+    """Undo `_turn`."""
+    for place in range(tiling.tile_starts[group + 1] - tiling.tile_starts[group]):
+        transpose(turned, place * LANES, values, place * _stride(batch) + sample)
+
+
+@njit(cache=True, nogil=True)
+def _first_lane(tiling, group, i):
+    """Return the first lane of the `i`-th predictor, counted over the group's tiles."""
+    return tiling.lanes[i] - tiling.tile_starts[group] * LANES
+
+
+@njit(cache=True, nogil=True)
+def _predict(tiling, group, space, batch, predictions):
+    """Sum the values of each predictor's components, one after another."""
+    for sample in range(0, batch, LANES):
+        _turn(tiling, group, batch, sample, space.values, space.turned)
+        for i in range(tiling.predictor_starts[group], tiling.predictor_starts[group + 1]):
+            begin, predictor = _first_lane(tiling, group, i), tiling.predictors[i]
+            total = fill(np.float32(0.0))
+            for lane in range(begin, begin + tiling.ranks[i]):
+                total = total + load(space.turned, lane)
+            store(space.residuals, 0, total)
+            for j in range(min(LANES, batch - sample)):
+                predictions[predictor, sample + j] = space.residuals[0, j]
 
 
 @njit(cache=True, nogil=True)
@@ -398,21 +435,20 @@ def predict(inputs, factors, tiling, groups, space, predictions, underflows):
     entries = len(inputs.patterns.blank) * inputs.patterns.levels
     for group in range(groups[0], groups[1]):
         _evaluate_group(inputs, factors, tiling, group, space)
+        _predict(tiling, group, space, batch, predictions)
         begin = tiling.tile_starts[group]
         for i in range(tiling.predictor_starts[group], tiling.predictor_starts[group + 1]):
-            predictor = tiling.predictors[i]
-            _predict(tiling, group, i, space.values, batch, predictions[predictor])
             count = 0
             for lane in range(tiling.lanes[i], tiling.lanes[i] + tiling.ranks[i]):
                 tile, column = lane // LANES, lane % LANES
-                place = (tile - begin) * batch
+                place = (tile - begin) * _stride(batch)
                 if space.slow[tile - begin, column]:
                     first = tile * entries
                     count += _evaluate_lane(inputs, factors, first, column, space.values, place)
                 else:
                     for sample in range(batch):
                         count += abs(space.values[place + sample, column]) < NORMAL
-            underflows[predictor] = count
+            underflows[tiling.predictors[i]] = count
 
 
 # ---- gradients and steps ------------------------------------------------------------------------
@@ -424,22 +460,32 @@ def _weigh(tiling, group, space, batch, wanted, losses):
 
     The derivative stays in the workspace's residuals.
     """
-    first = tiling.predictor_starts[group]
+    first, last = tiling.predictor_starts[group], tiling.predictor_starts[group + 1]
     scale = np.float32(2.0 / batch)
-    for i in range(first, tiling.predictor_starts[group + 1]):
-        predictor, residuals = tiling.predictors[i], space.residuals[i - first]
-        _predict(tiling, group, i, space.values, batch, residuals)
-        total = 0.0
-        for sample in range(batch):
-            residual = residuals[sample] - wanted[predictor, sample]
-            total += np.float64(residual) * np.float64(residual)
-            residuals[sample] = residual * scale
-        losses[predictor] = total / batch
-        begin = tiling.lanes[i] - tiling.tile_starts[group] * LANES
-        for lane in range(begin, begin + tiling.ranks[i]):
-            place, column = lane // LANES * batch, lane % LANES
-            for sample in range(batch):
-                space.values[place + sample, column] *= residuals[sample]
+    for i in range(first, last):
+        losses[tiling.predictors[i]] = 0.0
+    for sample in range(0, batch, LANES):
+        _turn(tiling, group, batch, sample, space.values, space.turned)
+        for i in range(first, last):
+            begin, predictor = _first_lane(tiling, group, i), tiling.predictors[i]
+            total = fill(np.float32(0.0))
+            for lane in range(begin, begin + tiling.ranks[i]):
+                total = total + load(space.turned, lane)
+            place = (i - first) * space.residuals.shape[1] // LANES + sample // LANES
+            store(space.residuals, place, total)
+            residuals = space.residuals[i - first]
+            loss = losses[predictor]
+            for j in range(sample, min(sample + LANES, batch)):
+                residual = residuals[j] - wanted[predictor, j]
+                loss += np.float64(residual) * np.float64(residual)
+                residuals[j] = residual * scale
+            losses[predictor] = loss
+            slope = load(space.residuals, place)
+            for lane in range(begin, begin + tiling.ranks[i]):
+                store(space.turned, lane, load(space.turned, lane) * slope)
+        _turn_back(tiling, group, batch, sample, space.turned, space.values)
+    for i in range(first, last):
+        losses[tiling.predictors[i]] /= batch
 
 
 @njit(cache=True, nogil=True)
@@ -567,7 +613,7 @@ def descend(inputs, state, tiling, groups, space, wanted, adam, losses):
         _weigh(tiling, group, space, batch, wanted, losses)
         begin = tiling.tile_starts[group]
         for tile in range(begin, tiling.tile_starts[group + 1]):
-            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * batch)
+            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * _stride(batch))
             _mend_slow_lanes(inputs, factors, tiling, group, tile, space)
             _take_step(state, tile * entries, space.gradient, adam)
 
@@ -585,7 +631,7 @@ def differentiate(inputs, factors, tiling, groups, space, wanted, losses, gradie
         _weigh(tiling, group, space, batch, wanted, losses)
         begin = tiling.tile_starts[group]
         for tile in range(begin, tiling.tile_starts[group + 1]):
-            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * batch)
+            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * _stride(batch))
             _mend_slow_lanes(inputs, factors, tiling, group, tile, space)
             gradients[tile * entries : (tile + 1) * entries] = space.gradient
 

@@ -128,6 +128,39 @@ def narrow(typing_context: Any, value: Any) -> Any:
     return kind(value), generate
 
 
+@intrinsic
+def transpose(typing_context: Any, source: Any, row: Any, target: Any, place: Any) -> Any:
+    """Write `LANES` rows of one array, from `row` on, as columns of another, from `place` on."""
+    if not (_is_table(source) and source.dtype == getattr(target, "dtype", None)):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kinds = signature.args
+        read = _pointer(context, builder, kinds[0](*kinds[:2]), arguments[:2])
+        write = _pointer(context, builder, kinds[2](*kinds[2:]), arguments[2:])
+
+        def at(pointer: Any, i: int) -> Any:
+            return builder.gep(pointer, [ir.Constant(ir.IntType(32), i)])
+
+        rows = [builder.load(at(read, i), align=4) for i in range(LANES)]
+        half = LANES // 2
+        for _ in range(half.bit_length()):  # each time the first half is shuffled into the second
+            pairs = [(rows[i], rows[i + half]) for i in range(half)]
+            rows = [_interleaved(builder, *pair, first) for pair in pairs for first in (0, half)]
+        for i, one in enumerate(rows):
+            builder.store(one, at(write, i), align=4)
+        return context.get_dummy_value()
+
+    return types.void(source, row, target, place), generate
+
+
+def _interleaved(builder: Any, a: Any, b: Any, first: int) -> Any:
+    """Return a[first], b[first], a[first + 1], ... of two vectors, half of each."""
+    places = [first + i // 2 + LANES * (i % 2) for i in range(LANES)]
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), LANES), places)
+    return builder.shuffle_vector(a, b, mask)
+
+
 def _unary(name: str, meaning: str) -> Any:
     @intrinsic
     def apply(typing_context: Any, value: Any) -> Any:

@@ -15,7 +15,7 @@ from bench.config import Cell, typed
 from bench.kernels import cp_stack
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.lanes import LANES
-from bench.kernels.patterns import Dictionary, TokenLists
+from bench.kernels.patterns import READ, Dictionary, TokenLists
 from bench.learners.base import EpochsConfig
 from bench.learners.objectives import ERROR_UNIT
 from bench.learners.predictors import PredictorStack, check_problems, images_key, problem_of
@@ -24,6 +24,8 @@ from bench.seeding import derive_seed
 from bench.status import Status
 from data_prep.images import ImageData
 from data_prep.one_versus_all import POSITIVE_TARGET, PixelStack
+
+COMPILER = 60e6  # bytes that Numba takes once it has loaded the compiled steps
 
 
 @dataclass
@@ -63,19 +65,18 @@ class OneVersusAllConfig:
         return images_key(cell, cell.config["learner"], cell.config["trainer"])
 
     def memory(self, cells: Sequence[Cell]) -> float:
-        """Return the bytes that the images, targets, parameters and one tile take."""
+        """Return the bytes that the images, their patterns, targets and parameters take."""
         data = problem_of(cells[0]).data
-        samples, entries = sum(data.COUNTS.values()), data.levels * data.SIDE**2
-        # The images as they are read, quantized, and with random pixels; half as many bytes for
-        # the lists of patterns at most.
-        images = 3.5 * samples * data.SIDE**2
+        samples, order = sum(data.COUNTS.values()), data.SIDE**2
+        images = 2 * samples * order  # as they are read, and quantized or random
+        patterns = 12 * min(READ, data.COUNTS["train"]) * order  # while they are counted
         ranks = [cell.config["model"]["rank"] for cell in cells]
         lanes = math.ceil(sum(ranks) / LANES) * LANES
-        # Parameters, Adam's two moments, and copies when predictors leave or end.
-        parameters = 6 * 4 * lanes * entries
-        values = data.batch_size * (max(ranks) + LANES) * 4
+        # Parameters and Adam's two moments, and both as copies when predictors leave.
+        parameters = 6 * 4 * lanes * data.levels * order
+        values = 4 * data.batch_size * (max(ranks) + LANES)
         targets = len(cells) * (9 * data.batch_size + samples)
-        return images + parameters + values + targets
+        return COMPILER + images + patterns + parameters + values + targets
 
     def build(
         self, cells: Sequence[Cell], trainer: EpochsConfig, root: str | None
@@ -334,6 +335,20 @@ class CompiledSteps:
             ),
         )
         return losses
+
+    def gradient(self, block: CPBlock, indices: Tensor, wanted: Tensor) -> Tensor:
+        """Return the gradient of the sum of losses, shape (components, levels, pixels)."""
+        inputs = self.inputs("train", indices.numpy())
+        gradients = torch.zeros_like(block.tiled)
+        factors, found = (one.view(-1, LANES).numpy() for one in (block.tiled, gradients))
+        last = (wanted.numpy(), np.empty(len(block.members)), found)
+        self.in_threads(
+            block,
+            lambda groups, room: cp_stack.differentiate(
+                inputs, factors, block.tiling, groups, room, *last
+            ),
+        )
+        return block.components(gradients)
 
     def predict(self, block: CPBlock, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
         """Return what `CPBlock.forward` does, for samples of a part."""

@@ -1,20 +1,22 @@
 """The cost of a training step of `tensor_rank`, against the published formulation.
 
 The setting is the published one: batches of 5,000 of 60,000 binary images of 784 pixels, in
-float32. A step is data movement, forward, backward and Adam. The images are random, as the cost
-does not depend on them.
+float32, on one thread. A step is the lists of the batch, forward, backward and Adam. The cost
+depends on the images, which compress well or badly, and could depend on the factors: a step early
+in training has them all near 1, one late in training has some that are negative or small.
 """
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from bench.config import Cell, compose, plain, scientific, typed, with_values
-from bench.kernels.cp import cp_components
+from bench.errors import UserError
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.learners.base import EpochsConfig
 from bench.learners.one_versus_all import OneVersusAll
@@ -29,8 +31,12 @@ from data_prep.one_versus_all import Part
 SAMPLES, BATCH, PIXELS = 60_000, 5_000, 784
 RANKS, CLASSES = range(1, 16), range(10)
 SOLO_RANKS = (1, 5, 10, 15)
+DATA_SETS = ("mnist", "fashion_mnist")
+RANDOM = "random images"
 FIGURE_STEPS = 12 * 10_000  # the published number of steps of each of the figure's fits
-FIGURE_STACKS = 6  # data sets x variants, each of 150 predictors
+FIGURE_PROCESSES = 2
+FIGURE_STACKS = {"mnist": 2, "fashion_mnist": 2, RANDOM: 2}  # random labels are on the originals
+LATE_SPREAD, LATE_FEW = 0.05, 4  # of a component's factors so many are negative, so many small
 RECORD_POINTS = 25
 
 
@@ -50,25 +56,75 @@ def random_images() -> Tensor:
     return torch.randint(2, (SAMPLES, PIXELS), generator=draw, dtype=torch.uint8)
 
 
-def learner_of(chosen: list[Cell], images: Tensor) -> OneVersusAll:
-    """Return a learner of cells whose data are random images with random labels."""
+def all_images() -> dict[str, Tensor]:
+    """Return the images to measure on, by name; without the data sets whose files are missing."""
+    found = {}
+    for name in DATA_SETS:
+        data = typed(plain(compose([f"data={name}"]))["data"], "data")
+        try:
+            data.files(None, download=False)
+        except UserError:
+            continue
+        found[name] = data.split(None, "train").inputs
+    return {**found, RANDOM: random_images()}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch and the compiled steps use one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def learner_of(chosen: list[Cell], images: Tensor, *, late: bool = False) -> OneVersusAll:
+    """Return a learner of cells whose labels are random.
+
+    Parameters
+    ----------
+    late : bool
+        Whether its factors are spread like those of predictors that have long trained.
+    """
     config = typed(chosen[0].config["learner"], "learner")
     learner, _ = config.build(chosen, EpochsConfig(), None)
     labels = torch.randint(10, (1, SAMPLES), generator=generator(0, "perf labels"))
     classes = [cell.config["data"]["target_class"] for cell in chosen]
     draws = torch.zeros(len(chosen), dtype=torch.int64)
     targets = torch.tensor(classes, dtype=torch.uint8)[:, None]
-    part = Part(indicator_matrix(images, 2), labels.to(torch.uint8), draws, targets)
+    part = Part(images, labels.to(torch.uint8), draws, targets)
     learner.parts = {"train": part}
+    learner.prepare()
+    if late:
+        block = learner.block
+        block.fill(block.tiled, late_factors(block.components().shape))
     return learner
 
 
-def our_step(chosen: list[Cell], images: Tensor) -> Callable[[], object]:
+def late_factors(shape: torch.Size) -> Tensor:
+    """Return factors around 1, of which a few in each component are negative and a few small."""
+    draw = generator(0, "perf late")
+    factors = 1 + LATE_SPREAD * torch.randn(shape, generator=draw)
+    share = LATE_FEW / shape[1:].numel()
+    negative = torch.rand(shape, generator=draw) < share
+    small = torch.rand(shape, generator=draw) < share
+    size = torch.rand(shape, generator=draw)
+    return torch.where(small, 0.01 * size, torch.where(negative, -size, factors))
+
+
+def our_step(chosen: list[Cell], images: Tensor, *, late: bool = False) -> Callable[[], object]:
     """Return a function that takes one training step of all cells."""
-    learner = learner_of(chosen, images)
-    optimizer = learner.configure_optimizers()
+    learner = learner_of(chosen, images, late=late)
     batches = _batches()
-    return lambda: learner.train_step(next(batches), optimizer)
+    return lambda: learner.train_step(next(batches))
+
+
+def dense_products(components: int) -> Callable[[], object]:
+    """Return the two float32 products alone that a dense formulation needs."""
+    table, images = torch.randn(components, PIXELS), torch.randn(PIXELS, BATCH)
+    return lambda: (table @ images) @ images.T
 
 
 def published_step(rank: int, images: Tensor) -> Callable[[], Tensor]:
@@ -105,59 +161,71 @@ def _batches() -> Iterator[Tensor]:
 
 def measure(rounds: int) -> list[tuple[str, str]]:
     """Return the table's rows: what was measured, and the number with its unit."""
-    images = random_images()
-    stack = cells(RANKS, CLASSES)
+    images = all_images()
+    with one_thread():
+        rows = steps(images, rounds)
+        rows.append(("largest relative error of values, gradients", accuracy(images[RANDOM])))
+    return [*rows, records_cost(cells(RANKS, CLASSES))]
+
+
+def steps(images: Mapping[str, Tensor], rounds: int) -> list[tuple[str, str]]:
+    """Return the rows on single steps, and on the whole figure that is made of them."""
+    stack, first = cells(RANKS, CLASSES), next(iter(images.values()))
     components = sum(cell.config["model"]["rank"] for cell in stack)
-    left, right = torch.randn(components, PIXELS), torch.randn(PIXELS, BATCH)
-    cases: dict[str, Callable[[], object]] = {"product": lambda: left @ right}
-    cases |= {f"published {rank}": published_step(rank, images) for rank in RANKS}
-    cases |= {f"solo {rank}": our_step(cells([rank], [0]), images) for rank in SOLO_RANKS}
-    times = medians({**cases, "stacked": our_step(stack, images)}, rounds)
-    work = 2 * components * PIXELS * BATCH  # of a product
-    peak, rate = work / times["product"], 2 * work / times["stacked"]  # one forward, one backward
+    cases: dict[str, Callable[[], object]] = {"dense": dense_products(components)}
+    cases |= {f"published {rank}": published_step(rank, first) for rank in RANKS}
+    cases |= {f"solo {rank}": our_step(cells([rank], [0]), first) for rank in SOLO_RANKS}
+    for name, some in images.items():
+        cases[f"early, {name}"] = our_step(stack, some)
+        cases[f"late, {name}"] = our_step(stack, some, late=True)
+    times = medians(cases, rounds)
     published = sum(times[f"published {rank}"] for rank in RANKS) * len(CLASSES)
-    hours = FIGURE_STEPS * FIGURE_STACKS / 3600
-    rows = [("float32 matrix product of this machine", f"{peak / 1e9:.0f} GFLOP/s")]
+    work = 4 * components * PIXELS * BATCH
+    text = f"{times['dense'] * 1e3:.0f} ms, {work / times['dense'] / 1e9:.0f} GFLOP/s"
+    rows = [(f"two dense float32 products alone, {components:,} components", text)]
     for rank in SOLO_RANKS:
         pair = ratio(times[f"published {rank}"], times[f"solo {rank}"])
         rows.append((f"one predictor of rank {rank}: published / ours", pair))
-    name = f"{len(stack)} predictors, {components:,} components: sum of published / ours stacked"
-    rows.append((name, ratio(published, times["stacked"])))
-    name = "arithmetic rate of the stacked step, two dense products counted"
-    rows.append((name, f"{rate / 1e9:.0f} GFLOP/s, {rate / peak:.0%} of the matrix product's"))
-    name = "the published figure, 900 fits of 10,000 epochs, at this speed"
-    text = f"{times['stacked'] * hours:.1f} hours ({published * hours:,.0f} published)"
-    rows.append((name, text))
-    return [*rows, *accuracy(images), records_cost(stack)]
+    for name in images:
+        for when in ("early", "late"):
+            pair = ratio(times["dense"], times[f"{when}, {name}"])
+            text = f"{len(stack)} predictors, {when} in training, {name}: dense products / step"
+            rows.append((text, pair))
+        pair = ratio(published, times[f"late, {name}"])
+        rows.append((f"{len(stack)} predictors, {name}: sum of published / ours, late", pair))
+    return [*rows, *figure_cost(times, published)]
 
 
-def accuracy(images: Tensor, steps: int = 500) -> list[tuple[str, str]]:
-    """Compare float32 values and gradients with float64, at the start and after training."""
-    chosen = cells([15], [0])
-    learner = learner_of(chosen, images)
-    optimizer = learner.configure_optimizers()
-    batches = _batches()
-    rows = [("largest relative error of values, gradients at the start", _errors(learner))]
-    for _ in range(steps):
-        learner.train_step(next(batches), optimizer)
-    return [*rows, (f"the same after {steps} steps", _errors(learner))]
+def figure_cost(times: Mapping[str, float], published: float) -> list[tuple[str, str]]:
+    """Return what the whole published figure costs, if all its data sets were measured."""
+    if not all(f"late, {name}" in times for name in FIGURE_STACKS):
+        return []
+    once = sum(count * times[f"late, {name}"] for name, count in FIGURE_STACKS.items())
+    hours, stacks = FIGURE_STEPS / FIGURE_PROCESSES / 3600, sum(FIGURE_STACKS.values())
+    name = f"the published figure, 900 fits of 10,000 epochs, {FIGURE_PROCESSES} processes"
+    return [(name, f"{once * hours:.1f} hours ({published * stacks * hours:,.0f} published)")]
 
 
-def _errors(learner: OneVersusAll) -> str:
-    """Return the largest error over components, relative to the norm of the exact result."""
-    (block,) = learner.stack
-    inputs = IndicatorBatch(learner.parts["train"].inputs[:BATCH], 2)
-    weights = torch.randn(len(block.factors), BATCH, generator=generator(0, "perf weights"))
+def accuracy(images: Tensor) -> str:
+    """Return the largest errors over components, relative to the norm of the exact result.
 
-    def evaluate(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        factors = block.factors.detach().to(dtype).requires_grad_()
-        values, _ = cp_components(factors, inputs)
-        (gradient,) = torch.autograd.grad((values * weights.to(dtype)).sum(), factors)
-        return values.detach().double(), gradient.double().flatten(1)
-
-    pairs = zip(evaluate(torch.float32), evaluate(torch.float64), strict=True)
-    errors = [((ours - exact).norm(dim=1) / exact.norm(dim=1)).max() for ours, exact in pairs]
-    return ", ".join(f"{error:.1e}" for error in errors)
+    For factors late in training, in float32 against float64.
+    """
+    learner = learner_of(cells([1], CLASSES), images, late=True)
+    block, indices = learner.block, torch.arange(BATCH)
+    wanted = learner.wanted("train", indices)
+    assert learner.compiled is not None
+    predictions, _ = learner.compiled.predict(block, "train", slice(0, BATCH))
+    gradient = learner.compiled.gradient(block, indices, wanted)
+    factors = block.components().double().requires_grad_()
+    inputs = IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2)
+    exact, _ = block.evaluate(factors, inputs)
+    (slope,) = torch.autograd.grad((exact - wanted).square().mean(1).sum(), factors)
+    pairs = ((predictions, exact.detach()), (gradient, slope))
+    errors = [
+        ((a.double() - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)) for a, b in pairs
+    ]
+    return ", ".join(f"{error.max():.1e}" for error in errors)
 
 
 def records_cost(stack: list[Cell]) -> tuple[str, str]:

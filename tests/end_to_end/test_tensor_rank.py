@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from bench.report import load_runs
+from bench.tracking.records import RECORD_FILE, read_record
 
 SMALL = ["classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
 
@@ -109,6 +110,7 @@ def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
     with monkeypatch.context() as patch:
         patch.setattr("bench.callbacks.Progress.on_train_epoch_end", _cut_after(2))
+        patch.setattr("torch.backends.cpu.get_cpu_capability", lambda: "ANOTHER")
         code, _, error = rankbench(
             "bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}"
         )
@@ -121,12 +123,15 @@ def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path
     straight, resumed = (
         load_runs(tmp_path / name, "tensor_rank").sort_index() for name in ("straight", "cut")
     )
-    numbers = ["train_error", "test_error", "train_loss", "epoch"]
+    numbers = ["train_error", "running_train_error", "test_error", "train_loss", "epoch"]
     pd.testing.assert_frame_equal(straight[numbers], resumed[numbers], check_exact=True)
     assert (resumed.attempt == 2).all()
     for key in straight.index:
         weights = [(tmp_path / n / "tensor_rank" / key / "model.pt") for n in ("straight", "cut")]
         assert weights[0].read_bytes() == weights[1].read_bytes()
+        record = read_record(tmp_path / "cut" / "tensor_rank" / key / RECORD_FILE)
+        own = torch.backends.cpu.get_cpu_capability()
+        assert record["host"]["instruction_sets"] == sorted(["ANOTHER", own])
 
 
 @pytest.mark.slow

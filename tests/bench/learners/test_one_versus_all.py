@@ -1,5 +1,9 @@
 """Stacked training against the obvious loop, and against training alone."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -248,7 +252,43 @@ def test_the_memory_estimate_grows_linearly_with_the_components():
     config = typed(GRID[0].config["learner"], "learner")
     sizes = [config.memory([cell(model__rank=rank)] * 10) for rank in (10, 20, 40)]
     assert sizes[2] - sizes[1] == pytest.approx(2 * (sizes[1] - sizes[0]), rel=1e-6)
-    assert sizes[0] < 50e6
+    assert sizes[0] < 100e6
+
+
+GROWTH = """
+from pathlib import Path
+from bench.config import typed
+from bench.learners.base import EpochsConfig
+from test_one_versus_all import MNIST, cell
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+cells = [cell(data=MNIST, model__rank=rank) for rank in range(1, 16) for _ in range(10)]
+config = typed(cells[0].config["learner"], "learner")
+before = peak()
+learner, data = config.build(cells, EpochsConfig(), None)
+learner.parts = data.parts
+learner.prepare()
+learner.train_step(data.batches(0)[0])
+learner.errors("test")
+print((peak() - before) / config.memory(cells))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="asks Linux for the peak")
+def test_the_memory_estimate_is_right_for_mnist():
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    call = [sys.executable, "-c", GROWTH]
+    environment = {**os.environ, "PYTHONPATH": path}
+    learner, _ = learner_of(GRID[:1])  # compiles what is not in Numba's cache yet
+    learner.train_step(torch.arange(96))
+    learner.errors("test")
+    found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    assert 0.75 < float(found.stdout) < 1.25
 
 
 def test_a_checkpoint_of_another_grid_is_refused():

@@ -5,7 +5,14 @@ import torch
 
 from bench.perf.dynamics import cp_step, hierarchical_step
 from bench.perf.regularizer import regularized_step
-from bench.perf.tensor_rank import published_step, random_images
+from bench.perf.tensor_rank import (
+    accuracy,
+    cells,
+    figure_cost,
+    our_step,
+    published_step,
+    random_images,
+)
 from bench.perf.timing import medians
 
 
@@ -36,3 +43,18 @@ def test_times_are_medians_of_interleaved_calls():
     times = medians({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, rounds=3)
     assert set(times) == {"a", "b"}
     assert all(0 < time < 0.1 for time in times.values())
+
+
+def test_our_step_takes_steps_and_is_accurate_late_in_training():
+    images = random_images()
+    step = our_step(cells([2], [0, 1]), images, late=True)
+    assert step().shape == (2,)
+    assert all(float(error) < 1e-5 for error in accuracy(images).split(", "))
+
+
+def test_the_figure_s_cost_is_counted_where_all_its_data_were_measured():
+    times = {"late, mnist": 0.03, "late, fashion_mnist": 0.05, "late, random images": 0.1}
+    ((_, text),) = figure_cost(times, 30.0)
+    assert text == "6.0 hours (3,000 published)"
+    del times["late, mnist"]
+    assert figure_cost(times, 30.0) == []

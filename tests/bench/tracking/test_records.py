@@ -12,6 +12,7 @@ import torch
 from bench.config import Cell, compose, plain, scientific
 from bench.report import load_runs
 from bench.status import Status
+from bench.tracking import provenance
 from bench.tracking import tracker as tracking
 from bench.tracking.records import DamagedRecord, read_record, record_paths, write_atomically
 from bench.tracking.tracker import Place, Tracker
@@ -51,10 +52,28 @@ def test_a_record_holds_all_that_the_design_asks_for(recorded):
         assert [point["epoch"] for point in record["curve"]] == [10, 20]
         assert record["versions"]["torch"] == torch.__version__.split("+")[0]
         assert set(record["host"]) >= {"processor", "cores"}
+        assert record["host"]["instruction_sets"] == [torch.backends.cpu.get_cpu_capability()]
+        assert record["host"]["threads"] == [torch.get_num_threads()]
         assert record["wall_time_s"] > 0
         assert str(Path.home()) not in path.read_text()
         loaded = torch.load(path.parent / "model.pt", weights_only=True)
         assert torch.equal(loaded["factors"], torch.ones(2))
+
+
+def test_the_commit_is_that_of_the_source_and_of_the_start(tmp_path, monkeypatch):
+    found = provenance.git_state.__wrapped__()
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        monkeypatch.setenv(name, str(tmp_path / "elsewhere"))
+    monkeypatch.chdir(tmp_path)
+    assert provenance.git_state.__wrapped__() == found
+    started = {"commit": "1" * 40, "dirty": False}
+    monkeypatch.setattr(provenance, "git_state", lambda: started)
+    place = Place(tmp_path, "tensor_rank", TrackingConfig(), "disabled")
+    with Tracker(cells()[:1], place) as tracker:
+        monkeypatch.setattr(provenance, "git_state", lambda: {"commit": "2" * 40, "dirty": True})
+        tracker.finish(0, Status.MAX_STEPS, {"epoch": 1})
+    (path,) = record_paths(tmp_path)
+    assert read_record(path)["git"] == started
 
 
 def test_a_relative_run_folder_is_as_good(tmp_path, monkeypatch):
