@@ -45,7 +45,9 @@ class Commands(click.Group):
             formatter.write_dl(list(SUMMARIES.items()))
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Commands, no_args_is_help=False, context_settings={"help_option_names": ["-h", "--help"]}
+)
 def rankbench() -> None:
     """Benchmarks of why trained networks generalize."""
 
@@ -57,9 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     try:
         add_installed()
         sys.exit(rankbench.main(arguments, prog_name="rankbench", standalone_mode=False) or 0)
-    except (UserError, click.UsageError) as error:
-        message = error.format_message() if isinstance(error, click.UsageError) else error
-        print(f"rankbench: {message}", file=sys.stderr)
+    except UserError as error:
+        print(f"rankbench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "rankbench"
+        message = " ".join(error.format_message().split())
+        print(f"rankbench: {message} See `{path} --help`.", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, click.Abort):
         print("rankbench: interrupted; the same command goes on from here", file=sys.stderr)

@@ -97,6 +97,8 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
     parsed = parse(overrides)
     named = [str(o.input_line) for o in parsed if o.key_or_group == "benchmark"]
     require(not named, " ".join(named), f"no second benchmark beside {name}")
+    shown = [str(o.input_line) for o in parsed if o.key_or_group.startswith("benchmark.report")]
+    require(not shown, " ".join(shown), f"the report that configs/benchmark/{name}.yaml describes")
     _require_own_experiment(parsed, name)
     command = shlex.join(
         ["rankbench", "bench", name, *(o for o in overrides if not o.startswith(LOCATIONS))]

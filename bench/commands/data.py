@@ -16,7 +16,7 @@ from data_prep.images import ImageData
 from data_prep.labeled_images import LabeledImages
 
 
-@click.command(epilog="example: rankbench data mnist data.root=data")
+@click.command(epilog="Example: rankbench data mnist data.root=data")
 @click.argument("words", nargs=-1, metavar="[NAME]... [KEY=VALUE]...")
 @click.option("--show", is_flag=True, help="Draw samples into results_dir.")
 @config_dir
@@ -28,7 +28,8 @@ def command(words: tuple[str, ...], show: bool) -> None:
     """
     overrides = [str(o.input_line) for o in parse([word for word in words if "=" in word])]
     asked = [word for word in words if "=" not in word]
-    sets = {name: found for name in choices("data") if (found := _read(name, overrides))}
+    own = {name: overrides if name in asked or not asked else [] for name in choices("data")}
+    sets = {name: found for name, words in own.items() if (found := _read(name, words))}
     for name in asked:
         require(name in sets, f"the data set {name}", f"one of {', '.join(sets)}")
     chosen = [sets[name] for name in asked or sets]

@@ -8,7 +8,7 @@ from bench.commands.common import print_frame
 from bench.core.files import require_writable
 
 
-@click.command(epilog="example: rankbench perf --rounds 5 --out results/perf")
+@click.command(epilog="Example: rankbench perf --rounds 5 --out results/perf")
 @click.option("--rounds", type=click.IntRange(1), default=5, help="How often a case is measured.")
 @click.option(
     "--out",

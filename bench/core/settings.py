@@ -222,6 +222,7 @@ def _explained(error: ValidationError, schema: type, group: str) -> UserError:
         return UserError(given, "a value", f"set {given}")
     message = first["msg"].removeprefix("Value error, ")
     message = message.removeprefix("Input should be ")
+    message = f"a number {message}" if message.startswith(("greater", "less")) else message
     return UserError(f"{given}={first['input']!r}", message)
 
 

@@ -179,7 +179,9 @@ def max_epochs(cell: Cell) -> int:
     UserError
         If the cell's trainer has other arguments, which would have no effect.
     """
-    trainer: Factory = cell.trainer
+    trainer = cell.trainer
+    given = f"trainer={trainer.name} with learner={cell.learner.name}"
+    require(isinstance(trainer, Factory), given, "trainer=epochs")
     given = dict(trainer.arguments)
     epochs = given.pop("max_epochs", 1000)
     message = ", ".join(f"trainer.{name}={value}" for name, value in given.items())

@@ -62,6 +62,9 @@ class OneVersusAllConfig(LearnerConfig):
             fits = cell.optimizer.name == "Adam" and [*cell.optimizer.arguments] == ["lr"]
             hint = f"learner={self.name} takes Adam's steps itself"
             require(fits, given, "optimizer=adam with optimizer.lr alone", hint)
+            rate = cell.optimizer.arguments["lr"]
+            number = isinstance(rate, int | float) and 0 < rate < math.inf
+            require(number, f"optimizer.lr={rate}", "a number greater than 0")
         device_of(cells[0])
         for cell in cells:
             max_epochs(cell)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.report import load_runs
+from bench.store.results import load_runs
 
 BENCHMARKS = ["matrix_completion", "tensor_completion", "hierarchical_completion", "tubal_sensing"]
 
@@ -11,7 +11,7 @@ BENCHMARKS = ["matrix_completion", "tensor_completion", "hierarchical_completion
 @pytest.mark.parametrize("name", [*BENCHMARKS, "theory"])
 def test_a_benchmark_whose_runs_diverge_says_so(rankbench, tmp_path, name):
     places = [f"runs_dir={tmp_path}", f"results_dir={tmp_path / 'results'}"]
-    large = ["preset=quick", "learner.learning_rate=1e9", "trainer.max_steps=50", "seeds=[0]"]
+    large = [f"experiment={name}/quick", "optimizer.lr=1e9", "trainer.max_steps=50", "seeds=[0]"]
     code, out, error = rankbench("bench", name, *large, *places)
     assert code == 0, error
     diverged = load_runs(tmp_path, name).query("status == 'diverged'")

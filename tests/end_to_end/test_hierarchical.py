@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.report import load_runs
+from bench.store.results import load_runs
 
 SMALL = [
     "classes=[0,6]",
@@ -36,17 +36,17 @@ def test_circuits_and_cp_predictors_stand_side_by_side(rankbench, tmp_path):
         f"runs_dir={tmp_path}",
     )
     assert code == 0
-    assert "random_labels - original" in out
+    assert "random_labels vs original" in out
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["all_classes", "locality"])
-def test_every_preset_runs(rankbench, tmp_path, preset):
+@pytest.mark.parametrize("name", ["all_classes", "locality"])
+def test_every_experiment_runs(rankbench, tmp_path, name):
     short = ["trainer.max_epochs=2", "trainer.log_every_n_epochs=1", "classes=[0]", "seeds=[0]"]
     code, out, _ = rankbench(
         "bench",
         "hierarchical",
-        f"preset={preset}",
+        f"experiment=hierarchical/{name}",
         *short,
         "widths=[2]",
         "tracking.mode=disabled",
@@ -60,13 +60,13 @@ def test_every_preset_runs(rankbench, tmp_path, preset):
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("trees=[oak]", "adjacent, grid, half or cp"),
-        ("widths=[0]", "at least 1"),
-        ("coefficients=[-1]", "at least 0"),
+        ("trees=[oak]", "'grid'"),
+        ("widths=[0]", "greater than or equal to 1"),
+        ("coefficients=[-1]", "greater than or equal to 0"),
         ("learner.objective=all_classes", "classes=[0]"),
         ("learner.patch_sise=2", "patch_sise"),
         ("model.widht=2", "widht"),
-        ("preset=huge", "all_classes, locality, one_class"),
+        ("experiment=hierarchical/huge", "hierarchical/all_classes"),
     ],
 )
 def test_bad_input_is_one_line(rankbench, tmp_path, override, said):

@@ -58,7 +58,7 @@ class Widened(Settings):
         ({"rank": "three"}, "model.rank='three': expected a valid integer"),
         ({"rank": 1.5}, "model.rank=1.5"),
         ({"rank": True}, "model.rank=True"),
-        ({"rank": 0}, "model.rank=0: expected greater than or equal to 1"),
+        ({"rank": 0}, "model.rank=0: expected a number greater than or equal to 1"),
         ({"rank": 7}, "model.rank=7: expected not seven"),
         ({"kind": "c"}, "model.kind='c': expected 'a' or 'b'"),
         ({"sizes": [1, "2"]}, "model.sizes.1='2'"),
