@@ -8,8 +8,12 @@ nor on the number of threads, nor on the processor.
 
 The value of a component is a product of table rows (`bench.kernels.patterns`): that of all blanks,
 times the ratio of pattern and blank for each pattern that a sample holds. Signs need no care, and
-no logarithm loses digits. Range does: see `_scales`. A component that the ratios cannot describe,
-such as one with a factor 0, is evaluated factor by factor in float64.
+no logarithm loses digits. Range does: see `_choose_scales`; a component that float32 cannot hold on
+the way is evaluated in float64.
+
+A factor near 0 is divided by, so it is taken as at least 2**-60: that changes values by less than
+float32 can see beside the others, and leaves the factor's own gradient exact. Training does drive
+the factors of levels that hardly any sample takes to 0.
 
 Sums over samples are taken in float64: the blank's is the difference of two of them, and it is
 divided by a factor that may be small.
@@ -28,11 +32,11 @@ from numpy.typing import NDArray
 from bench.kernels.lanes import (
     LANES,
     absolute,
+    away_from_zero,
     fill,
     larger,
     load,
     narrow,
-    smaller,
     square_root,
     store,
     transpose,
@@ -43,10 +47,13 @@ from bench.kernels.patterns import BatchLists, Dictionary, Patterns
 ADAM_BETAS = (0.9, 0.999)
 ADAM_EPSILON = 1e-8
 NORMAL = np.float64(2.0**-126)  # the smallest normal float32
-LEAST_FACTOR = 2.0**-60  # of a smaller one ratios and quotients may leave float32's range
+LEAST_FACTOR = 2.0**-60  # a smaller one has no effect that float32 sees; training can reach 0
 TOP_EXPONENT = 126  # float32 holds values below 2**128
-MOST_RATIO = 2.0**240  # so that a product that starts so far below the top is still normal
-LOST_BITS, TINY_BITS = 236.0, 100.0  # see _mark_inexact
+RATIO = 2.0**127
+# Float64 holds what is between 2**-1022 and 2**1024.
+LEAST_WIDE, MOST_WIDE, RATIO_WIDE = 2.0**-960, 2.0**960, 2.0**900
+NARROW, WIDE, SINGLY = 0, 1, 2
+FAINT = 2.0**-20  # below it a difference of float64 sums loses what it is divided by
 
 
 class Tiling(NamedTuple):
@@ -124,6 +131,27 @@ class Inputs(NamedTuple):
     indices: NDArray[np.int64]
 
 
+class WideTile(NamedTuple):
+    """What `Workspace` holds for a tile in float32, in float64; touched where it is needed only.
+
+    Attributes
+    ----------
+    factors : ndarray
+        Shape (pixels * levels, LANES).
+    table : ndarray
+        Shape (rows of a stripe, LANES).
+    values : ndarray
+        Shape (batch, LANES).
+    scales : ndarray
+        Shape (3, LANES).
+    """
+
+    factors: NDArray[np.float64]
+    table: NDArray[np.float64]
+    values: NDArray[np.float64]
+    scales: NDArray[np.float64]
+
+
 class Workspace(NamedTuple):
     """Room for one thread's intermediate values.
 
@@ -143,12 +171,17 @@ class Workspace(NamedTuple):
     residuals : ndarray
         Shape (predictors of a group, batch, up to a multiple of LANES), float32.
     bounds : ndarray
-        Shape (3, LANES), float64: of each lane the product of all blanks, the product of each
-        pixel's largest factor, and the smallest factor, the last two by magnitude.
+        Shape (3, LANES), float64: of each lane the product of all blanks, and by magnitude that of
+        each pixel's largest factor, and the smallest blank, negated.
     scales : ndarray
         Shape (3, LANES), float32: what a product starts from and ends with, and its largest value.
-    slow : ndarray
-        Shape (tiles of a group, LANES), bool: which lanes are evaluated factor by factor.
+    ways : ndarray
+        Shape (tiles of a group, LANES), uint8: how each lane is evaluated: in float32 (NARROW), in
+        float64 (WIDE), or in float64 and factor by factor (SINGLY).
+    faint : ndarray
+        Shape (tiles of a group, LANES), bool: which lanes have a blank below FAINT in magnitude.
+    wide : WideTile
+        Room for a tile in float64.
     """
 
     values: NDArray[np.float32]
@@ -159,7 +192,9 @@ class Workspace(NamedTuple):
     residuals: NDArray[np.float32]
     bounds: NDArray[np.float64]
     scales: NDArray[np.float32]
-    slow: NDArray[np.bool_]
+    ways: NDArray[np.uint8]
+    faint: NDArray[np.bool_]
+    wide: WideTile
 
 
 def workspace(dictionary: Dictionary, tiling: Tiling, batch: int) -> Workspace:
@@ -181,7 +216,9 @@ def workspace(dictionary: Dictionary, tiling: Tiling, batch: int) -> Workspace:
         empty(predictors, padded),
         empty(3, LANES, dtype=torch.float64),
         empty(3, LANES),
+        empty(tiles, LANES, dtype=torch.uint8),
         empty(tiles, LANES, dtype=torch.bool),
+        WideTile(*(empty(n, LANES, dtype=torch.float64) for n in (entries, rows, batch, 3))),
     )
 
 
@@ -228,65 +265,71 @@ class Adam(NamedTuple):
 
 
 @njit(cache=True, nogil=True)
-def _find_bounds(patterns, factors, first, bounds):
-    """Find the bounds of a tile whose factors begin at row `first`; see `Workspace`."""
-    levels = patterns.levels
-    blanks, largest, least = fill(1.0), fill(1.0), fill(np.inf)
-    for pixel in range(len(patterns.blank)):
-        row = first + pixel * levels
-        blanks = blanks * widen(load(factors, row + patterns.blank[pixel]))
-        high = absolute(load(factors, row))
-        low = high
-        for level in range(1, levels):
-            magnitude = absolute(load(factors, row + level))
-            high = larger(magnitude, high)
-            low = smaller(magnitude, low)
-        largest = largest * widen(high)
-        least = smaller(widen(low), least)
-    store(bounds, 0, blanks)
-    store(bounds, 1, largest)
-    store(bounds, 2, least)
+def _factor(factors, row):
+    """Return a row of factors, none of them below LEAST_FACTOR in magnitude."""
+    return away_from_zero(load(factors, row), LEAST_FACTOR)
 
 
 @njit(cache=True, nogil=True)
-def _scales(bounds, scales, slow):
-    """Choose powers of two that keep a tile's products in float32's range.
+def _find_bounds(patterns, factors, first, bounds):
+    """Find the bounds of a tile whose factors begin at row `first`; see `Workspace`."""
+    levels = patterns.levels
+    blanks, largest, negated = fill(1.0), fill(1.0), fill(-np.inf)
+    for pixel in range(len(patterns.blank)):
+        row = first + pixel * levels
+        blank = widen(_factor(factors, row + patterns.blank[pixel]))
+        blanks = blanks * blank
+        negated = larger(negated, fill(0.0) - absolute(blank))
+        high = absolute(_factor(factors, row))
+        for level in range(1, levels):
+            high = larger(absolute(_factor(factors, row + level)), high)
+        largest = largest * widen(high)
+    store(bounds, 0, blanks)
+    store(bounds, 1, largest)
+    store(bounds, 2, negated)
+
+
+@njit(cache=True, nogil=True)
+def _choose_scales(bounds, scales, ways):
+    """Choose powers of two that keep a tile's products in float32's range, and a way for each lane.
 
     No partial product exceeds the product M of each pixel's largest factor. So products start from
     the blanks' product times the power of two that brings M just below the largest float32, and
-    are divided by it in the end. Lanes without such a power are marked as slow.
+    are divided by it in the end. The ratios' largest product is M over the blanks'; while it is in
+    range, so is every row of the table.
     """
     for lane in range(LANES):
-        blanks, largest, least = abs(bounds[0, lane]), bounds[1, lane], bounds[2, lane]
-        slow[lane] = not (
-            least >= LEAST_FACTOR
-            and blanks >= 1e-290
-            and largest < 2.0**250
-            and largest < MOST_RATIO * blanks
-        )
-        scales[:2, lane] = 1.0
-        if not slow[lane]:
-            exponent = min(TOP_EXPONENT - math.frexp(largest)[1], TOP_EXPONENT)
-            start = math.ldexp(bounds[0, lane], exponent)
-            slow[lane] = abs(start) < NORMAL and largest >= NORMAL
+        blanks, largest = abs(bounds[0, lane]), bounds[1, lane]
+        scales[0, lane] = scales[1, lane] = 1.0
+        # As comparisons of what is not a number are false, that comes here too.
+        if not (blanks >= LEAST_WIDE and largest <= MOST_WIDE and largest <= RATIO_WIDE * blanks):
+            ways[lane] = SINGLY
+            continue
+        exponent = min(TOP_EXPONENT - math.frexp(largest)[1], TOP_EXPONENT)
+        start = math.ldexp(bounds[0, lane], exponent)
+        in_range = abs(start) >= NORMAL and largest < RATIO * blanks and exponent >= -TOP_EXPONENT
+        ways[lane] = NARROW if in_range or largest < NORMAL else WIDE
+        if ways[lane] == NARROW:
             scales[0, lane] = start
             scales[1, lane] = math.ldexp(1.0, -exponent)
 
 
 @njit(cache=True, nogil=True)
-def _mark_inexact(bounds, scales, slow):
-    """Mark lanes whose products may have lost digits in passing below the smallest normal number.
+def _widen_inexact(bounds, scales, ways):
+    """Let float64 evaluate lanes that may have lost digits in passing below the normal numbers.
 
-    Such a product errs by less than 2**-149 an operation, times the ratios that follow, of which
-    the largest product is M over the blanks'. That must not matter beside the lane's largest value.
-    Where M itself is below the normal numbers there is nothing to be exact about, and neither
-    where the error is below the smallest number at all.
+    A product that has been there errs by less than 2**-149 an operation, times the ratios that
+    follow; a row that has been there, times a product with which it does not exceed M. Neither must
+    matter beside the lane's largest value, or if that is 0, at all.
     """
     for lane in range(LANES):
         blanks, largest = abs(bounds[0, lane]), bounds[1, lane]
-        ratio = largest / blanks if blanks > 0 else np.inf
-        exact = ratio * largest <= max(scales[2, lane] * 2.0**LOST_BITS, 2.0**TINY_BITS)
-        slow[lane] = slow[lane] or not (exact or largest < NORMAL)
+        if ways[lane] == NARROW and largest >= NORMAL:
+            value = scales[2, lane]
+            on_the_way = largest / blanks * largest <= max(value * 2.0**236, 2.0**100)
+            in_a_row = largest <= max(value * 2.0**100, 2.0**-10)
+            if not (on_the_way and in_a_row):
+                ways[lane] = WIDE
 
 
 @njit(cache=True, nogil=True)
@@ -297,10 +340,10 @@ def _fill_table(patterns, factors, first, stripe, table):
         pixel = patterns.pixels[i]
         blank = patterns.blank[pixel]
         source = first + pixel * levels
-        divisor = load(factors, source + blank)
+        divisor = _factor(factors, source + blank)
         for level in range(levels):
             if level != blank:
-                store(table, row, load(factors, source + level) / divisor)
+                store(table, row, _factor(factors, source + level) / divisor)
                 row += 1
     for i in range(patterns.merge_starts[stripe], patterns.merge_starts[stripe + 1]):
         parts = patterns.parts
@@ -315,7 +358,7 @@ def _multiply(inputs, factors, first, stripe, table, scales, values, place):
     stripes, batch = len(lists.row_starts), lists.row_starts.shape[1] - 1
     _fill_table(inputs.patterns, factors, first, stripe, table)
     start, unit = load(scales, 0), load(scales, 1)
-    largest = fill(np.float32(0.0))
+    largest = absolute(start - start)  # zeros
     last = stripe == stripes - 1
     for sample in range(batch):
         value = start if stripe == 0 else load(values, place + sample)
@@ -355,16 +398,37 @@ def _evaluate_lane(inputs, factors, first, lane, values, place):
 
 
 @njit(cache=True, nogil=True)
-def _evaluate_tile(inputs, factors, tile, space, place, slow):
+def _evaluate_wide(inputs, factors, first, space, place, ways):
+    """Evaluate a tile in float64, and keep the values of the lanes that ask for it."""
+    batch, wide = len(inputs.indices), space.wide
+    for row in range(len(wide.factors)):
+        store(wide.factors, row, widen(load(factors, first + row)))
+    for lane in range(LANES):
+        wide.scales[0, lane] = space.bounds[0, lane] if ways[lane] == WIDE else 1.0
+        wide.scales[1, lane] = 1.0
+    for stripe in range(len(inputs.lists.row_starts)):
+        _multiply(inputs, wide.factors, 0, stripe, wide.table, wide.scales, wide.values, 0)
+    for sample in range(batch):
+        for lane in range(LANES):
+            if ways[lane] == WIDE:
+                space.values[place + sample, lane] = wide.values[sample, lane]
+
+
+@njit(cache=True, nogil=True)
+def _evaluate_tile(inputs, factors, tile, space, place, ways, faint):
     """Fill in a tile's values, from row `place` of the workspace on."""
     first = tile * len(inputs.patterns.blank) * inputs.patterns.levels
     _find_bounds(inputs.patterns, factors, first, space.bounds)
-    _scales(space.bounds, space.scales, slow)
+    _choose_scales(space.bounds, space.scales, ways)
+    for lane in range(LANES):
+        faint[lane] = space.bounds[2, lane] > -FAINT
     for stripe in range(len(inputs.lists.row_starts)):
         _multiply(inputs, factors, first, stripe, space.table, space.scales, space.values, place)
-    _mark_inexact(space.bounds, space.scales, slow)
+    _widen_inexact(space.bounds, space.scales, ways)
+    if (ways == WIDE).any():
+        _evaluate_wide(inputs, factors, first, space, place, ways)
     for lane in range(LANES):
-        if slow[lane]:
+        if ways[lane] == SINGLY:
             _evaluate_lane(inputs, factors, first, lane, space.values, place)
 
 
@@ -375,7 +439,8 @@ def _evaluate_group(inputs, factors, tiling, group, space):
     begin = tiling.tile_starts[group]
     for tile in range(begin, tiling.tile_starts[group + 1]):
         place = (tile - begin) * _stride(batch)
-        _evaluate_tile(inputs, factors, tile, space, place, space.slow[tile - begin])
+        ways, faint = space.ways[tile - begin], space.faint[tile - begin]
+        _evaluate_tile(inputs, factors, tile, space, place, ways, faint)
 
 
 @njit(cache=True, nogil=True)
@@ -442,7 +507,7 @@ def predict(inputs, factors, tiling, groups, space, predictions, underflows):
             for lane in range(tiling.lanes[i], tiling.lanes[i] + tiling.ranks[i]):
                 tile, column = lane // LANES, lane % LANES
                 place = (tile - begin) * _stride(batch)
-                if space.slow[tile - begin, column]:
+                if space.ways[tile - begin, column] == SINGLY:
                     first = tile * entries
                     count += _evaluate_lane(inputs, factors, first, column, space.values, place)
                 else:
@@ -521,13 +586,34 @@ def _differentiate_tile(inputs, factors, tile, space, place):
                 if level != blank:
                     total = load(sums, row)
                     rest = rest - total
-                    quotient = narrow(total) / load(factors, source + level)
+                    quotient = narrow(total) / _factor(factors, source + level)
                     store(space.gradient, target + level, quotient)
                     row += 1
             if lists.blanks[pixel] == 0:
                 rest = fill(0.0)
-            quotient = narrow(rest) / load(factors, source + blank)
+            quotient = narrow(rest) / _factor(factors, source + blank)
             store(space.gradient, target + blank, quotient)
+
+
+@njit(cache=True, nogil=True)
+def _mend_faint_blanks(inputs, factors, tile, space, place, faint):
+    """Sum anew, over the samples that are blank, for the blanks that are near 0."""
+    patterns, indices = inputs.patterns, inputs.indices
+    levels, order = patterns.levels, len(patterns.blank)
+    for pixel in range(order):
+        blank = patterns.blank[pixel]
+        target = pixel * levels + blank
+        source = tile * order * levels + target
+        for lane in range(LANES):
+            factor = np.float64(factors[source, lane])
+            if not (faint[lane] and abs(factor) < FAINT):
+                continue
+            total = 0.0
+            for sample in range(len(indices)):
+                if inputs.images[indices[sample], pixel] == blank:
+                    total += space.values[place + sample, lane]
+            factor = math.copysign(max(abs(factor), LEAST_FACTOR), factor)
+            space.gradient[target, lane] = total / factor
 
 
 @njit(cache=True, nogil=True)
@@ -557,13 +643,13 @@ def _differentiate_lane(inputs, factors, first, lane, residuals, gradient):
 
 
 @njit(cache=True, nogil=True)
-def _mend_slow_lanes(inputs, factors, tiling, group, tile, space):
-    """Fill in the gradients of a tile's slow lanes."""
+def _differentiate_singly(inputs, factors, tiling, group, tile, space):
+    """Fill in the gradients of a tile's lanes that are evaluated factor by factor."""
     begin = tiling.tile_starts[group]
     first = tile * len(inputs.patterns.blank) * inputs.patterns.levels
     predictors = tiling.predictor_starts[group], tiling.predictor_starts[group + 1]
     for column in range(LANES):
-        if not space.slow[tile - begin, column]:
+        if space.ways[tile - begin, column] != SINGLY:
             continue
         lane = tile * LANES + column
         for i in range(predictors[0], predictors[1]):
@@ -613,8 +699,11 @@ def descend(inputs, state, tiling, groups, space, wanted, adam, losses):
         _weigh(tiling, group, space, batch, wanted, losses)
         begin = tiling.tile_starts[group]
         for tile in range(begin, tiling.tile_starts[group + 1]):
-            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * _stride(batch))
-            _mend_slow_lanes(inputs, factors, tiling, group, tile, space)
+            place, faint = (tile - begin) * _stride(batch), space.faint[tile - begin]
+            _differentiate_tile(inputs, factors, tile, space, place)
+            if faint.any():
+                _mend_faint_blanks(inputs, factors, tile, space, place, faint)
+            _differentiate_singly(inputs, factors, tiling, group, tile, space)
             _take_step(state, tile * entries, space.gradient, adam)
 
 
@@ -631,8 +720,11 @@ def differentiate(inputs, factors, tiling, groups, space, wanted, losses, gradie
         _weigh(tiling, group, space, batch, wanted, losses)
         begin = tiling.tile_starts[group]
         for tile in range(begin, tiling.tile_starts[group + 1]):
-            _differentiate_tile(inputs, factors, tile, space, (tile - begin) * _stride(batch))
-            _mend_slow_lanes(inputs, factors, tiling, group, tile, space)
+            place, faint = (tile - begin) * _stride(batch), space.faint[tile - begin]
+            _differentiate_tile(inputs, factors, tile, space, place)
+            if faint.any():
+                _mend_faint_blanks(inputs, factors, tile, space, place, faint)
+            _differentiate_singly(inputs, factors, tiling, group, tile, space)
             gradients[tile * entries : (tile + 1) * entries] = space.gradient
 
 

@@ -92,14 +92,17 @@ def fill(typing_context: Any, value: Any) -> Any:
     kind = VECTORS[value.name]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector = _vector(kind)
-        one = builder.insert_element(
-            ir.Constant(vector, ir.Undefined), arguments[0], ir.Constant(ir.IntType(32), 0)
-        )
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-        return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), everywhere)
+        return _filled(builder, kind, arguments[0])
 
     return kind(value), generate
+
+
+def _filled(builder: Any, kind: Lanes, number: Any) -> Any:
+    """Return a vector that holds one number in all lanes."""
+    nothing = ir.Constant(_vector(kind), ir.Undefined)
+    one = builder.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+    everywhere = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
+    return builder.shuffle_vector(one, nothing, everywhere)
 
 
 @intrinsic
@@ -161,6 +164,32 @@ def _interleaved(builder: Any, a: Any, b: Any, first: int) -> Any:
     return builder.shuffle_vector(a, b, mask)
 
 
+def _call(builder: Any, name: str, kind: Lanes, arguments: Any) -> Any:
+    """Call one of LLVM's functions of vectors."""
+    vector = _vector(kind)
+    full = f"{name}.v{LANES}f{kind.scalar.bitwidth}"
+    signature = ir.FunctionType(vector, [vector] * len(arguments))
+    return builder.call(cgutils.get_or_insert_function(builder.module, signature, full), arguments)
+
+
+@intrinsic
+def away_from_zero(typing_context: Any, value: Any, least: Any) -> Any:
+    """Return lanes of at least the magnitude `least`, float64, with the signs that they have."""
+    if not (isinstance(value, Lanes) and least == types.float64):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lanes, number = arguments
+        if value.scalar == types.float32:
+            number = builder.fptrunc(number, LLVM_SCALARS["float32"])
+        bound = _filled(builder, value, number)
+        magnitude = _call(builder, "llvm.fabs", value, [lanes])
+        small = builder.fcmp_ordered("<", magnitude, bound)
+        return builder.select(small, _call(builder, "llvm.copysign", value, [bound, lanes]), lanes)
+
+    return value(value, least), generate
+
+
 def _unary(name: str, meaning: str) -> Any:
     @intrinsic
     def apply(typing_context: Any, value: Any) -> Any:
@@ -168,11 +197,7 @@ def _unary(name: str, meaning: str) -> Any:
             return None
 
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            vector = _vector(value)
-            full = f"{name}.v{LANES}f{value.scalar.bitwidth}"
-            kind = ir.FunctionType(vector, [vector])
-            function = cgutils.get_or_insert_function(builder.module, kind, full)
-            return builder.call(function, arguments)
+            return _call(builder, name, value, arguments)
 
         return value(value), generate
 
@@ -184,25 +209,16 @@ absolute = _unary("llvm.fabs", "Return the magnitudes of lanes.")
 square_root = _unary("llvm.sqrt", "Return the square roots of lanes, correctly rounded.")
 
 
-def _chosen(comparison: str, meaning: str) -> Any:
-    @intrinsic
-    def choose(typing_context: Any, a: Any, b: Any) -> Any:
-        if not (isinstance(a, Lanes) and a == b):
-            return None
+@intrinsic
+def larger(typing_context: Any, a: Any, b: Any) -> Any:
+    """Return the larger of two vectors, lane by lane; the first where it is not a number."""
+    if not (isinstance(a, Lanes) and a == b):
+        return None
 
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            first, second = arguments
-            return builder.select(builder.fcmp_unordered(comparison, first, second), first, second)
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_unordered(">", *arguments), *arguments)
 
-        return a(a, b), generate
-
-    choose.__doc__ = meaning
-    return choose
-
-
-# A first argument that is not a number is chosen, so that it is not lost on the way.
-larger = _chosen(">", "Return the larger of two vectors, lane by lane.")
-smaller = _chosen("<", "Return the smaller of two vectors, lane by lane.")
+    return a(a, b), generate
 
 
 def _arithmetic(operation: Any, name: str) -> None:
