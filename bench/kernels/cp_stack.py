@@ -8,8 +8,8 @@ nor on the number of threads, nor on the processor.
 
 The value of a component is a product of table rows (`bench.kernels.patterns`): that of all blanks,
 times the ratio of pattern and blank for each pattern that a sample holds. Signs need no care, and
-no logarithm loses digits. Range does: see `_choose_scales`; a component that float32 cannot hold on
-the way is evaluated in float64.
+no logarithm loses digits. Range does: see `_choose_scales`. Products that might leave float32's are
+float64, which most components need late in training; rows that leave it, too, which is rare.
 
 A factor near 0 is divided by, so it is taken as at least 2**-60: that changes values by less than
 float32 can see beside the others, and leaves the factor's own gradient exact. Training does drive
@@ -33,6 +33,7 @@ from bench.kernels.lanes import (
     LANES,
     absolute,
     away_from_zero,
+    chosen,
     fill,
     larger,
     load,
@@ -52,7 +53,7 @@ TOP_EXPONENT = 126  # float32 holds values below 2**128
 RATIO = 2.0**127
 # Float64 holds what is between 2**-1022 and 2**1024.
 LEAST_WIDE, MOST_WIDE, RATIO_WIDE = 2.0**-960, 2.0**960, 2.0**900
-NARROW, WIDE, SINGLY = 0, 1, 2
+NARROW, MIXED, WIDE, SINGLY = range(4)
 FAINT = 2.0**-20  # below it a difference of float64 sums loses what it is divided by
 
 
@@ -174,10 +175,14 @@ class Workspace(NamedTuple):
         Shape (3, LANES), float64: of each lane the product of all blanks, and by magnitude that of
         each pixel's largest factor, and the smallest blank, negated.
     scales : ndarray
-        Shape (3, LANES), float32: what a product starts from and ends with, and its largest value.
+        Shape (4, LANES), float32: what a product starts from and ends with, its largest value, and
+        1 for lanes that are MIXED.
+    extremes : ndarray
+        Shape (2, LANES), float32: of tiles with such a lane, the largest magnitude in the table,
+        and the smallest one, negated.
     ways : ndarray
-        Shape (tiles of a group, LANES), uint8: how each lane is evaluated: in float32 (NARROW), in
-        float64 (WIDE), or in float64 and factor by factor (SINGLY).
+        Shape (tiles of a group, LANES), uint8: how each lane is evaluated: in float32 (NARROW), as
+        float64 products of float32 rows (MIXED), in float64 (WIDE), or factor by factor (SINGLY).
     faint : ndarray
         Shape (tiles of a group, LANES), bool: which lanes have a blank below FAINT in magnitude.
     wide : WideTile
@@ -192,6 +197,7 @@ class Workspace(NamedTuple):
     residuals: NDArray[np.float32]
     bounds: NDArray[np.float64]
     scales: NDArray[np.float32]
+    extremes: NDArray[np.float32]
     ways: NDArray[np.uint8]
     faint: NDArray[np.bool_]
     wide: WideTile
@@ -215,7 +221,8 @@ def workspace(dictionary: Dictionary, tiling: Tiling, batch: int) -> Workspace:
         empty(entries, LANES),
         empty(predictors, padded),
         empty(3, LANES, dtype=torch.float64),
-        empty(3, LANES),
+        empty(4, LANES),
+        empty(2, LANES),
         empty(tiles, LANES, dtype=torch.uint8),
         empty(tiles, LANES, dtype=torch.bool),
         WideTile(*(empty(n, LANES, dtype=torch.float64) for n in (entries, rows, batch, 3))),
@@ -308,27 +315,32 @@ def _choose_scales(bounds, scales, ways):
         exponent = min(TOP_EXPONENT - math.frexp(largest)[1], TOP_EXPONENT)
         start = math.ldexp(bounds[0, lane], exponent)
         in_range = abs(start) >= NORMAL and largest < RATIO * blanks and exponent >= -TOP_EXPONENT
-        ways[lane] = NARROW if in_range or largest < NORMAL else WIDE
+        sound = largest / blanks * largest <= 2.0**216 and largest <= 2.0**80  # see _widen_inexact
+        ways[lane] = NARROW if (in_range and sound) or largest < NORMAL else MIXED
         if ways[lane] == NARROW:
             scales[0, lane] = start
             scales[1, lane] = math.ldexp(1.0, -exponent)
 
 
 @njit(cache=True, nogil=True)
-def _widen_inexact(bounds, scales, ways):
-    """Let float64 evaluate lanes that may have lost digits in passing below the normal numbers.
+def _widen_inexact(bounds, scales, extremes, ways):
+    """Let float64 evaluate anew the lanes that may have lost digits.
 
-    A product that has been there errs by less than 2**-149 an operation, times the ratios that
-    follow; a row that has been there, times a product with which it does not exceed M. Neither must
-    matter beside the lane's largest value, or if that is 0, at all.
+    A float32 product that has been below the normal numbers on its way errs by less than 2**-149
+    an operation, times the ratios that follow; a row that has been there, times a product with
+    which it does not exceed M. Neither must matter beside the lane's largest value, or if that is
+    0, at all. Where the products are float64 already, the rows must be in float32's range.
     """
     for lane in range(LANES):
-        blanks, largest = abs(bounds[0, lane]), bounds[1, lane]
+        blanks, largest, value = abs(bounds[0, lane]), bounds[1, lane], scales[2, lane]
         if ways[lane] == NARROW and largest >= NORMAL:
-            value = scales[2, lane]
             on_the_way = largest / blanks * largest <= max(value * 2.0**236, 2.0**100)
             in_a_row = largest <= max(value * 2.0**100, 2.0**-10)
             if not (on_the_way and in_a_row):
+                ways[lane] = WIDE
+        elif ways[lane] == MIXED:
+            high, low = extremes[0, lane], -extremes[1, lane]
+            if not (low >= NORMAL and high <= RATIO):
                 ways[lane] = WIDE
 
 
@@ -352,11 +364,10 @@ def _fill_table(patterns, factors, first, stripe, table):
 
 
 @njit(cache=True, nogil=True)
-def _multiply(inputs, factors, first, stripe, table, scales, values, place):
+def _multiply(inputs, stripe, table, scales, values, place):
     """Multiply the values of a tile, from row `place` on, by a stripe's rows."""
     lists = inputs.lists
     stripes, batch = len(lists.row_starts), lists.row_starts.shape[1] - 1
-    _fill_table(inputs.patterns, factors, first, stripe, table)
     start, unit = load(scales, 0), load(scales, 1)
     largest = absolute(start - start)  # zeros
     last = stripe == stripes - 1
@@ -369,6 +380,44 @@ def _multiply(inputs, factors, first, stripe, table, scales, values, place):
             largest = larger(absolute(value), largest)
         store(values, place + sample, value)
     store(scales, 2, largest)
+
+
+@njit(cache=True, nogil=True)
+def _multiply_both(inputs, stripe, space, place):
+    """Do what `_multiply` does, and beside it in float64 for the lanes that are MIXED."""
+    lists, wide = inputs.lists, space.wide
+    stripes, batch = len(lists.row_starts), lists.row_starts.shape[1] - 1
+    start, unit, mask = load(space.scales, 0), load(space.scales, 1), load(space.scales, 3)
+    wide_start = load(wide.scales, 0)
+    largest = fill(np.float32(0.0))
+    last = stripe == stripes - 1
+    for sample in range(batch):
+        value = start if stripe == 0 else load(space.values, place + sample)
+        wide_value = wide_start if stripe == 0 else load(wide.values, sample)
+        for i in range(lists.row_starts[stripe, sample], lists.row_starts[stripe, sample + 1]):
+            row = load(space.table, lists.rows[i])
+            value = value * row
+            wide_value = wide_value * widen(row)
+        if last:
+            value = chosen(mask, narrow(wide_value), value * unit)
+            largest = larger(absolute(value), largest)
+        else:
+            store(wide.values, sample, wide_value)
+        store(space.values, place + sample, value)
+    store(space.scales, 2, largest)
+
+
+@njit(cache=True, nogil=True)
+def _extend(table, rows, extremes):
+    """Take a stripe's rows into account in the extremes of a table; see `Workspace`."""
+    high, negated = load(extremes, 0), load(extremes, 1)
+    zero = high - high
+    for row in range(rows):
+        magnitude = absolute(load(table, row))
+        high = larger(high, magnitude)
+        negated = larger(negated, zero - magnitude)
+    store(extremes, 0, high)
+    store(extremes, 1, negated)
 
 
 @njit(cache=True, nogil=True)
@@ -398,6 +447,16 @@ def _evaluate_lane(inputs, factors, first, lane, values, place):
 
 
 @njit(cache=True, nogil=True)
+def _start_mixed(space, ways):
+    """Set what `_multiply_both` starts from, and nothing yet as the table's extremes."""
+    for lane in range(LANES):
+        space.scales[3, lane] = ways[lane] == MIXED
+        space.wide.scales[0, lane] = space.bounds[0, lane] if ways[lane] == MIXED else 1.0
+        space.extremes[0, lane] = 0.0
+        space.extremes[1, lane] = -np.inf
+
+
+@njit(cache=True, nogil=True)
 def _evaluate_wide(inputs, factors, first, space, place, ways):
     """Evaluate a tile in float64, and keep the values of the lanes that ask for it."""
     batch, wide = len(inputs.indices), space.wide
@@ -407,7 +466,8 @@ def _evaluate_wide(inputs, factors, first, space, place, ways):
         wide.scales[0, lane] = space.bounds[0, lane] if ways[lane] == WIDE else 1.0
         wide.scales[1, lane] = 1.0
     for stripe in range(len(inputs.lists.row_starts)):
-        _multiply(inputs, wide.factors, 0, stripe, wide.table, wide.scales, wide.values, 0)
+        _fill_table(inputs.patterns, wide.factors, 0, stripe, wide.table)
+        _multiply(inputs, stripe, wide.table, wide.scales, wide.values, 0)
     for sample in range(batch):
         for lane in range(LANES):
             if ways[lane] == WIDE:
@@ -422,9 +482,18 @@ def _evaluate_tile(inputs, factors, tile, space, place, ways, faint):
     _choose_scales(space.bounds, space.scales, ways)
     for lane in range(LANES):
         faint[lane] = space.bounds[2, lane] > -FAINT
+    mixed = (ways == MIXED).any()
+    if mixed:
+        _start_mixed(space, ways)
     for stripe in range(len(inputs.lists.row_starts)):
-        _multiply(inputs, factors, first, stripe, space.table, space.scales, space.values, place)
-    _widen_inexact(space.bounds, space.scales, ways)
+        _fill_table(inputs.patterns, factors, first, stripe, space.table)
+        if mixed:
+            starts = inputs.patterns.row_starts
+            _extend(space.table, starts[stripe + 1] - starts[stripe], space.extremes)
+            _multiply_both(inputs, stripe, space, place)
+        else:
+            _multiply(inputs, stripe, space.table, space.scales, space.values, place)
+    _widen_inexact(space.bounds, space.scales, space.extremes, ways)
     if (ways == WIDE).any():
         _evaluate_wide(inputs, factors, first, space, place, ways)
     for lane in range(LANES):

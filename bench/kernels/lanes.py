@@ -221,6 +221,19 @@ def larger(typing_context: Any, a: Any, b: Any) -> Any:
     return a(a, b), generate
 
 
+@intrinsic
+def chosen(typing_context: Any, mask: Any, a: Any, b: Any) -> Any:
+    """Return the first of two vectors in lanes where `mask` is above 0, the second elsewhere."""
+    if not (isinstance(a, Lanes) and a == b == mask):
+        return None
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        condition = builder.fcmp_ordered(">", arguments[0], ir.Constant(_vector(a), None))
+        return builder.select(condition, *arguments[1:])
+
+    return a(mask, a, b), generate
+
+
 def _arithmetic(operation: Any, name: str) -> None:
     @intrinsic
     def apply(typing_context: Any, a: Any, b: Any) -> Any:

@@ -187,6 +187,27 @@ def test_products_that_leave_the_range_on_their_way_are_exact():
     assert underflows[0] == 0
 
 
+@pytest.mark.parametrize(("spread", "way"), [(0.1, "NARROW"), (0.7, "MIXED"), (0.02, "WIDE")])
+def test_factors_of_any_spread_are_exact_and_each_way_is_taken(spread, way):
+    problem = Problem(images_of(300, 784, 2), 2, 200, shapes=((4, 4),), stripe_rows=500)
+    draw = np.random.default_rng(0)
+    size = np.exp(spread * draw.standard_normal((3, 2, 784)))
+    blank = problem.dictionary.blank
+    size[:, blank, np.arange(784)] = 1.0
+    if way == "WIDE":  # a ratio of 1e39
+        size[:, 1 - blank[5], 5], size[:, blank[5], 5], size[:, blank[0], 0] = 1e21, 1e-18, 1e-10
+    factors = size * draw.choice([-1, 1], size.shape)
+    block = block_of([1] * 3, torch.tensor(factors, dtype=torch.float32))
+    arguments = problem.arguments(block)
+    found = np.zeros((3, 200), dtype=np.float32), np.zeros(3, dtype=np.int64)
+    cp_stack.predict(problem.inputs, block.tiled.view(-1, LANES).numpy(), *arguments, *found)
+    assert (arguments[2].ways[0, :3] == getattr(cp_stack, way)).all()
+    predictions, _, _, gradients = problem.evaluate(block)
+    exact_predictions, _, exact_gradients = problem.exact(block)
+    assert relative(predictions, exact_predictions) < 1e-5
+    assert relative(gradients, exact_gradients) < 1e-5
+
+
 def test_a_value_that_is_exactly_zero_is_no_underflow():
     problem = Problem(images_of(100, 64, 2), 2, 50)
     factors = torch.ones(1, 2, 64)
