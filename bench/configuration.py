@@ -94,12 +94,11 @@ def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
     extra = [f"hydra.searchpath=[{search}]"] if search else []
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base="1.3"):
-            config = hydra_compose(
-                "config", overrides=[*extra, *overrides], return_hydra_config=hydra
-            )
-            own = config if not hydra else config.hydra.launcher
-            OmegaConf.resolve(own)
-            return OmegaConf.to_container(own)  # pyright: ignore[reportReturnType]
+            lines = [*extra, *map(_spelled_out, overrides)]
+            config = hydra_compose("config", overrides=lines, return_hydra_config=hydra)
+            node = config.hydra.launcher if hydra else config
+            OmegaConf.resolve(node)
+            return OmegaConf.to_container(node)  # pyright: ignore[reportReturnType]
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         given = " ".join(overrides) or "the configuration"
         raise UserError(given, "what the configuration knows", _one_line(error)) from error

@@ -8,7 +8,7 @@ import click
 import pandas as pd
 
 from bench.commands.common import config_dir, print_frame, report
-from bench.configuration import choices, compose, parse
+from bench.configuration import choices, compose
 from bench.core.errors import UserError, require
 from bench.core.settings import load
 from data_prep.files import data_root
@@ -26,7 +26,7 @@ def command(words: tuple[str, ...], show: bool) -> None:
     Those asked for by NAME are downloaded or generated if they are missing; without a NAME all are
     listed. KEY=VALUE are Hydra overrides.
     """
-    overrides = [str(o.input_line) for o in parse([word for word in words if "=" in word])]
+    overrides = [word for word in words if "=" in word]
     asked = [word for word in words if "=" not in word]
     own = {name: overrides if name in asked or not asked else [] for name in choices("data")}
     sets = {name: found for name, words in own.items() if (found := _read(name, words))}
