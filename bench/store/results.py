@@ -51,6 +51,7 @@ class Results:
         `commit`, `dirty`       any   the commit of the source, and whether it was changed
         `versions`, `host`      str   packages with their versions, and the machine
         `command`               str   the command that asked for it
+        `format`                float the format of its record
         `variant`, `seed`       any   which data, and the seed of every random draw
         ``model.rank``, ...     any   a column per configuration value, by its dotted key
         ``train_error``, ...    float a column per metric: the run's last measurement
@@ -182,7 +183,7 @@ def record_paths(runs_dir: Path, benchmark: str = "*") -> list[Path]:
 
 def row_of(record: Record) -> dict[str, Any]:
     """Return a record as one row of `Results.frame`."""
-    names = ("benchmark", "attempt", "wall_time_s", "stacked_with", "created", "command")
+    names = ("benchmark", "attempt", "wall_time_s", "stacked_with", "created", "command", "format")
     return {
         **{name: getattr(record, name) for name in names},
         "status": str(record.status),

@@ -19,7 +19,7 @@ def committed():
             yield pytest.param(command, set(runs.index), id=f"{path.parent.name}: {command}")
 
 
-@pytest.mark.parametrize(("command", "keys"), committed())
+@pytest.mark.parametrize(("command", "keys"), list(committed()))
 def test_a_recorded_command_still_asks_for_its_runs(command, keys):
     _, verb, name, *overrides = shlex.split(command)
     assert verb == "bench"

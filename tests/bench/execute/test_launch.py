@@ -35,7 +35,13 @@ def start(folder, *overrides, before=""):
     command = [sys.executable, "-m", "bench.cli", "bench", "toy", "--config-dir", str(toy)]
     command += [f"runs_dir={folder}", "tracking.mode=disabled", *overrides]
     command = ["bash", "-c", f'{before} exec "$@"', "bash", *command] if before else command
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # A test that runs under `nohup` would hand its deafness to a hangup on.
+    return subprocess.Popen(command, **pipes, preexec_fn=listen_to_hangups)
+
+
+def listen_to_hangups():
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def wait_until(condition, what):
