@@ -4,6 +4,7 @@ import ast
 import io
 import subprocess
 import tokenize
+from pathlib import Path
 
 IGNORED = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
 IGNORED.add(tokenize.ENDMARKER)
@@ -28,4 +29,4 @@ def code_lines(source):
 
 if __name__ == "__main__":
     names = subprocess.check_output(["git", "ls-files", "bench/*.py", "data_prep/*.py"], text=True)
-    print(sum(code_lines(open(name).read()) for name in names.split()))
+    print(sum(code_lines(Path(name).read_text()) for name in names.split()))
