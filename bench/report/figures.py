@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -47,7 +48,8 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
             for metric, dash in dashes.items():
                 plot_summary(axis, rows, config.x, metric, style, dash)
         axis.axhline(part.reference, **REFERENCE)
-        axis.set(title=part.title, xlabel=config.label(config.x), ylabel="error", ylim=(0, None))
+        axis.set_title(fill(part.title, 36))
+        axis.set(xlabel=config.label(config.x), ylabel="error", ylim=(0, None))
         axis.set_xticks(sorted(part.rows[config.x].unique()))
         bare(axis, "y")
     entries = {words(name): style for name, style in styles.items()}
