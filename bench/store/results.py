@@ -122,7 +122,8 @@ class Results:
         damaged: Iterable[str] = (),
     ) -> "Results":
         """Return results made of rows, as of `row_of`, and of curves, both by run key."""
-        return cls(_frame(rows), _curve_frame(curves), tuple(damaged))
+        # Sums depend on the order of the runs in their last bits, and it must not on the source.
+        return cls(_frame(dict(sorted(rows.items()))), _curve_frame(curves), tuple(damaged))
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Results":

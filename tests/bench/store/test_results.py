@@ -59,9 +59,10 @@ def test_planned_runs_without_a_record_are_missing(tmp_path, cells):
     plan(tmp_path, cells, "rankbench bench toy ranks=[1,2,3]")
     write(tmp_path, cells[:2])
     results = Results.from_runs(tmp_path, "toy")
-    assert list(results.frame.index) == [cell.run_key for cell in cells]
-    assert results.frame.status.tolist() == ["max_steps"] * 2 + [MISSING] * 4
-    assert results.frame.command.iloc[-1] == "rankbench bench toy ranks=[1,2,3]"
+    keys = [cell.run_key for cell in cells]
+    assert list(results.frame.index) == sorted(keys)
+    assert results.frame.status[keys].tolist() == ["max_steps"] * 2 + [MISSING] * 4
+    assert results.frame.command[keys[-1]] == "rankbench bench toy ranks=[1,2,3]"
     assert results.finished() == {cell.run_key for cell in cells[:2]}
     assert results.damaged == ()
 
