@@ -107,6 +107,7 @@ def test_a_multirun_runs_every_combination(rankbench, tmp_path):
 def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path, monkeypatch):
     overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "trainer.max_epochs=60"]
     overrides += ["trainer.checkpoint_every_s=0", "variants=[original,random_labels]"]
+    overrides += ["trainer.log_every_n_epochs=20"]
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "after_interval", _cut_after(2))
@@ -193,6 +194,7 @@ def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
 def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, damaged):
     overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
     overrides += ["trainer.max_epochs=60", "trainer.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
+    overrides += ["trainer.log_every_n_epochs=20"]
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "after_interval", _cut_after(2))
         assert rankbench("bench", "tensor_rank", *overrides)[0] == 130

@@ -207,13 +207,13 @@ def test_idx_files(tmp_path, head, body, verified):
     folder = tmp_path / "MNIST" / "raw"
     folder.mkdir(parents=True, exist_ok=True)
     digests = {}
-    for name in MNIST.SHA256:
+    for name in MNIST.sha256:
         (folder / name).write_bytes(bytes(head) + body)
         digests[name] = hashlib.sha256(bytes(head) + body).hexdigest()
-    data = MNIST(name="mnist")
+    data = MNIST()
     with pytest.MonkeyPatch.context() as patch:
         if verified:
-            patch.setattr(MNIST, "SHA256", digests)
+            patch.setattr(MNIST, "sha256", digests)
         signal.setitimer(signal.ITIMER_REAL, SECONDS)
         with pytest.raises(UserError) as refusal:
             data.read(str(tmp_path), "train")
@@ -240,7 +240,7 @@ def test_image_files(tmp_path, one_image, cut, flips):
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     said = ""
     try:
-        images = CIFAR10(name="cifar10").read(str(tmp_path), "train").images
+        images = CIFAR10().read(str(tmp_path), "train").images
         assert images.shape == (10, 32, 32)
     except UserError as refusal:
         said = str(refusal)

@@ -111,12 +111,12 @@ def write_mnist(root):
         for name, values in (("images-idx3", images), ("labels-idx1", labels)):
             head = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4) for n in values.shape)
             (folder / f"{stem}-{name}-ubyte").write_bytes(head + values.numpy().tobytes())
-    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in MNIST.SHA256}
+    return {n: hashlib.sha256((folder / n).read_bytes()).hexdigest() for n in MNIST.sha256}
 
 
 def test_a_data_file_cut_short_under_our_feet(rankbench, tmp_path, monkeypatch):
-    monkeypatch.setattr(MNIST, "SHA256", write_mnist(tmp_path / "data"))
-    monkeypatch.setattr(MNIST, "COUNTS", {"train": 200, "test": 50})
+    monkeypatch.setattr(MNIST, "sha256", write_mnist(tmp_path / "data"))
+    monkeypatch.setattr(MNIST, "counts", {"train": 200, "test": 50})
     path = tmp_path / "data" / "MNIST" / "raw" / "train-images-idx3-ubyte"
     whole = path.read_bytes()
     overrides = [*SMALL, "data=mnist,digits", "data.batch_size=200", f"runs_dir={tmp_path / 'r'}"]

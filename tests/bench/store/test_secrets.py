@@ -78,7 +78,12 @@ def test_a_checkpoint_with_code_in_it_is_not_run(rankbench, tmp_path, monkeypatc
             return (Path.touch, (tmp_path / "executed",))
 
     overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
-    overrides += ["trainer.max_epochs=40", "trainer.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
+    overrides += [
+        "trainer.max_epochs=40",
+        "trainer.checkpoint_every_s=0",
+        "trainer.log_every_n_epochs=20",
+        f"runs_dir={tmp_path}",
+    ]
 
     def interrupt(self, learner):
         if list(tmp_path.glob("tensor_rank/.stacks/*/stack.json")):
