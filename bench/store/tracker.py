@@ -126,6 +126,7 @@ class Tracker:
             if self.runs[i] is None:
                 offline = replace(self.location.tracking, mode="offline")
                 self.location = replace(self.location, tracking=offline)
+                self.links[i] = replace(self.links[i], trouble=None)  # offline it will be whole
         if self.location.tracking.mode == "offline":
             self._guarded(i, lambda: self._open_run(i))
 

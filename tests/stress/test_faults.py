@@ -286,7 +286,8 @@ def test_the_connection_is_lost_while_runs_train(rankbench, tmp_path, monkeypatc
     assert numbers(tmp_path) == sound
     links = [json.loads(text)["wandb"] for text in records(tmp_path).values()]
     assert {link["mode"] for link in links} == {"offline"}
-    assert rankbench("runs", "--verify", f"runs_dir={tmp_path}")[0] == 0  # whole, on this machine
+    code, out, _ = rankbench("runs", "--verify", f"runs_dir={tmp_path}")
+    assert code == 0, out  # whole, on this machine
     with wandb_server(port=server.server_port):
         command = [sys.executable, "-m", "bench.cli", "sync", f"runs_dir={tmp_path}"]
         done = subprocess.run(command, capture_output=True, text=True)
