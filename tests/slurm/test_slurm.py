@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slurm
 
 CELLS = ["classes=[0,1]", "ranks=[1,2]", "seeds=[0]"]
 STARTED = []
-LONG = ["trainer.max_epochs=300", "trainer.log_every_n_epochs=2", "trainer.checkpoint_every_s=0"]
+LONG = ["trainer.max_epochs=6000", "trainer.log_every_n_epochs=50", "trainer.checkpoint_every_s=0"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=10"]
 
 
