@@ -49,12 +49,12 @@ def queue(states, count=1):
     raise AssertionError(f"no {count} jobs became {states}")
 
 
-def wait_for(runs_dir, pattern):
+def wait_for(runs_dir, pattern, count=1):
+    """Wait until so many paths match."""
     deadline = time.monotonic() + 120
-    while not (found := list(runs_dir.glob(pattern))):
-        assert time.monotonic() < deadline, f"no {pattern}"
+    while len(list(runs_dir.glob(pattern))) < count:
+        assert time.monotonic() < deadline, f"no {count} times {pattern}"
         time.sleep(0.1)
-    return found
 
 
 def weights(runs_dir):
@@ -100,7 +100,8 @@ def test_a_preempted_job_is_queued_again_and_goes_on(tmp_path, straight):
 def test_a_cancelled_job_is_reported_and_the_other_one_counts(tmp_path, straight):
     overrides = [*LONG, *SLURM, "sweep.jobs=2", "hydra.launcher.cpus_per_task=1"]
     started = bench(tmp_path, *overrides)
-    wait_for(tmp_path, "tensor_rank/.stacks/*/stack.json")
+    # A signal to a job that has no step yet is lost, so both must have begun to train.
+    wait_for(tmp_path, "tensor_rank/.stacks/*/stack.json", count=2)
     job = next(job for job in queue("RUNNING") if job.endswith("_1"))
     subprocess.run(["scancel", "--signal=KILL", job], check=True)
     out, error = started.communicate(timeout=400)
