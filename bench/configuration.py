@@ -67,6 +67,13 @@ def choices(group: str) -> list[str]:
     return sorted({path.stem for path in paths})
 
 
+def raw(choice: str) -> dict[str, Any]:
+    """Return a YAML file of a config group, such as ``benchmark/theory``, as it is written."""
+    paths = [folder / f"{choice}.yaml" for folder in FOLDERS]
+    node = OmegaConf.load(next(path for path in paths if path.is_file()))
+    return OmegaConf.to_container(node, resolve=False)  # pyright: ignore[reportReturnType]
+
+
 def benchmarks() -> list[str]:
     """Return the names of all benchmarks; `single` stands for runs that belong to none."""
     return [name for name in choices("benchmark") if name != "single"]

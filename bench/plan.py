@@ -4,7 +4,7 @@ import json
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ EXECUTION_ARGUMENTS = {
     "accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "default_root_dir",
     "enable_progress_bar", "enable_model_summary", "log_every_n_steps", "sync_batchnorm",
 }  # fmt: skip
+CLASSES, ALL = "data.target_class", "all"  # the axis that may stand for every class of the data
 # Where things lie and run is left out of recorded commands.
 LOCATIONS = ("runs_dir=", "results_dir=", "data.root=", "execution.root=", "hydra", "sweep.jobs=")
 
@@ -69,6 +70,8 @@ class Plan:
         Hydra's launcher and its settings.
     command : str
         The command that asks for the same, without places.
+    config : dict
+        The composed configuration, in which the axes of the grid are lists.
     """
 
     benchmark: str
@@ -79,6 +82,7 @@ class Plan:
     sweep: SweepConfig
     launcher: dict[str, Any]
     command: str
+    config: dict[str, Any] = field(compare=False)
 
 
 def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
@@ -100,10 +104,7 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
     shown = [str(o.input_line) for o in parsed if o.key_or_group.startswith("benchmark.report")]
     require(not shown, " ".join(shown), f"the report that configs/benchmark/{name}.yaml describes")
     _require_own_experiment(parsed, name)
-    command = shlex.join(
-        ["rankbench", "bench", name, *(o for o in overrides if not o.startswith(LOCATIONS))]
-    )
-    return _plan(name, parsed, command)
+    return _plan(name, parsed, recorded("bench", name, *overrides))
 
 
 def plan_run(overrides: Sequence[str]) -> Plan:
@@ -124,8 +125,7 @@ def plan_run(overrides: Sequence[str]) -> Plan:
     lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
     config = compose(lines)
     cell = Typing(_groups_named(parsed)).cell(config)
-    command = ["rankbench", "run", *(o for o in overrides if not o.startswith(LOCATIONS))]
-    return _of(config, [cell], lines, shlex.join(command))
+    return _of(config, [cell], lines, recorded("run", *overrides))
 
 
 def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
@@ -133,7 +133,8 @@ def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
     named = compose(lines)
     swept, fixed_keys = [], []
     for override in parsed:
-        if isinstance(named.get(override.key_or_group), list):  # an axis by its name
+        known = named.get(override.key_or_group)
+        if isinstance(known, list) or known == ALL:  # an axis by its name
             lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
         elif override.is_sweep_override():
             swept.append(override)
@@ -148,10 +149,30 @@ def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
         config = compose([*lines, *chosen]) if chosen else config
         axes = {**config["benchmark"]["axes"], **own_axes}
         axes |= {key: [get_value(config, key)] for key in fixed_keys if key in axes}
+        if axes.get(CLASSES) in (ALL, [ALL]):
+            axes[CLASSES] = typing.classes(config)
         for values in _grid(axes):
             cell = typing.cell(_with_values(config, values))
             cells[cell.run_key] = cell
     return _of(config, list(cells.values()), lines, command)
+
+
+def recorded(*words: str) -> str:
+    """Return a command as records know it: without the folders of this machine."""
+    kept = ["rankbench"]
+    for word in words:
+        key, _, path = word.partition("=")
+        if key in ("data.file", "data.path"):
+            kept.append(f"{key}={Path(path).name}")
+        elif not word.startswith(LOCATIONS):
+            kept.append(word)
+    return shlex.join(kept)
+
+
+def defaults(benchmark: str) -> dict[str, Any]:
+    """Return the configuration of a benchmark without overrides."""
+    require_benchmark(benchmark)
+    return compose(_defaults(benchmark, ()))
 
 
 def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
@@ -272,6 +293,13 @@ class Typing:
         execution = self._load("execution", shared)
         return Cell(str(config["variant"]), seed, learner=learner, **groups, execution=execution)
 
+    def classes(self, config: Mapping[str, Any]) -> list[int]:
+        """Return every class of the data of a composed configuration."""
+        data = self._load("data", config["data"])
+        known = isinstance(getattr(data, "classes", None), int)
+        require(known, f"{CLASSES}={ALL} with data={data.name}", "data with classes, or a list")
+        return list(range(data.classes))
+
     def _load(self, group: str, node: Mapping[str, Any] | None) -> Any:
         if not node:  # an empty YAML file, as regularizer=none
             return None
@@ -283,7 +311,7 @@ class Typing:
 
 
 def _of(
-    config: Mapping[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
+    config: dict[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
 ) -> Plan:
     runs_dir, results_dir = config["runs_dir"], config["results_dir"]
     require(bool(runs_dir), f"runs_dir={runs_dir}", "the path of a folder")
@@ -296,6 +324,7 @@ def _of(
         sweep=load(config["sweep"], "sweep"),
         launcher=launcher(overrides),
         command=command,
+        config=config,
     )
 
 

@@ -75,7 +75,8 @@ class ImageData(Settings, ABC):
     Attributes
     ----------
     image_shape : tuple of int
-        Height and width. Like the following, a class attribute or a property of each data set.
+        Height and width, or whatever shape samples have. Like the following, a class attribute or a
+        property of each data set.
     counts : mapping
         How many images the parts ``"train"`` and ``"test"`` have.
     classes : int
@@ -90,7 +91,7 @@ class ImageData(Settings, ABC):
     batch_size: Count = 5000
     order_seed: Natural = 0
 
-    image_shape: ClassVar[tuple[int, int]]
+    image_shape: ClassVar[tuple[int, ...]]
     counts: ClassVar[Mapping[str, int]]
     classes: ClassVar[int] = 10
     brightest: ClassVar[int] = 255

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.core.cell import Cell
 from bench.core.seeding import generator
+from bench.core.settings import identity
 from data_prep.controls import control
 from data_prep.images import ImageData, Split
 
@@ -39,8 +40,10 @@ class Problem:
         """Return what two problems must share to read the same images in the same batches."""
         own_images = control(self.variant).CHANGES_IMAGES
         sample = (self.variant, self.seed, self.data.fraction) if own_images else ()
-        data = self.data
-        return (data.name, data.levels, data.batch_size, data.order_seed, *sample)
+        shared = identity(self.data)
+        for name in ("target_class", "fraction"):
+            shared.pop(name, None)
+        return (*shared.items(), *sample)
 
 
 def problem_of(cell: Cell) -> Problem:

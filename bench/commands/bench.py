@@ -1,32 +1,53 @@
 """Run a benchmark."""
 
+from typing import Any
+
 import click
 
 from bench.commands.common import config_dir, overrides, print_damaged, report
-from bench.commands.training import locate, train
+from bench.commands.training import locate, preview, previewed, train
+from bench.configuration import benchmarks, choices, raw
 from bench.core.errors import require
 from bench.core.files import require_writable
 from bench.execute.work import Work
-from bench.plan import check, plan_benchmark
+from bench.plan import check, defaults, plan_benchmark
 from bench.report.publish import publish
 from bench.report.report_config import ReportConfig
 from bench.report.tables import markdown, sections
 from bench.store.results import Results
 from bench.store.summary import log_summary
 
+EXAMPLE = "Example: rankbench bench tensor_rank data=mnist classes=6 ranks=1,2,5"
 
-@click.command(epilog="Example: rankbench bench tensor_rank data=mnist classes=[6] ranks=[1,2,5]")
-@click.argument("name")
+
+@click.command(epilog=EXAMPLE, add_help_option=False)
+@click.argument("name", required=False)
+@click.option("-h", "--help", "asked", is_flag=True, help="Show this message; with NAME its grid.")
+@preview
 @overrides
 @config_dir
-def command(name: str, overrides: tuple[str, ...]) -> int:
+@click.pass_context
+def command(
+    context: click.Context,
+    name: str | None,
+    asked: bool,
+    cfg: str | None,
+    dry_run: bool,
+    overrides: tuple[str, ...],
+) -> int:
     """Run all cells of a benchmark that are not recorded yet, and print its table.
 
-    NAME is the benchmark; KEY=VALUE are Hydra overrides, such as data=mnist model.rank=3.
+    NAME is the benchmark; without one all are listed. KEY=VALUE are Hydra overrides, such as
+    data=mnist model.rank=3.
     """
+    if asked or not name:
+        print(_describe(name) if name else context.get_help() if asked else _list())
+        return 0
     require("=" not in name, f"the benchmark {name}", "a name before the first override")
     plan = plan_benchmark(name, overrides)
     check(plan.cells, plan.sweep.max_memory)
+    if previewed(plan, cfg, dry_run):
+        return 0
     location = locate(plan)
     require_writable(plan.results_dir / name, "results_dir")
     results = Results.from_runs(plan.runs_dir, name)
@@ -46,3 +67,30 @@ def command(name: str, overrides: tuple[str, ...]) -> int:
     log_summary(location, figure.parent)
     print(f"\nfigure: {figure}\nruns:   {location.folder}")
     return 1 if work.missing() else 0
+
+
+def _list() -> str:
+    """Return the benchmarks with their titles."""
+    known = {name: ReportConfig.of(name).title for name in benchmarks()}
+    width = max(map(len, known))
+    return "\n".join(f"{name:{width}}  {title}" for name, title in known.items())
+
+
+def _describe(name: str) -> str:
+    """Return what a benchmark consists of: its axes, experiments, cases and metrics."""
+    config, report_config = defaults(name), ReportConfig.of(name)
+    lines = [f"rankbench bench {name}: {report_config.title}", "", "axes"]
+    for key, written in raw(f"benchmark/{name}")["benchmark"]["axes"].items():
+        values = config["benchmark"]["axes"][key]
+        # An axis that stands in the YAML file as ${ranks} can be set under that name.
+        short = written[2:-1] if isinstance(written, str) and written[:2] == "${" else key
+        lines.append(f"  {short}={_value(values)}" + (f"  ({key})" if short != key else ""))
+    for group in ("experiment", "case"):
+        found = [f"  {group}={name}/{choice}" for choice in choices(f"{group}/{name}")]
+        lines += [group + "s", *found] if found else []
+    lines += ["metrics", f"  {', '.join(report_config.metrics)}", "settings: --cfg job"]
+    return "\n".join(lines)
+
+
+def _value(values: Any) -> str:
+    return ",".join(map(str, values)) if isinstance(values, list) else str(values)

@@ -1,6 +1,5 @@
 """Get, verify and show data sets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,9 @@ from bench.core.settings import load
 from data_prep.files import data_root
 from data_prep.images import ImageData
 from data_prep.labeled_images import LabeledImages
+from data_prep.own_data import OwnData
+
+COLUMNS = ["name", "train + test", "size", "state", "root", "SHA-256"]
 
 
 @click.command(epilog="Example: rankbench data mnist data.root=data")
@@ -28,26 +30,31 @@ def command(words: tuple[str, ...], show: bool) -> None:
     """
     overrides = [word for word in words if "=" in word]
     asked = [word for word in words if "=" not in word]
-    own = {name: overrides if name in asked or not asked else [] for name in choices("data")}
-    sets = {name: found for name, words in own.items() if (found := _read(name, words))}
+    known = choices("data")
     for name in asked:
-        require(name in sets, f"the data set {name}", f"one of {', '.join(sets)}")
-    chosen = [sets[name] for name in asked or sets]
-    rows = [_describe(data, config, download=bool(asked)) for data, config in chosen]
-    print_frame(pd.DataFrame(rows), "data sets")
+        require(name in known, f"the data set {name}", f"one of {', '.join(known)}")
+    chosen, rows = [], []
+    for name in asked or known:
+        config = compose([f"data={name}", *overrides])
+        try:
+            data = load(config["data"], "data")
+        except UserError as error:  # data of the user's own, which are not given
+            if asked:
+                raise
+            rows.append({"name": f"data={name}", "state": f"yours: {error.arguments[2]}"})
+            continue
+        pictures = isinstance(data, ImageData | LabeledImages)
+        require(pictures or not asked, f"the data set {name}", "one of images or arrays")
+        if pictures:
+            chosen.append((data, config))
+            rows.append(_describe(data, config, download=bool(asked)))
+    print_frame(pd.DataFrame(rows, columns=COLUMNS).fillna("-"), "data sets")
     for data, config in chosen if show else []:
         from bench.report import samples  # Matplotlib
 
         folder = Path(config["results_dir"] or config["runs_dir"])
         root = config["execution"].get("root")
         print(samples.write(data, root, folder / f"{data.name}_samples.png"))
-
-
-def _read(name: str, overrides: Sequence[str]) -> tuple[Any, dict[str, Any]] | None:
-    """Return the settings of a data set and their configuration; None of data without images."""
-    config = compose([f"data={name}", *overrides])
-    data = load(config["data"], "data")
-    return (data, config) if isinstance(data, ImageData | LabeledImages) else None
 
 
 def _describe(
@@ -69,7 +76,9 @@ def _describe(
         if download:
             raise
         report(f"{data.name}: {error}")
-        return row | {"state": "missing or damaged", "root": "-", "SHA-256": "-"}
+        return row | {"state": "missing or damaged"}
+    if not files:
+        return row | {"state": "verified", "root": "inside a dependency"}
     checksums = "\n".join(f"{path.name} {digest[:16]}..." for path, digest in files)
-    location = str(data_root(root)) if files else "inside a dependency"
-    return row | {"state": "verified", "root": location, "SHA-256": checksums or "-"}
+    location = data.location.parent if isinstance(data, OwnData) else data_root(root)
+    return row | {"state": "verified", "root": str(location), "SHA-256": checksums}

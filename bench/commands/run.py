@@ -1,6 +1,5 @@
 """Run single configurations."""
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
@@ -8,25 +7,28 @@ from itertools import product
 import click
 
 from bench.commands.common import config_dir, overrides, report
-from bench.commands.training import locate, train
+from bench.commands.training import locate, preview, previewed, train
 from bench.configuration import parse
 from bench.core.errors import require
 from bench.execute.work import Work
-from bench.plan import LOCATIONS, Plan, check, plan_run
+from bench.plan import Plan, check, plan_run, recorded
 from bench.store.record import RECORD_FILE, read_record
 
 
 @click.command(epilog="Example: rankbench run model.rank=3 variant=random_labels")
 @click.option("-m", "--multirun", is_flag=True, help="Run every combination of several values.")
+@preview
 @overrides
 @config_dir
-def command(multirun: bool, overrides: tuple[str, ...]) -> int:
+def command(multirun: bool, cfg: str | None, dry_run: bool, overrides: tuple[str, ...]) -> int:
     """Run one configuration, or with -m every combination of comma-separated values.
 
     KEY=VALUE are Hydra overrides, such as data=mnist model.rank=3.
     """
     plan = _plan_all(overrides) if multirun else plan_run(overrides)
     check(plan.cells, plan.sweep.max_memory)
+    if previewed(plan, cfg, dry_run):
+        return 0
     location = locate(plan)
     work = Work(plan.cells, location, plan.sweep, plan.launcher)
     pending = work.pending()
@@ -59,8 +61,7 @@ def _plan_all(overrides: Sequence[str]) -> Plan:
     ]
     plans = [plan_run(chosen) for chosen in product(*choices)]
     cells = {cell.run_key: cell for plan in plans for cell in plan.cells}
-    words = [word for word in overrides if not word.startswith(LOCATIONS)]
-    command = shlex.join(["rankbench", "run", "-m", *words])
+    command = recorded("run", "-m", *overrides)
     whole = replace(plans[0], cells=tuple(cells.values()), command=command)
     for plan in plans:
         alike = replace(plan, cells=whole.cells, command=command) == whole

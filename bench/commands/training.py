@@ -1,14 +1,45 @@
 """What the commands that train share."""
 
+from collections.abc import Callable
+from typing import Any
+
+import click
+import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.commands.common import reachable
+from bench.core.cell import Cell
 from bench.core.files import require_writable
 from bench.execute.launch import launch
 from bench.execute.work import Work
-from bench.plan import Plan
+from bench.plan import Plan, stacks
 from bench.store.location import RunLocation
+
+
+def preview(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command show what it would train: `--cfg job`, as of Hydra's, and `--dry-run`."""
+    cfg = click.option("--cfg", type=click.Choice(["job"]), help="Print the configuration only.")
+    dry = click.option("--dry-run", is_flag=True, help="Print cells, stacks and memory only.")
+    return cfg(dry(function))
+
+
+def previewed(plan: Plan, cfg: str | None, dry_run: bool) -> bool:
+    """Print what was asked for instead of training; return whether anything was."""
+    if cfg:
+        print(yaml.safe_dump(plan.config, sort_keys=False), end="")
+    if dry_run:
+        divided = stacks(plan.cells, plan.sweep.max_memory, -(-len(plan.cells) // plan.sweep.jobs))
+        print("\n".join(_describe(stack) for stack in divided))
+        print(f"{len(plan.cells)} cells in {len(divided)} stacks, {plan.sweep.jobs} at a time")
+    return bool(cfg or dry_run)
+
+
+def _describe(stack: list[Cell]) -> str:
+    first = stack[0]
+    gigabytes = first.learner.memory(stack) / 1e9
+    variants = ", ".join(dict.fromkeys(cell.variant for cell in stack))
+    return f"{len(stack):5} cells {gigabytes:7.3f} GB  {first.data.name}  {variants}"
 
 
 def locate(plan: Plan) -> RunLocation:

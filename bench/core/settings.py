@@ -130,12 +130,16 @@ def validate(schema: type[T], values: Any, group: str) -> T:
 
 
 def as_plain(value: Any) -> Any:
-    """Return settings as nested plain values, complete with defaults; what records hold."""
+    """Return settings as nested plain values, complete with defaults; what records hold.
+
+    A field with ``compare=False`` says where something lies, not what it is, and is left out.
+    """
     if isinstance(value, Factory):
         return {"name": value.name, **as_plain(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):
         named = {"name": value.name} if isinstance(value, Settings) else {}
-        return {**named, **{f.name: as_plain(getattr(value, f.name)) for f in fields(value)}}
+        known = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
+        return {**named, **as_plain(known)}
     if isinstance(value, Mapping):
         return {name: as_plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -164,7 +168,7 @@ def identity(value: Any) -> Any:
 def _differing(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that are not at their default."""
     result = {}
-    for field in fields(value):
+    for field in (field for field in fields(value) if field.compare):
         factory = field.default_factory
         default = field.default if factory is MISSING else factory()
         if getattr(value, field.name) != default:

@@ -3,9 +3,12 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import yaml
 
 from bench.cli import SUMMARIES
+from bench.configuration import benchmarks
 
 BAD = {
     "unknown benchmark": (["bench", "tensor_ranks"], "tensor_rank"),
@@ -51,6 +54,19 @@ BAD = {
     "a model that no memory holds": (
         ["run", "model.rank=99999999999999999999"],
         "sweep.max_memory",
+    ),
+    "arrays without a file": (["bench", "tensor_rank", "data=arrays"], "set data.file"),
+    "a file that is not there": (
+        ["bench", "tensor_rank", "data=arrays", "data.file=a.npz"],
+        "x and y",
+    ),
+    "a folder that is not there": (
+        ["run", "data=folder", "data.path=photos"],
+        "one folder per class",
+    ),
+    "a class of data without classes": (
+        ["bench", "tensor_rank", "data=cp_completion", "learner=dynamics"],
+        "data.target_class=all",
     ),
     "half a rank": (["bench", "tensor_rank", "ranks=[1.5]"], "model.rank"),
     "a learning rate of NaN": (["bench", "tensor_rank", "optimizer.lr=nan"], "optimizer.lr"),
@@ -142,9 +158,43 @@ def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
     assert code == 0
     assert "1,437 + 360" in out
     assert "inside a dependency" in out
-    assert out.count("missing or damaged") == 5
+    assert out.count("missing or damaged") == 7
+    assert "yours: set data.file" in out
     assert "without MNIST/raw/train-images-idx3-ubyte" in error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_benchmark_is_described_before_it_is_run(rankbench, tmp_path):
+    folder = f"runs_dir={tmp_path / 'runs'}"
+    code, out, _ = rankbench("bench")
+    assert code == 0
+    assert {line.split()[0] for line in out.splitlines()} == set(benchmarks())
+    code, out, _ = rankbench("bench", "tensor_rank", "--help")
+    assert code == 0
+    assert "ranks=1,2,3,5,8  (model.rank)" in out
+    assert "experiment=tensor_rank/published" in out
+    words = ["tensor_rank", "classes=3,5", "ranks=1,2", "seeds=0", folder]
+    code, out, _ = rankbench("bench", *words, "--dry-run")
+    assert code == 0
+    assert "12 cells in 2 stacks" in out
+    code, out, _ = rankbench("run", "model.rank=3", folder, "--cfg", "job")
+    assert code == 0
+    assert yaml.safe_load(out)["model"]["rank"] == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_own_arrays_are_benchmarked_by_one_command_that_names_no_folder(rankbench, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.integers(2, size=(60, 5)), y=np.arange(60) % 3)
+    words = [f"data.file={tmp_path / 'mine.npz'}", f"runs_dir={tmp_path / 'runs'}"]
+    words += ["ranks=1", "seeds=0", "trainer.max_epochs=2"]
+    code, out, error = rankbench("bench", "tensor_rank", "data=arrays", *words)
+    assert code == 0, error
+    assert "## mine.npz" in out
+    records = [path.read_text() for path in tmp_path.glob("runs/*/*/record.json")]
+    assert len(records) == 9  # three classes, three variants
+    assert not any(str(tmp_path) in record for record in records)
+    assert all("data.file=mine.npz" in record for record in records)
 
 
 def test_data_draws_pathfinder_and_shows_samples(rankbench, tmp_path):

@@ -3,7 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from bench.configuration import FOLDERS, benchmarks, choices, compose
 from bench.core.errors import UserError
@@ -149,10 +151,17 @@ def test_places_are_left_out_of_the_recorded_command():
     [path for path in sorted(FOLDERS[0].rglob("*.yaml")) if path.parent != FOLDERS[0]],
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
-def test_every_file_composes_against_its_settings(path):
+def test_every_file_composes_against_its_settings(path, tmp_path):
     group, *inner = path.parent.relative_to(FOLDERS[0]).parts
     name = "/".join([*inner, path.stem])
     overrides = [f"{group}={name}"] if group != "benchmark" else []
+    if path.stem in ("arrays", "folder"):  # data of the user's own
+        np.savez(tmp_path / "mine.npz", x=np.eye(20, dtype=int), y=np.arange(20) % 2)
+        for i in range(20):
+            (tmp_path / f"class_{i % 2}").mkdir(exist_ok=True)
+            Image.new("L", (4, 4), i).save(tmp_path / f"class_{i % 2}" / f"{i}.png")
+        own = {"arrays": f"data.file={tmp_path / 'mine.npz'}", "folder": f"data.path={tmp_path}"}
+        overrides.append(own[path.stem])
     benchmark = inner[0] if inner else path.stem if group == "benchmark" else "single"
     config = compose([f"benchmark={benchmark}", *overrides])
     for key, node in config.items():

@@ -18,7 +18,7 @@ from data_prep.controls import control, variants
 from data_prep.digits import Digits
 from data_prep.files import data_root
 from data_prep.images import ImageData, RawImages, Split, quantize
-from data_prep.torchvision_images import MNIST, FashionMNIST
+from data_prep.torchvision_images import EMNIST, KMNIST, MNIST, FashionMNIST
 
 
 def split(name="train", samples=4000, pixels=30, levels=3, seed=0):
@@ -303,3 +303,29 @@ def test_the_real_files_are_the_published_ones(data):
     assert test.inputs.shape == (10_000, 784)
     assert test.inputs.unique().tolist() == [0, 1]
     assert data.read(None, "train").labels.bincount().sum() == 60_000
+
+
+def _idx(values):
+    """Return uint8 values in the IDX format."""
+    header = bytes([0, 0, 8, values.ndim])
+    return header + b"".join(n.to_bytes(4, "big") for n in values.shape) + values.numpy().tobytes()
+
+
+@pytest.mark.parametrize("kind", [KMNIST, EMNIST])
+def test_torchvisions_further_sets_are_read_from_its_files(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr(kind, "counts", {"train": 3, "test": 3})
+    folder = tmp_path / kind.dataset.__name__ / "raw"
+    folder.mkdir(parents=True)
+    images = torch.arange(3 * 28 * 28).reshape(3, 28, 28).to(torch.uint8)
+    for name in kind.sha256:
+        values = torch.tensor([2, 0, 1], dtype=torch.uint8) if "labels" in name else images
+        shift = 1 if "test" in name or "t10k" in name else 0
+        (folder / name).write_bytes(_idx(values + shift if "images" in name else values))
+    data = kind(batch_size=2)
+    upright = images.mT if kind is EMNIST else images
+    for name, train in (("train", True), ("test", False)):
+        found = data.read(str(tmp_path), name)
+        theirs = kind.dataset(tmp_path, train=train, **kind.options)
+        assert torch.equal(found.images, theirs.data.mT if kind is EMNIST else theirs.data)
+        assert torch.equal(found.images, upright + (0 if train else 1))
+        assert torch.equal(found.labels, theirs.targets)
