@@ -48,7 +48,7 @@ def command(
     check(plan.cells, plan.sweep.max_memory)
     if previewed(plan, cfg, dry_run):
         return 0
-    location = locate(plan)
+    location = locate(plan, len(plan.cells) + 1)
     require_writable(plan.results_dir / name, "results_dir")
     results = Results.from_runs(plan.runs_dir, name)
     work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())

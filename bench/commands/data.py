@@ -48,7 +48,7 @@ def command(words: tuple[str, ...], show: bool) -> None:
         if pictures:
             chosen.append((data, config))
             rows.append(_describe(data, config, download=bool(asked)))
-    print_frame(pd.DataFrame(rows, columns=COLUMNS).fillna("-"), "data sets")
+    print_frame(pd.DataFrame([dict.fromkeys(COLUMNS, "-") | row for row in rows]), "data sets")
     for data, config in chosen if show else []:
         from bench.report import samples  # Matplotlib
 

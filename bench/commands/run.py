@@ -29,7 +29,7 @@ def command(multirun: bool, cfg: str | None, dry_run: bool, overrides: tuple[str
     check(plan.cells, plan.sweep.max_memory)
     if previewed(plan, cfg, dry_run):
         return 0
-    location = locate(plan)
+    location = locate(plan, len(plan.cells))
     work = Work(plan.cells, location, plan.sweep, plan.launcher)
     pending = work.pending()
     if pending:

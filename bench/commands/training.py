@@ -1,5 +1,6 @@
 """What the commands that train share."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from bench.commands.common import reachable
 from bench.core.cell import Cell
+from bench.core.errors import require
 from bench.core.files import require_writable
 from bench.execute.launch import launch
 from bench.execute.work import Work
@@ -42,8 +44,18 @@ def _describe(stack: list[Cell]) -> str:
     return f"{len(stack):5} cells {gigabytes:7.3f} GB  {first.data.name}  {variants}"
 
 
-def locate(plan: Plan) -> RunLocation:
-    """Return where a plan's runs are recorded, once it is known that they can be."""
+def locate(plan: Plan, wandb_runs: int) -> RunLocation:
+    """Return where a plan's runs are recorded, once it is known that they can be.
+
+    Parameters
+    ----------
+    plan : Plan
+        What is asked for.
+    wandb_runs : int
+        How many W&B runs that takes.
+    """
+    given, run_id = f"WANDB_RUN_ID with {wandb_runs} W&B runs", os.environ.get("WANDB_RUN_ID")
+    require(wandb_runs == 1 or not run_id, given, "one run", "unset WANDB_RUN_ID")
     require_writable(plan.runs_dir / plan.benchmark, "runs_dir")
     return RunLocation(plan.runs_dir, plan.benchmark, reachable(plan.tracking), plan.command)
 

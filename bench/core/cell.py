@@ -10,6 +10,15 @@ from bench.core.settings import Count, NonNegative, as_plain, identity, settings
 
 # The config groups that numbers depend on. A learner that does not use one leaves it None.
 SCIENCE = ("data", "model", "learner", "optimizer", "regularizer", "trainer")
+# What the names of runs for people show, and how.
+LABELED = {
+    "model.rank": "R",
+    "model.width": "W",
+    "model.init_std": "std",
+    "data.target_class": "c",
+    "data.distance": "d",
+    "regularizer.coefficient": "reg",
+}
 
 
 @settings
@@ -78,6 +87,19 @@ class Cell:
         science = {"variant": self.variant, "seed": self.seed, **known}
         text = json.dumps(science, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def label(self) -> str:
+        """A short name for people, such as ``mnist original R5 c6 s0``.
+
+        Unlike `run_key` it need not be unique.
+        """
+        words = [getattr(self.data, "name", ""), self.variant]
+        for key, letter in LABELED.items():
+            group, _, name = key.partition(".")
+            value = self.config.get(group, {}).get(name)
+            words += [f"{letter}{value}"] if value is not None else []
+        return " ".join([*words, f"s{self.seed}"])
 
     @cached_property
     def config(self) -> dict[str, Any]:

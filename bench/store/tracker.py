@@ -5,7 +5,7 @@ import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from bench.store.record import (
     write_record,
 )
 from bench.store.run_locks import Held, RunLocks
-from bench.store.wandb_runs import open_run
+from bench.store.wandb_runs import log_point, open_run
 
 WEIGHTS_FILE = "model.pt"
 # W&B runs that are open at a time: each takes file descriptors. The others are opened at their end.
@@ -133,13 +133,22 @@ class Tracker:
     def _open_run(self, i: int) -> None:
         cell = self.cells[i]
         folder = (self.location.folder / cell.run_key).absolute()
-        extra = {"run_key": cell.run_key, "attempt": self.locks.attempts[cell.run_key]}
+        extra = {
+            "run_key": cell.run_key,
+            "benchmark": self.location.benchmark,
+            "attempt": self.locks.attempts[cell.run_key],
+            "provenance": {
+                **asdict(provenance.git_state()),
+                **asdict(provenance.host(self.usage)),
+                "versions": provenance.versions(),
+            },
+        }
         run = open_run(
             folder,
             self.location.tracking,
             benchmark=self.location.benchmark,
             job_type=f"{cell.data.name}/{cell.variant}",
-            name=cell.run_key,
+            name=cell.label,
             step=self.step,
             values={**cell.config, **extra},
         )
@@ -165,7 +174,7 @@ class Tracker:
     def _log_point(self, i: int, point: Mapping[str, float]) -> None:
         run = self.runs[i]
         if run is not None:
-            self._guarded(i, lambda: run.log(dict(point), step=int(point[self.step]), commit=True))
+            self._guarded(i, lambda: log_point(run, self.step, point))
 
     def finish(
         self,
@@ -224,10 +233,14 @@ class Tracker:
             self._open(i)
             for point in self.curves[i]:
                 self._log_point(i, point)
-        run = self.runs[i]
+        run, folder = self.runs[i], self.location.folder / self.cells[i].run_key
         if run is not None:
             words = {name: _finite_or_word(value) for name, value in summary.items()}
             self._guarded(i, lambda: run.summary.update(words))
+            weights = folder / WEIGHTS_FILE
+            if self.location.tracking.models and weights.exists():
+                name = f"model-{self.cells[i].run_key}"
+                self._guarded(i, lambda: run.log_artifact(weights, name=name, type="model"))
             code = 0 if Status(summary["status"]).final else 1
             self._guarded(i, lambda: self._finish_run(i, run, code))
         self.runs[i] = None

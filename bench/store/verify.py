@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.store.record import DamagedRecord, Record, finite_or_none, read_record
 from bench.store.results import record_paths
-from bench.store.wandb_runs import number, read_wandb_file
+from bench.store.wandb_runs import BESIDE_CONFIG, number, read_wandb_file
 
 
 def verify_records(runs_dir: Path) -> list[str]:
@@ -34,8 +34,9 @@ def verify_record(path: Path) -> list[str]:
 
 
 def _differences(record: Record, stored: dict[str, Any]) -> list[str]:
-    config = {name: value for name, value in stored["config"].items() if name != "_wandb"}
-    expected = {**record.config, "run_key": record.run_key, "attempt": record.attempt}
+    config = {name: v for name, v in stored["config"].items() if name not in BESIDE_CONFIG}
+    names = ("run_key", "benchmark", "attempt")
+    expected = {**record.config, **{name: getattr(record, name) for name in names}}
     summary = finite_or_none({name: number(stored["summary"].get(name)) for name in record.metrics})
     names = list(record.curve[0]) if record.curve else []
     curve = [{name: number(row.get(name)) for name in names} for row in stored["history"]]
@@ -45,6 +46,5 @@ def _differences(record: Record, stored: dict[str, Any]) -> list[str]:
         "the status": (record.status, stored["summary"].get("status")),
         "the curve": (record.curve, finite_or_none(curve) if record.curve else []),
         "the run id": (record.wandb.run_id, stored.get("run_id")),
-        "the group": (record.benchmark, stored.get("group")),
     }
     return [name for name, (ours, theirs) in pairs.items() if ours != theirs]

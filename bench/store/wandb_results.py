@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from bench.store.results import MISSING, Results, flatten, measurements
-from bench.store.wandb_runs import number, read_wandb_file, wandb_file
+from bench.store.wandb_runs import BESIDE_CONFIG, number, read_wandb_file, wandb_file
 
 
 def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
@@ -22,7 +22,7 @@ def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
         stored = list(pool.map(read_wandb_file, files))
     rows, curves = {}, {}
     for file, run in zip(files, stored, strict=True):
-        config = {name: v for name, v in run["config"].items() if name != "_wandb"}
+        config = {name: v for name, v in run["config"].items() if name not in BESIDE_CONFIG}
         summary = {name: number(value) for name, value in run["summary"].items()}
         key, attempt = config.pop("run_key", file.parents[2].name), config.pop("attempt", None)
         curves[key] = [
@@ -30,7 +30,7 @@ def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
             for point in run["history"]
         ]
         rows[key] = {
-            "benchmark": run["group"],
+            "benchmark": config.pop("benchmark", benchmark),
             "status": summary.pop("status", MISSING),
             "attempt": attempt,
             "wall_time_s": summary.pop("wall_time_s", None),

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -15,14 +16,13 @@ import wandb
 from wandb.sdk.mailbox import MailboxClosedError
 from wandb.util import get_core_path
 
+from bench.core.errors import require
 from bench.core.settings import settings
 
-# Which direction is better; W&B has no goals any more, so the summary's aggregation says it.
-BETTER = {
-    **dict.fromkeys(["train_error", "validation_error", "test_error"], "min"),
-    **dict.fromkeys(["train_loss", "validation_loss", "reconstruction_error"], "min"),
-    **dict.fromkeys(["train_accuracy", "validation_accuracy", "test_accuracy"], "max"),
-}
+# Which way a metric is better, by the end of its name: W&B has no goals any more, so the summary's
+# aggregation says it.
+BETTER = {"error": "min", "loss": "min", "accuracy": "max"}
+BESIDE_CONFIG = ("_wandb", "provenance")  # in the configuration of a W&B run, not of its cell
 FLUSH_SECONDS = 5  # how much of a curve a killed run may lose
 PATIENCE_SECONDS = 30  # how long a W&B server that does not answer is waited for
 
@@ -31,17 +31,30 @@ PATIENCE_SECONDS = 30  # how long a W&B server that does not answer is waited fo
 class TrackingConfig:
     """Settings of `configs/tracking/`.
 
+    What is not given is what W&B's own environment variables say. `WANDB_TAGS`, `WANDB_NAME` and
+    `WANDB_RUN_GROUP` are heeded too.
+
     Parameters
     ----------
     mode : str
-        ``"offline"``, ``"online"`` or ``"disabled"``.
+        ``"offline"``, ``"online"`` or ``"disabled"``; by default `WANDB_MODE`, else offline.
     project, entity : str
-        Where online runs go.
+        Where online runs go; by default `WANDB_PROJECT` and `WANDB_ENTITY`.
+    models : bool
+        Whether the weights of each run are logged as an artifact of the type ``"model"``.
     """
 
-    mode: Literal["offline", "online", "disabled"] = "offline"
-    project: str = "rankbench"
-    entity: str | None = None
+    mode: Literal["offline", "online", "disabled"] = field(default_factory=lambda: _mode())
+    project: str = field(default_factory=lambda: os.environ.get("WANDB_PROJECT") or "rankbench")
+    entity: str | None = field(default_factory=lambda: os.environ.get("WANDB_ENTITY") or None)
+    models: bool = False
+
+
+def _mode() -> Any:
+    mode = os.environ.get("WANDB_MODE") or "offline"
+    expected = "offline, online or disabled"
+    require(mode in ("offline", "online", "disabled"), f"WANDB_MODE={mode}", expected)
+    return mode
 
 
 def offline_reason() -> str:
@@ -89,22 +102,23 @@ def open_run(
     config : TrackingConfig
         Mode, project and entity.
     benchmark, job_type, name : str
-        The run's group, job type and display name.
+        The run's group, job type and display name, unless W&B's environment variables name others.
     step : str
         The metric that the others are plotted against, if there are curves.
     values : mapping
         The run's configuration.
     """
+    tags = os.environ.get("WANDB_TAGS", "")
     arguments: dict[str, Any] = dict(
         project=config.project,
         entity=config.entity,
         dir=str(folder.absolute()),  # the W&B service may live in another folder
         mode=config.mode,
         reinit="create_new",
-        group=benchmark,
+        group=os.environ.get("WANDB_RUN_GROUP") or benchmark,
         job_type=job_type,
-        name=name,
-        tags=[benchmark, job_type.split("/")[-1]],
+        name=os.environ.get("WANDB_NAME") or name,
+        tags=[benchmark, job_type.split("/")[-1], *filter(None, tags.split(","))],
         config=dict(values),
         settings=wandb.Settings(
             console="off",
@@ -129,9 +143,15 @@ def open_run(
     if step:
         run.define_metric(step, hidden=True)
         run.define_metric("*", step_metric=step)
-        for metric, better in BETTER.items():
-            run.define_metric(metric, step_metric=step, summary=better)
     return run
+
+
+def log_point(run: wandb.Run, step: str, point: Mapping[str, float]) -> None:
+    """Log a point of the curves, which are plotted against `step`."""
+    for metric in point if run.step == 0 else ():
+        if better := BETTER.get(metric.rpartition("_")[2]):
+            run.define_metric(metric, step_metric=step, summary=better)
+    run.log(dict(point), step=int(point[step]), commit=True)
 
 
 def wandb_file(folder: Path) -> Path | None:

@@ -153,6 +153,15 @@ def test_every_command_explains_itself_with_an_example(name, rankbench):
     assert f"Example: rankbench {name}" in out
 
 
+def test_one_wandb_run_id_cannot_name_several_runs(rankbench, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "mine")
+    for words in (["bench", "tensor_rank"], ["run", "-m", "seed=0,1"]):
+        code, out, error = rankbench(*words, f"runs_dir={tmp_path}")
+        assert (code, out) == (2, "")
+        assert "unset WANDB_RUN_ID" in error
+    assert list(tmp_path.rglob("*.json")) == []
+
+
 def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
     code, out, error = rankbench("data", f"data.root={tmp_path}")
     assert code == 0

@@ -31,7 +31,13 @@ from bench.store.record import (
 from bench.store.results import Results, load_runs, record_paths
 from bench.store.tracker import Tracker
 from bench.store.verify import verify_records
-from bench.store.wandb_runs import TrackingConfig, offline_reason, read_wandb_file
+from bench.store.wandb_runs import (
+    TrackingConfig,
+    offline_reason,
+    open_run,
+    read_wandb_file,
+    wandb_file,
+)
 
 pytestmark = pytest.mark.usefixtures("toy_config")
 
@@ -350,3 +356,30 @@ def test_the_commit_is_of_our_own_folder_whatever_git_is_told(tmp_path):
     hooked = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told)
     assert plain.returncode == 0
     assert hooked.stdout == plain.stdout
+
+
+def test_wandbs_own_environment_variables_are_heeded_unless_settings_say_otherwise(
+    monkeypatch, tmp_path
+):
+    names = {"PROJECT": "mine", "NAME": "my run", "RUN_GROUP": "my group", "TAGS": "a,b"}
+    for name, value in names.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert TrackingConfig().mode == "disabled"
+    assert TrackingConfig(project="theirs").project == "theirs"
+    run = open_run(
+        tmp_path,
+        TrackingConfig(mode="offline"),
+        benchmark="toy",
+        job_type="digits/original",
+        name="ours",
+        step="epoch",
+        values={"seed": 0},
+    )
+    run.finish()
+    stored = read_wandb_file(wandb_file(tmp_path))
+    assert (stored["project"], stored["group"]) == ("mine", "my group")
+    assert (run.name, run.tags) == ("my run", ("toy", "original", "a", "b"))
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    with pytest.raises(UserError, match="WANDB_MODE=dryrun: expected offline, online or disabled"):
+        TrackingConfig()
