@@ -30,7 +30,8 @@ EXECUTION_ARGUMENTS = {
 }  # fmt: skip
 CLASSES, ALL = "data.target_class", "all"  # the axis that may stand for every class of the data
 # Where things lie and run is left out of recorded commands.
-LOCATIONS = ("runs_dir=", "results_dir=", "data.root=", "execution.root=", "hydra", "sweep.jobs=")
+LOCATIONS = ("runs_dir", "results_dir", "data.root", "execution.root", "sweep.jobs")
+OWN_FILES = ("data.file", "data.path")  # of which the last part is kept
 
 
 @settings
@@ -158,13 +159,14 @@ def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
 
 
 def recorded(*words: str) -> str:
-    """Return a command as records know it: without the folders of this machine."""
+    """Return a command as records know it: without folders of this machine and W&B accounts."""
     kept = ["rankbench"]
     for word in words:
         key, _, path = word.partition("=")
-        if key in ("data.file", "data.path"):
+        bare = key.lstrip("+")
+        if bare in OWN_FILES:
             kept.append(f"{key}={Path(path).name}")
-        elif not word.startswith(LOCATIONS):
+        elif bare not in LOCATIONS and not bare.startswith(("hydra", "tracking")):
             kept.append(word)
     return shlex.join(kept)
 

@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -162,7 +163,7 @@ class Tracker:
         try:
             call()
         except Exception as error:
-            message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            message = without_folders(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self.links[i] = replace(self.links[i], trouble=self.links[i].trouble or message)
             self.runs[i] = None
 
@@ -315,4 +316,9 @@ def short_traceback(error: BaseException | None) -> str:
     summary = traceback.TracebackException(type(error), error, error and error.__traceback__)  # pyright: ignore
     for frame in summary.stack:
         frame.filename = "/".join(Path(frame.filename).parts[-3:])
-    return "".join(summary.format(chain=False))
+    return without_folders("".join(summary.format(chain=False)))
+
+
+def without_folders(text: str) -> str:
+    """Return a text with the last part of each absolute path in it alone."""
+    return re.sub(r"(?<![\w.~/])~?/(?:[^/\s'\"]+/)+", "", text)

@@ -141,7 +141,8 @@ def test_an_empty_axis_is_refused():
 
 def test_places_are_left_out_of_the_recorded_command():
     plan = plan_benchmark(
-        "tensor_rank", ["runs_dir=/a", "data.root=/b", "sweep.jobs=2", "ranks=[1]"]
+        "tensor_rank",
+        ["runs_dir=/a", "++data.root=/b", "sweep.jobs=2", "tracking.entity=me", "ranks=[1]"],
     )
     assert plan.command == "rankbench bench tensor_rank 'ranks=[1]'"
 

@@ -24,10 +24,12 @@ KEY = "0123456789abcdef" * 2 + "secretly"
 def test_what_is_written_names_no_key_path_user_or_machine(tmp_path):
     """One cell fails, so that its traceback is recorded too."""
     secret = {"WANDB_API_KEY": KEY, "USER": "somebody-with-a-name", "RANKBENCH_TOKEN": KEY}
-    code = "import bench.execute.hooks as h; h.Recorder.after_interval = lambda *_: 1 / 0; "
+    code = "import bench.execute.hooks as h; "
+    code += f"h.Recorder.after_interval = lambda *_: open('{tmp_path}/runs/{KEY[:9]}').x; "
     command = ["bench", "tensor_rank", "classes=[0]", "seeds=[0]", "variants=[original]"]
     command += ["trainer.max_epochs=2", f"runs_dir={tmp_path / 'runs'}"]
-    command += [f"results_dir={tmp_path / 'results'}"]
+    command += [f"results_dir={tmp_path / 'results'}", "tracking.entity=somebody-with-a-name"]
+    command += [f"++data.root={tmp_path / 'data'}"]
     for before, ranks in (("", "ranks=[1]"), (code, "ranks=[1,2]")):
         script = f"{before}from bench.cli import main; main()"
         done = subprocess.run(
@@ -43,7 +45,7 @@ def test_what_is_written_names_no_key_path_user_or_machine(tmp_path):
     written += [path for path in tmp_path.glob("runs/*/*/attempt.*") if path.stat().st_size]
     written += list(tmp_path.glob("results/**/*.*"))
     assert len(written) > 10
-    assert any(b"ZeroDivisionError" in path.read_bytes() for path in written)
+    assert any(b"FileNotFoundError" in path.read_bytes() for path in written)
     names = {KEY, "somebody-with-a-name", str(tmp_path), str(Path.home()), str(Path.cwd())}
     names |= {platform.node()} if len(platform.node()) > 3 else set()
     names |= {f"/home/{getpass.getuser()}", str(Path(sys.prefix))}
