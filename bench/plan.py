@@ -91,7 +91,8 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
 
     An override with several values, as in ``data=mnist,fashion_mnist``, is one more axis of the
     grid; an override of an axis' key sets the axis to that value. A benchmark that lists `cases`
-    has the cells of each of them.
+    has the cells of each of them. Those of its `baselines`, which are cases too, are added unless
+    the command says something of the case, the model or the learner.
 
     Raises
     ------
@@ -131,10 +132,10 @@ def plan_run(overrides: Sequence[str]) -> Plan:
 
 def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
     lines = _defaults(benchmark, parsed)
-    named = compose(lines)
+    known_axes = compose(lines)
     swept, fixed_keys = [], []
     for override in parsed:
-        known = named.get(override.key_or_group)
+        known = known_axes.get(override.key_or_group)
         if isinstance(known, list) or known == ALL:  # an axis by its name
             lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
         elif override.is_sweep_override():
@@ -143,19 +144,33 @@ def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
             lines.append(_line(override))
             fixed_keys.append(override.key_or_group)
     config = compose(lines)
-    typing, cells = Typing(_groups_named(parsed)), {}
-    own_axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
-    cases = [] if "case" in fixed_keys else config["benchmark"].get("cases", [])
-    for chosen in product(*_choices(swept, cases)):
-        config = compose([*lines, *chosen]) if chosen else config
-        axes = {**config["benchmark"]["axes"], **own_axes}
-        axes |= {key: [get_value(config, key)] for key in fixed_keys if key in axes}
-        if axes.get(CLASSES) in (ALL, [ALL]):
-            axes[CLASSES] = typing.classes(config)
-        for values in _grid(axes):
-            cell = typing.cell(_with_values(config, values))
-            cells[cell.run_key] = cell
+    axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
+    named = {override.key_or_group for override in parsed} - {*config["benchmark"]["axes"]}
+    cases = [] if "case" in named else config["benchmark"].get("cases", [])
+    parts = [(cases, Typing(_groups_named(parsed)))]
+    baselines = config["benchmark"].get("baselines", [])
+    if baselines and not {key.partition(".")[0] for key in named} & {"case", "model", "learner"}:
+        # What is said of trainer or optimizer is meant for the benchmark's own model.
+        parts.append((baselines, Typing(())))
+    cells = {}
+    for group, typing in parts:
+        for chosen in product(*_choices(swept, group)):
+            composed = compose([*lines, *chosen]) if chosen else config
+            for cell in _expanded(composed, axes, fixed_keys, typing):
+                cells[cell.run_key] = cell
     return _of(config, list(cells.values()), lines, command)
+
+
+def _expanded(
+    config: dict[str, Any], own_axes: Mapping[str, Any], fixed_keys: Sequence[str], typing: "Typing"
+) -> Iterator[Cell]:
+    """Yield the cells of a composed benchmark, of which the command has set some axes."""
+    axes = {**config["benchmark"]["axes"], **own_axes}
+    axes |= {key: [get_value(config, key)] for key in fixed_keys if key in axes}
+    if axes.get(CLASSES) in (ALL, [ALL]):
+        axes[CLASSES] = typing.classes(config)
+    for values in _grid(axes):
+        yield typing.cell(_with_values(config, values))
 
 
 def recorded(*words: str) -> str:

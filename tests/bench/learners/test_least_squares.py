@@ -14,7 +14,7 @@ from data_prep.digits import Digits
 
 
 def test_it_is_scikit_learn_s_ridge_regression():
-    grid = ["experiment=tensor_rank/linear_baseline", "classes=[3,5]", "ranks=[1,3]", "seeds=[0]"]
+    grid = ["case=tensor_rank/linear", "classes=[3,5]", "ranks=[1,3]", "seeds=[0]"]
     cells = plan_benchmark("tensor_rank", grid).cells
     check(cells, 1.0)
     divided = stacks(cells, 1.0, len(cells))
