@@ -289,27 +289,20 @@ def usable(frame: pd.DataFrame) -> pd.Series:
     return frame.status.isin([Status.CONVERGED, Status.MAX_STEPS])
 
 
-def settings(frame: pd.DataFrame, known: Collection[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+def settings(
+    frame: pd.DataFrame, known: Collection[str]
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Divide runs into those that differ in the `known` columns alone.
 
     Yields
     ------
-    title : str
-        What is particular to these runs; empty if all runs share one setting.
+    setting : dict
+        What is particular to these runs, by column; empty if all runs share one setting.
     part : DataFrame
         The runs.
     """
     apart = [n for n in config_columns(frame) if n not in known and n != "trainer.name"]
     varying = [name for name in apart if frame[name].nunique(dropna=False) > 1]
-    if not varying:
-        yield "", frame
-        return
-    for values, part in frame.groupby(varying, dropna=False, sort=True):
-        pairs = zip(varying, values, strict=True)
-        yield ", ".join(setting_words(name, v) for name, v in pairs if v == v), part
-
-
-def setting_words(column: str, value: Any) -> str:
-    """Return a configuration value in words; a registered name stands for its group's choice."""
-    group, _, name = column.rpartition(".")
-    return f"{group}: {value}" if name == "name" else f"{column}={value}"
+    parts = frame.groupby(varying, dropna=False, sort=True) if varying else [((), frame)]
+    for values, part in parts:
+        yield dict(zip(varying, values, strict=True)), part
