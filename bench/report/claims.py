@@ -176,9 +176,8 @@ def _finding(
     if published is None:
         rows = matching(part.rows.drop_duplicates([*config.rows]), where)
         known = _values(rows, claim, f"{claim.metric}_published", [*config.rows])
-        published = _number(known, claim, config)
-    units = unit_means(pairs, config.unit)
-    low, high = _interval(pairs, units, claim, config)
+        published = _estimate(known, config)[0]
+    number, low, high = _estimate(pairs, config)
     # Of a ratio, the runs with one of its two values.
     for factor, ends in claim.ratio.items():
         good = good[good[factor].isin([resolved(good[factor], end) for end in ends])]
@@ -186,13 +185,13 @@ def _finding(
     return Finding(
         claim=claim,
         section=part.title,
-        number=_number(pairs, claim, config),
+        number=number,
         low=low,
         high=high,
         published=published,
         pairs=len(pairs),
         expected=len(expected),
-        units=len(units),
+        units=len(unit_means(pairs, config.unit)),
         runs=len(good),
         untrained=int((~trained(part, config, curves)[good.index]).sum()),
         poor=int(poor_fits(good, config).any(axis="columns").sum()),
@@ -214,25 +213,15 @@ def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> 
     return values.set_index(keys)[["number"]].dropna()
 
 
-def _number(pairs: pd.DataFrame, claim: Claim, config: ReportConfig) -> float:
-    """Return the number that a claim is about."""
+def _estimate(pairs: pd.DataFrame, config: ReportConfig) -> tuple[float, float, float]:
+    """Return the number that a claim is about, and its interval; of two columns, their ratio."""
     if pairs.empty:
-        return UNKNOWN
-    first = pairs.iloc[:, 0]
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    first, *second = (pairs[name] for name in pairs)
     if config.summary == "median":
-        return float((first / pairs.iloc[:, 1] if claim.ratio else first).median())
-    return float(first.mean() / pairs.iloc[:, 1].mean() if claim.ratio else first.mean())
-
-
-def _interval(
-    pairs: pd.DataFrame, units: pd.DataFrame, claim: Claim, config: ReportConfig
-) -> tuple[float, float]:
-    """Return the interval of the number."""
-    if pairs.empty:
-        return UNKNOWN, UNKNOWN
-    if config.summary == "median":
-        values = pairs.iloc[:, 0] / pairs.iloc[:, 1] if claim.ratio else pairs.iloc[:, 0]
-        return float(values.min()), float(values.max())
-    columns = [units[name].to_numpy() for name in units]
-    low, high = ratio_interval(*columns) if claim.ratio else mean_interval(*columns)
-    return float(low), float(high)
+        values = first / second[0] if second else first
+        return values.median(), values.min(), values.max()
+    number = first.mean() / second[0].mean() if second else first.mean()
+    units = unit_means(pairs, config.unit).to_numpy().T
+    low, high = ratio_interval(*units) if second else mean_interval(units[0])
+    return float(number), float(low), float(high)
