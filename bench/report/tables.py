@@ -283,7 +283,7 @@ def grids(section: Section, config: ReportConfig) -> list[tuple[str, pd.DataFram
 def without_leftovers(parts: list[Section]) -> tuple[list[Section], list[str]]:
     """Return the sections that are published, and a line on each of the others."""
     left = [part for part in parts if part.leftover]
-    lines = [f"Only in table.csv: {len(part.runs)} runs of {part.title}." for part in left]
+    lines = [f"Only in table.csv: {len(part.runs)} run(s) of {part.title}." for part in left]
     return [part for part in parts if not part.leftover], lines
 
 
@@ -315,7 +315,7 @@ def latex(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = 
     """Return the tables in LaTeX, for the booktabs package; outcomes are comments."""
     parts, left = without_leftovers(parts)
     blocks = [
-        as_latex(text, f"{config.title}: {title}. {' '.join(below)}")
+        as_latex(text, f"{config.title.rstrip('.')}: {title}. {' '.join(below)}")
         for part in parts
         for title, text, below in grids(part, config)
     ]
@@ -335,12 +335,13 @@ def as_latex(text: pd.DataFrame, caption: str) -> str:
     first = cells.columns[0]
     cells[first] = cells[first].str.replace(r"^\[", "{}[", regex=True)  # not an option of \\
     numeric = [text[name].str.match(r"[(\d.+-]").all() for name in text]
-    return cells.rename(columns=lambda name: name.translate(LATEX)).to_latex(
+    table = cells.rename(columns=lambda name: name.translate(LATEX)).to_latex(
         index=False,
         escape=False,
         caption=caption.translate(LATEX),
         column_format="".join("r" if number else "l" for number in numeric),
     )
+    return table.replace("\n", "\n\\centering\n", 1)
 
 
 def csv(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = ()) -> str:
