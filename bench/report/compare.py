@@ -22,8 +22,9 @@ from bench.report.report_config import ReportConfig, in_words, options
 from bench.report.tables import sections
 from bench.store.results import config_columns, usable
 
-STATISTICS = ("difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high")
-STATISTICS += ("effect_size", "p", "p_exact")
+ENDS = ("", "_low", "_high")
+STATISTICS = ["first", "second", *(f"difference{end}" for end in ENDS)]
+STATISTICS += [*(f"ratio{end}" for end in ENDS), "effect_size", "p", "p_exact"]
 EXPERIMENT = "experiment"  # the column that tells the runs of two experiments apart
 
 
@@ -64,8 +65,8 @@ def compare(
     DataFrame
         One row per comparison: the columns that are fixed in it, as "other vs first" where they
         differ; `comparison`, as in "random_images vs original"; `pairs`, and the `units` that they
-        belong to; the mean `difference`, first minus second, with its interval (`difference_low`,
-        `difference_high`); the `ratio` of the means, first over second, with its interval;
+        belong to; the means `first` and `second`; their `difference` with its interval
+        (`difference_low`, `difference_high`); their `ratio`, first over second, with its interval;
         `effect_size`, the mean difference in units of its standard deviation; `p` of the paired t
         test and, below ten units, `p_exact` of the sign-flip test, after Benjamini and Hochberg's
         correction within each family; and `refused`, the reason where there are no numbers.
@@ -210,7 +211,14 @@ def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     difference = other - first
     mean = difference.mean()
     ratio = other.mean() / first.mean() if first.mean() else float("nan")
-    numbers = [mean, *mean_interval(difference), ratio, *ratio_interval(other, first)]
+    numbers = [
+        other.mean(),
+        first.mean(),
+        mean,
+        *mean_interval(difference),
+        ratio,
+        *ratio_interval(other, first),
+    ]
     spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
     effect = p = exact = float("nan")
     if spread > ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
@@ -239,8 +247,10 @@ def as_text(result: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     fixed = result[[name for name in result if name not in own]].map(_words)
     same = [name for name in fixed if len(fixed) > 1 and fixed[name].nunique() == 1]
     text = fixed.drop(columns=same).join(result[["comparison", "pairs", "units"]].astype(str))
+    means = result[["first", "second"]].to_numpy(float)
+    text["first, second"] = ["-" if np.isnan(a) else f"{a:.4g}, {b:.4g}" for a, b in means]
     for name, signs in (("difference", "first - second"), ("ratio", "first / second")):
-        numbers = result[[name, f"{name}_low", f"{name}_high"]].to_numpy(float)
+        numbers = result[[f"{name}{end}" for end in ENDS]].to_numpy(float)
         text[f"{signs} [95 %]"] = [_with_interval(*values) for values in numbers]
     for name, words in (("effect_size", "effect size"), ("p", "p"), ("p_exact", "p, exact")):
         if name != "p_exact" or result[name].notna().any():
