@@ -177,25 +177,15 @@ def _finding(
         rows = matching(part.rows.drop_duplicates([*config.rows]), where)
         known = _values(rows, claim, f"{claim.metric}_published", [*config.rows])
         published = _estimate(known, config)[0]
-    number, low, high = _estimate(pairs, config)
     # Of a ratio, the runs with one of its two values.
     for factor, ends in claim.ratio.items():
         good = good[good[factor].isin([resolved(good[factor], end) for end in ends])]
     good = good[good[claim.metric].notna()] if len(pairs) else good
-    return Finding(
-        claim=claim,
-        section=part.title,
-        number=number,
-        low=low,
-        high=high,
-        published=published,
-        pairs=len(pairs),
-        expected=len(expected),
-        units=len(unit_means(pairs, config.unit)),
-        runs=len(good),
-        untrained=int((~trained(part, config, curves)[good.index]).sum()),
-        poor=int(poor_fits(good, config).any(axis="columns").sum()),
-    )
+    counts = len(pairs), len(expected), len(unit_means(pairs, config.unit)), len(good)
+    untrained = int((~trained(part, config, curves)[good.index]).sum())
+    poor = int(poor_fits(good, config).any(axis="columns").sum())
+    numbers = *_estimate(pairs, config), published
+    return Finding(claim, part.title, *numbers, *counts, untrained, poor)
 
 
 def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> pd.DataFrame:

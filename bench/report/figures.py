@@ -1,5 +1,6 @@
 """The figure of a benchmark: panels of what its tables and the curves of its runs hold."""
 
+from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -34,7 +35,7 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
     """Plot the benchmark's panels: a row per section, as wide as a column or a page of a paper.
 
     Panels that would show nothing, or a single point, are left out. Where sections have different
-    panels, these follow one another, three to a row.
+    numbers of panels, these follow one another.
 
     Parameters
     ----------
@@ -56,27 +57,33 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
     rows = [row for row in plotted if row]
     if not rows:
         return plot_nothing(parts, config, results)
-    width = max(map(len, rows))
-    in_turn = len({*map(len, rows)}) > 1 or width > COLUMNS
-    if in_turn:
-        flat, width = [one for row in rows for one in row], COLUMNS
-        rows = [flat[i : i + COLUMNS] for i in range(0, len(flat), COLUMNS)]
+    if len({*map(len, rows)}) > 1:
+        rows = [[one for row in rows for one in row]]
+    lines = [line for row in rows for line in _lines(row)]
+    width = max(map(len, lines))
     with plt.rc_context(STYLE):
-        size = (COLUMN if width == 1 else PAGE, HEIGHT * len(rows) + 0.4)
+        size = (COLUMN if width == 1 else PAGE, HEIGHT * len(lines) + 0.4)
         figure = plt.figure(figsize=size, layout="constrained")
-        axes = figure.subplots(len(rows), width, squeeze=False)
+        axes = figure.subplots(len(lines), width, squeeze=False)
         dashes = dashes_of(parts, config.dash)
         entries: dict[str, Style] = {}
-        for line, row in zip(axes, rows, strict=True):
-            for axis in line[len(row) :]:
+        title = None
+        for line, row in zip(lines, axes, strict=True):
+            for axis in row[len(line) :]:
                 axis.set_axis_off()
-            for axis, one in zip(line, row, strict=False):
-                styles, leads = styles_of(parts, one.hue), in_turn or axis is line[0]
-                entries |= one.draw(axis, styles, dashes, leads)
+            for axis, one in zip(row, line, strict=False):
+                leads, title = one.title != title, one.title
+                entries |= one.draw(axis, styles_of(parts, one.hue), dashes, leads)
         handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
         columns = 2 if width == 1 else 4
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
+
+
+def _lines(row: list[PlottedPanel]) -> list[list[PlottedPanel]]:
+    """Return panels in lines of about the same length."""
+    size = ceil(len(row) / ceil(len(row) / COLUMNS))
+    return [row[i : i + size] for i in range(0, len(row), size)]
 
 
 def plot_nothing(parts: list[Section], config: ReportConfig, results: Results) -> Figure:

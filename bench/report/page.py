@@ -150,20 +150,18 @@ def _compared(result: pd.DataFrame, name: str, words: list[str]) -> Grid:
 
 def _runs_as_json(chapters: Sequence[Chapter]) -> str:
     """Return the table of all runs as JSON that can stand inside a script element."""
-    table = {"metrics": [], "rows": []}
+    rows = []
     for chapter in chapters:
-        frame, name = chapter.results.frame, chapter.name
+        frame = chapter.results.frame
         listed = chapter.config.metrics if chapter.config else ("train_error", "test_error")
-        metrics = [metric for metric in listed if metric in frame]
-        table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
-        indices = [table["metrics"].index(metric) for metric in metrics]
-        columns = [frame["data.name"], _settings(frame), frame.status, frame.wall_time_s]
-        columns += [frame.wandb_path.fillna(""), frame.index]
-        values = frame[metrics].astype(float).to_numpy()
-        for data, setting, status, time, path, key, numbers in zip(*columns, values, strict=True):
-            shown = {i: _short(v) for i, v in zip(indices, numbers, strict=True) if v == v}
-            table["rows"].append([name, data, setting, status, shown, _short(time), path, key])
-    text = json.dumps(table, separators=(",", ":"), allow_nan=False)
+        listed = [metric for metric in listed if metric in frame]
+        runs = frame.to_dict("records")
+        for key, setting, run in zip(frame.index, _settings(frame), runs, strict=True):
+            shown = {name: _short(run[name]) for name in listed if run[name] == run[name]}
+            row = [chapter.name, run["data.name"], setting, run["status"], shown]
+            path = run["wandb_path"]
+            rows.append([*row, _short(run["wall_time_s"]), path if path == path else "", key])
+    text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -171,17 +169,11 @@ def _settings(frame: pd.DataFrame) -> list[str]:
     """Return in words what tells each run of a benchmark from the others."""
     names = [name for name in config_columns(frame) if name != "data.name"]
     names = [name for name in names if frame[name].nunique(dropna=False) > 1]
-    words = [
-        [f"{_last(name)}={value}" if value == value else "" for value in frame[name]]
-        for name in names
+    last = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
+    return [
+        " ".join(f"{last[name]}={value}" for name, value in run.items() if value == value)
+        for run in frame[names].to_dict("records")
     ]
-    return [" ".join(filter(None, row)) for row in zip(*words, strict=True)] or [""] * len(frame)
-
-
-def _last(column: str) -> str:
-    """Return the last part of a dotted name; of a group's choice, the group."""
-    group, _, name = column.rpartition(".")
-    return group if name == "name" else name
 
 
 def _short(value: float) -> float | str | None:

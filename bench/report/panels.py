@@ -97,7 +97,7 @@ class PlottedPanel:
         if self.panel.inverted:
             axis.invert_xaxis()
         own = axis.get_title(loc="left")
-        axis.set_title("\n".join(filter(None, (fill(self.title, 36) if leads else "", own))))
+        axis.set_title("\n".join(filter(None, (fill(self.title, 42) if leads else "", own))))
         return entries
 
     def _summary(
@@ -122,7 +122,7 @@ class PlottedPanel:
             entries["each run"] = {"color": "0.6", "ls": "none", "marker": ".", "ms": 4}
         ticks = sorted(self.rows[self.x].unique())
         if self.panel.log:
-            axis.minorticks_off()
+            axis.xaxis.minorticks_off()
         elif self.rows[y].min() >= 0 and not y.endswith("accuracy"):
             axis.set_ylim(bottom=0)
         step = len(ticks) // 9 + 1
@@ -158,14 +158,14 @@ class PlottedPanel:
         axis.set(xlabel=config.label(self.y), ylabel="", ylim=(heights[-1] - 0.5, 0.5))
         names = [
             ", ".join(
-                config.label(name) if value is True else f"{config.label(name)} {in_words(value)}"
+                config.label(name) if value is True else config.words(name, value)
                 for name, value in row.items()
                 if value is not False
             )
             for row in self.rows[varying].to_dict("records")
         ]
-        axis.set_yticks(heights, [fill(name, 30) for name in names] if leads else [""] * len(names))
-        axis.tick_params(axis="y", labelsize=7)
+        axis.set_yticks(heights, [fill(name, 36) for name in names] if leads else [""] * len(names))
+        axis.tick_params(axis="y", labelsize=6.5)
         return entries | self._marks(axis)
 
     def _bars(self, rows: pd.DataFrame) -> np.ndarray:
@@ -194,8 +194,8 @@ class PlottedPanel:
         if len(self.panel.y) > 1:
             axis.legend()
             axis.set_ylabel("")
-        shown = [f"{self.config.label(name)} {in_words(first[name])}" for name in self.panel.where]
-        axis.set_title(", ".join([*shown, f"seed {first.seed}"]))
+        shown = [self.config.words(name, first[name]) for name in self.panel.where]
+        axis.set_title(fill(", ".join([*shown, f"seed {first.seed}"]), 26))
         return {}
 
     def _theory(self, axis: Axes, slope: float) -> dict[str, Style]:
@@ -215,8 +215,7 @@ class PlottedPanel:
 
     def _words(self, value: Any) -> str:
         """Return a value of the colored column as the legend shows it."""
-        words = in_words(value)
-        return words if isinstance(value, str) else f"{self.config.label(self.hue)} {words}"
+        return in_words(value) if isinstance(value, str) else self.config.words(self.hue, value)
 
 
 def _melted(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:

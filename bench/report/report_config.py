@@ -296,6 +296,11 @@ class ReportConfig:
         """Return the words for a column."""
         return self.labels.get(column) or NAMES.get(column) or in_words(column.rpartition(".")[2])
 
+    def words(self, column: str, value: Any) -> str:
+        """Return a column with a value: "160 epochs", or "width 8"."""
+        words = (in_words(value), self.label(column))
+        return " ".join(words if column in NAMES else words[::-1])
+
 
 def options(value: Any) -> Sequence[Any]:
     """Return the values that a condition allows, which names one or a list of them."""

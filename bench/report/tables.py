@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.core.status import Status
 from bench.report.intervals import unit_intervals
-from bench.report.report_config import NAMES, ReportConfig, in_words
+from bench.report.report_config import ReportConfig, in_words
 from bench.store.results import AT_BEST, MISSING, settings, usable
 
 # The rules by which a run's numbers are taken from its curve, and how a metric's column ends.
@@ -109,9 +109,7 @@ def _heading(
         if len(same) > 1 and len({str(other[column]) for other in same}) > 1:
             named[column] = None
         if column not in words and setting[column] == setting[column]:
-            value = in_words(setting[column])
-            counted = column in NAMES  # such as 1200 training samples
-            words[column] = " ".join((value, config.label(column))[:: 1 if counted else -1])
+            words[column] = config.words(column, setting[column])
     title = [in_words(name), *(words[n] for n in named if n in words)]
     return ", ".join(title), ", ".join(text for n, text in words.items() if n not in named)
 
