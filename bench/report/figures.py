@@ -28,6 +28,7 @@ STYLE = {
     "legend.frameon": False,
     "legend.fontsize": 7,
     "errorbar.capsize": 1.5,
+    "axes.formatter.useoffset": False,
 }
 
 
@@ -75,7 +76,8 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
                 leads, title = one.title != title, one.title
                 entries |= one.draw(axis, styles_of(parts, one.hue), dashes, leads)
         handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
-        columns = 2 if width == 1 else 4
+        longest = max(map(len, entries), default=0)
+        columns = max(1, min(4, int(size[0] / (0.45 + 0.05 * longest))))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
 

@@ -96,8 +96,10 @@ class PlottedPanel:
             entries |= self._theory(axis, self.panel.slope)
         if self.panel.inverted:
             axis.invert_xaxis()
-        own = axis.get_title(loc="left")
-        axis.set_title("\n".join(filter(None, (fill(self.title, 42) if leads else "", own))))
+        own = [self.config.words(name, self.runs[name].iloc[0]) for name in self.panel.where]
+        own += [f"seed {self._first().seed}"] * (kind == "one run")
+        titles = [fill(self.title, 42) if leads else "", fill(", ".join(own), 28)]
+        axis.set_title("\n".join(filter(None, titles)))
         return entries
 
     def _summary(
@@ -107,26 +109,26 @@ class PlottedPanel:
         y, config, entries = self.y, self.config, {}
         apart = [name for name in config.rows if name not in (self.x, self.hue)] or self.hue
         for value, style in styles.items():
-            rows = self.rows[self.rows[self.hue] == value].sort_values(self.x)
+            rows = self.rows[self.rows[self.hue] == value].dropna(subset=y).sort_values(self.x)
             for _, line in rows.groupby(apart, dropna=False):
                 dash = dashes[line[config.dash].iloc[0]] if dashes else "-"
                 filled = style["color"] if dash == "-" else "white"
                 axis.errorbar(line[self.x], line[y], self._bars(line), **style, ls=dash, mfc=filled)
                 axis.plot(line[self.x], line[f"{y}_published"], **PUBLISHED, color=style["color"])
-            if len(rows):
+            if len(rows) and (self.hue != config.section or self.panel.across):  # else the title
                 entries[self._words(value)] = style
         for value, dash in dashes.items():
             entries[f"{config.label(config.dash)}: {value}"] = {"color": "0.2", "ls": dash}
         if not config.unit and y in self.runs:
             axis.scatter(self.runs[self.x], self.runs[y], 4, "0.6", zorder=0)
             entries["each run"] = {"color": "0.6", "ls": "none", "marker": ".", "ms": 4}
-        ticks = sorted(self.rows[self.x].unique())
+        ticks = sorted(self.rows.dropna(subset=y)[self.x].unique())
         if self.panel.log:
             axis.xaxis.minorticks_off()
-        elif self.rows[y].min() >= 0 and not y.endswith("accuracy"):
+        elif self.rows[y].min() >= 0 and not y.endswith("accuracy") and not self.panel.slope:
             axis.set_ylim(bottom=0)
         step = len(ticks) // 9 + 1
-        axis.set_xticks(ticks, [f"{t:g}" if not i % step else "" for i, t in enumerate(ticks)])
+        axis.set_xticks(ticks, [f"{t:.4g}" if not i % step else "" for i, t in enumerate(ticks)])
         return entries | self._marks(axis)
 
     def _marks(self, axis: Axes) -> dict[str, Style]:
@@ -180,6 +182,8 @@ class PlottedPanel:
         joined = self.curves.merge(self.runs[[self.hue]], left_on="run_key", right_index=True)
         entries = {}
         for (value, _), curve in joined.groupby([self.hue, "run_key"]):
+            if self.panel.inverted:  # from where the loss begins to fall
+                curve = curve[curve[self.x] < 0.99 * curve[self.x].iloc[0]]
             style = {"color": styles[value]["color"], "linewidth": 0.8}
             axis.plot(curve[self.x], curve[self.y], **style, alpha=0.8)
             entries[self._words(value)] = style
@@ -187,16 +191,16 @@ class PlottedPanel:
 
     def _one_run(self, axis: Axes) -> dict[str, Style]:
         """Plot curves of the first seed."""
-        first = self.runs.sort_values("seed").iloc[0]
-        curve = self.curves[self.curves.run_key == first.name]
+        curve = self.curves[self.curves.run_key == self._first().name]
         for color, name in zip(cycle(PALETTE), filter(self._is_meant, curve), strict=False):
             axis.plot(curve[self.x], curve[name], color=color, label=self.config.label(name))
         if len(self.panel.y) > 1:
             axis.legend()
             axis.set_ylabel("")
-        shown = [self.config.words(name, first[name]) for name in self.panel.where]
-        axis.set_title(fill(", ".join([*shown, f"seed {first.seed}"]), 26))
         return {}
+
+    def _first(self) -> pd.Series:
+        return self.runs.sort_values("seed").iloc[0]
 
     def _theory(self, axis: Axes, slope: float) -> dict[str, Style]:
         """Plot a line of this slope: through what was measured, or through the origin."""

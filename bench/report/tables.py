@@ -28,6 +28,7 @@ WITHOUT_NUMBERS = [Status.DIVERGED, Status.FAILED, Status.STOPPED, MISSING]
 POOR = {"dead": "with output 0", "worse": "worse than the trivial predictor"}
 EXTREMES = {"smallest": "min", "largest": "max"}
 LEFTOVER = 0.1  # a setting with this share of a data set's runs, or less, has no section of its own
+NARROW = 3  # so many metrics need not be divided into questions
 ROUNDING = 1e-6
 
 
@@ -74,8 +75,7 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
         others = [setting for setting, _, leftover in apart if not leftover]
         for setting, runs, leftover in apart:
             title, rest = _heading(name, setting, runs, [setting, *others], config)
-            result.append(_section(title, rest, runs, config))
-            result[-1].leftover = leftover
+            result.append(_section(title, rest, runs, config, leftover))
     return result
 
 
@@ -114,7 +114,9 @@ def _heading(
     return ", ".join(title), ", ".join(text for n, text in words.items() if n not in named)
 
 
-def _section(title: str, rest: str, runs: pd.DataFrame, config: ReportConfig) -> Section:
+def _section(
+    title: str, rest: str, runs: pd.DataFrame, config: ReportConfig, leftover: bool
+) -> Section:
     rows = pd.concat([_summarize(runs, config, rule) for rule in config.selections])
     rows = rows.sort_values([*config.rows], kind="stable", ignore_index=True)
     keys = rows[[*config.rows]].assign(**{config.section: runs[config.section].iloc[0]})
@@ -125,8 +127,7 @@ def _section(title: str, rest: str, runs: pd.DataFrame, config: ReportConfig) ->
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
     reference = references(runs[usable(runs)], config).mean()
-    caption = _caption(runs, config) + (f" {rest[:1].upper()}{rest[1:]}." if rest else "")
-    return Section(title, rows, reference, caption, runs)
+    return Section(title, rows, reference, _caption(runs, config, rest), runs, leftover)
 
 
 def references(runs: pd.DataFrame, config: ReportConfig) -> pd.Series:
@@ -176,19 +177,15 @@ def poor_fits(runs: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
     return pd.DataFrame({"dead": count & dead, "worse": count & worse & ~dead})
 
 
-def _caption(runs: pd.DataFrame, config: ReportConfig) -> str:
-    """Say what is averaged, how many runs there are, and how long they train."""
+def _caption(runs: pd.DataFrame, config: ReportConfig, rest: str) -> str:
+    """Say what is averaged, how many runs there are, and the rest of the setting."""
     numbers = {key: runs[key].nunique() for key in config.over}
     averaged = [f"{n} {config.label(key)} value{'s' * (n != 1)}" for key, n in numbers.items()]
     summary = "Mean ± standard deviation" if config.summary == "mean" else "Median [least, largest]"
-    budgets = [name for name in BUDGETS if name in runs and runs[name].max() > 0]
-    budget = " and ".join(f"{runs[name].max():,.0f} {in_words(name)}" for name in budgets)
     counted = f"{int(usable(runs).sum())} of {len(runs)} runs done"
     rules = " ".join(RULES[rule] for rule in config.selections)
-    return (
-        f"{summary} over {' and '.join(averaged)}; {counted}"
-        f"{f', of at most {budget}' if budget else ''}. {rules}"
-    )
+    rest = f" {rest[:1].upper()}{rest[1:]}." if rest else ""
+    return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}{rest}"
 
 
 def cells_as_text(
@@ -196,7 +193,8 @@ def cells_as_text(
 ) -> tuple[pd.DataFrame, str]:
     """Return a section as text, and the columns with a single value, which its caption names."""
     rows, keys = section.rows, [*config.rows, "selection"]
-    text = pd.DataFrame({config.label(key): _key_words(rows[key]) for key in keys})
+    text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
+    text = text.rename(columns=config.label)
     wanted = metrics or config.metrics
     measured = [metric for metric in wanted if rows[metric].notna().any()] or wanted
     for metric in measured:
@@ -216,10 +214,6 @@ def cells_as_text(
     single = [name for name in single if name == "runs" or name in map(config.label, keys)]
     said = [f"{name} {text[name].iloc[0]}" for name in single if name != "selection"]
     return text.drop(columns=single), f"In every row: {', '.join(said)}." if said else ""
-
-
-def _key_words(values: pd.Series) -> pd.Series:
-    return values.map(lambda value: "-" if value != value or value is None else str(value))
 
 
 def _counted(row: pd.Series) -> str:
@@ -254,27 +248,22 @@ def _median_and_range(median: float, least: float, largest: float) -> str:
     return f"{_number(median)} [{_number(least)}, {_number(largest)}]"
 
 
-def notes(section: Section, config: ReportConfig) -> list[str]:
-    """Return what stands below a section's table."""
-    lines = [section.caption]
-    if section.reference == section.reference:
-        trivial = config.label(config.reference) if isinstance(config.reference, str) else "zero"
-        lines.append(f"Trivial predictor: {trivial}, {_number(section.reference)}.")
-    published = section.rows[[f"{metric}_published" for metric in config.metrics]]
-    if published.notna().any(axis=None) and config.published_setting:
-        lines.append(f"Published values: {config.published_setting}.")
-    return lines
-
-
 def grids(section: Section, config: ReportConfig) -> list[tuple[str, pd.DataFrame, list[str]]]:
     """Return a section's tables, one per question: title, table of text, and what stands below."""
-    questions = config.questions if section.rows[[*config.metrics]].notna().any().sum() > 3 else {}
+    below = []
+    if section.reference == section.reference:
+        trivial = config.label(config.reference) if isinstance(config.reference, str) else "zero"
+        below = [f"Trivial predictor: {trivial}, {_number(section.reference)}."]
+    published = section.rows[[f"{metric}_published" for metric in config.metrics]]
+    if published.notna().any(axis=None) and config.published_setting:
+        below.append(f"Published values: {config.published_setting}.")
+    wide = section.rows[[*config.metrics]].notna().any().sum() > NARROW
+    questions = config.questions if wide and config.questions else {"": config.metrics}
     result = []
-    for question, metrics in (questions or {"": config.metrics}).items():
+    for question, metrics in questions.items():
         text, single = cells_as_text(section, config, metrics)
         title = f"{section.title}: {question}" if question else section.title
-        below = notes(section, config)
-        result.append((title, text, [" ".join(filter(None, (below[0], single))), *below[1:]]))
+        result.append((title, text, [f"{section.caption} {single}".strip(), *below]))
     return result
 
 

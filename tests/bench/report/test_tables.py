@@ -21,8 +21,8 @@ GOLDEN_MARKDOWN = """\
 | original | 2 | 0.0100 | 0.0200 | 0.0155 | 0.0195 | 1/3 (1 diverged, 1 missing) |
 | random_labels | 1 | - | - | 0.0890 | 0.0920 | 0/1 (1 failed) |
 
-Mean ± standard deviation over 2 class values and 2 seed values; 3 of 6 runs done, of at most 100 \
-epochs. Each run's last measurement.
+Mean ± standard deviation over 2 class values and 2 seed values; 3 of 6 runs done. \
+Each run's last measurement.
 Trivial predictor: constant, 0.0900.
 Published values: ten classes.
 
@@ -35,7 +35,7 @@ Published values: ten classes.
 GOLDEN_LATEX = r"""
 \begin{table}
 \centering
-\caption{A title: MNIST, 100 epochs. Mean $\pm$ standard deviation over 2 class values and 2 seed values; 3 of 6 runs done, of at most 100 epochs. Each run's last measurement. Trivial predictor: constant, 0.0900. Published values: ten classes.}
+\caption{A title: MNIST, 100 epochs. Mean $\pm$ standard deviation over 2 class values and 2 seed values; 3 of 6 runs done. Each run's last measurement. Trivial predictor: constant, 0.0900. Published values: ten classes.}
 \begin{tabular}{lrrrrrr}
 \toprule
 variant & rank & train error & test error & published train error & published test error & runs \\
