@@ -1,21 +1,26 @@
 """Print paired comparisons."""
 
-import click
+from pathlib import Path
+from typing import Any
 
-from bench.commands.common import config_dir, overrides, print_frame
-from bench.commands.reading import conditions, folders, read, source
+import click
+import pandas as pd
+
+from bench.commands.common import print_frame
+from bench.commands.reading import folders, read, reads_runs, written
 from bench.core.errors import require
 from bench.report import tables
-from bench.report.compare import as_text, compare, compare_published
+from bench.report.compare import EXPERIMENT, as_text, beside_published, compare
 from bench.report.report_config import ReportConfig
+from bench.store.results import RUNS_FILE
 
 
 @click.command(
-    epilog="Example: rankbench compare tensor_rank --by variant --metric train_error"
-    " --where model.rank=5"
+    epilog="Examples: rankbench compare tensor_rank --by variant --metric train_error"
+    " --where model.rank=5; rankbench compare tensor_rank --against linear_baseline --metric"
+    " train_error --from results"
 )
-@click.argument("name")
-@click.option("--by", "factor", metavar="FACTOR", help="A configuration column.")
+@click.option("--by", "factor", metavar="FACTOR", help="A configuration column, or `model`.")
 @click.option("--metric", required=True, help="A metric, such as train_error.")
 @click.option(
     "--reference",
@@ -24,15 +29,10 @@ from bench.report.report_config import ReportConfig
     " the table with its published value, without --by.",
 )
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["markdown", "csv", "latex"]),
-    help="How the table is written; by default as wide as the terminal.",
+    "--against", metavar=EXPERIMENT.upper(), help="Compare with the runs of another experiment."
 )
-@conditions
-@source
-@config_dir
-@overrides
+@written(None)
+@reads_runs
 @click.pass_context
 def command(
     context: click.Context,
@@ -40,31 +40,56 @@ def command(
     factor: str | None,
     metric: str,
     reference: str | None,
+    against: str | None,
     form: str | None,
     conditions: tuple[str, ...],
     source: str,
     overrides: tuple[str, ...],
 ) -> None:
-    """Compare runs that differ in one factor: paired differences with intervals."""
-    expected = "--by with a factor, as --by variant, or --reference published"
-    named = factor or reference == "published"
-    require(bool(named), "`rankbench compare` without --by", expected)
-    results, config = read(name, source, folders(overrides))
-    if reference == "published":
-        result = compare_published(results.frame, config, metric, factor, conditions)
-    else:
-        result = compare(results.frame, config, str(factor), metric, reference, conditions)
-    title, text = f"{metric} by {factor or 'row'}", as_text(result)
+    """Compare runs in pairs: differences and ratios with intervals, and what else differs."""
+    given = [bool(factor), bool(against), reference == "published"]
+    expected = "--by with a factor, as --by variant, or --against, or --reference published"
+    require(sum(given) == 1, "`rankbench compare` without one of these", expected)
+    settings = folders(overrides)
+    results, config = read(name, source, settings)
+    frame = results.frame
+    if against:
+        frame, reference = _beside(frame, name, against, source, settings), name
+    elif not factor:
+        frame = beside_published(frame, config, metric)
+    result = compare(frame, config, factor or EXPERIMENT, metric, reference, conditions)
+    title = f"{metric} by {factor or EXPERIMENT}"
+    text, same = as_text(result)
+    note = f"{same} {_note(config, reference)}".strip()
     if form == "csv":
         click.echo(tables.as_csv(result), nl=False)
     elif form == "latex":
-        click.echo(tables.as_latex(text, 1, f"{title}. {_note(config, reference)}"))
+        click.echo(tables.as_latex(text, f"{title}. {note}"), nl=False)
     elif form == "markdown":
-        click.echo(f"{tables.as_markdown(text)}\n\n{_note(config, reference)}")
+        click.echo(f"{tables.as_markdown(text)}\n\n{note}")
     else:
         print_frame(text, title)
-        click.echo(_note(config, reference))
+        click.echo(note)
     context.exit(1 if (result.refused != "").all() else 0)
+
+
+def _beside(
+    frame: pd.DataFrame, name: str, against: str, source: str, settings: dict[str, Any]
+) -> pd.DataFrame:
+    """Return runs with those of another experiment: a results folder, or their command's."""
+    folder = Path(settings["results_dir"] or "results") / against
+    if source == "results" and folder.is_dir():
+        there = folders([f"results_dir={folder}"])
+        others = read(name, source, there)[0].frame
+    else:
+        pattern = rf"experiment=(?:{name}/)?([\w/]+)"
+        made_by = frame.command.str.extract(pattern, expand=False).fillna("")
+        there = [path.parts[-3] for path in folder.parent.glob(f"*/{name}/{RUNS_FILE}")]
+        known = sorted({*made_by, *there} - {""}) or ["none"]
+        expected = f"a recorded experiment of {name}: {', '.join(known)}"
+        require(against in {*made_by}, f"--against {against}", expected)
+        others, frame = frame[made_by == against], frame[made_by != against]
+    return pd.concat([frame.assign(experiment=name), others.assign(experiment=against)])
 
 
 def _note(config: ReportConfig, reference: str | None) -> str:
@@ -75,5 +100,5 @@ def _note(config: ReportConfig, reference: str | None) -> str:
     return (
         f"Pairs: {pairs}. Intervals (95 %) and tests are those of the {unit}: t intervals, of the"
         " logarithm for ratios. p: paired t test; exact: sign flips. Both with Benjamini and"
-        " Hochberg's correction within each section, or as the benchmark's families say."
+        " Hochberg's correction within the benchmark's families, in each section."
     )

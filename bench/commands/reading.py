@@ -1,34 +1,54 @@
 """What the commands that read runs share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from bench.commands.common import print_damaged
+from bench.commands.common import config_dir, overrides, print_damaged
 from bench.configuration import compose, parse, require_benchmark
 from bench.core.errors import require
 from bench.report.compare import where
 from bench.report.report_config import ReportConfig
 from bench.store.results import Results, require_runs
 
-source = click.option(
-    "--from",
-    "source",
-    type=click.Choice(["records", "wandb", "results"]),
-    default="records",
-    help="What the runs are read from: their records (default), W&B's files alone, or the folder"
-    " of results.",
+OPTIONS = (
+    click.argument("name"),
+    click.option(
+        "--where",
+        "conditions",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        help="Only such runs, as in `--where model.rank=5`; may be repeated.",
+    ),
+    click.option(
+        "--from",
+        "source",
+        type=click.Choice(["records", "wandb", "results"]),
+        default="records",
+        help="What the runs are read from: their records (default), W&B's files alone, or the"
+        " folder of results.",
+    ),
+    config_dir,
+    overrides,
 )
-conditions = click.option(
-    "--where",
-    "conditions",
-    multiple=True,
-    metavar="COLUMN=VALUE",
-    help="Only such runs, as in `--where model.rank=5`; may be repeated.",
-)
+
+
+def reads_runs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take a benchmark, what to read its runs from, and which runs."""
+    for option in reversed(OPTIONS):
+        function = option(function)
+    return function
+
+
+def written(default: str | None) -> Callable[..., Any]:
+    """Let a command take `--format`."""
+    shown = "" if default else "; by default as wide as the terminal"
+    forms = click.Choice(["markdown", "csv", "latex"])
+    text = f"How the table is written{shown}."
+    return click.option("--format", "form", type=forms, default=default, help=text)
 
 
 def folders(overrides: Sequence[str], also: Sequence[str] = ()) -> dict[str, Any]:
@@ -41,8 +61,10 @@ def folders(overrides: Sequence[str], also: Sequence[str] = ()) -> dict[str, Any
     return compose(overrides)
 
 
-def read(name: str, source: str, config: dict[str, Any]) -> tuple[Results, ReportConfig]:
-    """Return the runs of a benchmark and its report; print what could not be read."""
+def read(
+    name: str, source: str, config: dict[str, Any], conditions: Sequence[str] = ()
+) -> tuple[Results, ReportConfig]:
+    """Return a benchmark's runs that meet the conditions, and its report; say what is damaged."""
     require_benchmark(name)
     report = ReportConfig.of(name)
     if source == "results":
@@ -55,9 +77,4 @@ def read(name: str, source: str, config: dict[str, Any]) -> tuple[Results, Repor
         results = Results.from_runs(config["runs_dir"], name)
     print_damaged(results)
     require_runs(results.frame, name)
-    return results, report
-
-
-def select(results: Results, conditions: Sequence[str]) -> Results:
-    """Return the results of the runs for which all conditions hold."""
-    return replace(results, frame=where(results.frame, conditions)) if conditions else results
+    return replace(results, frame=where(results.frame, conditions)), report

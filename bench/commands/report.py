@@ -1,6 +1,5 @@
 """Write the page of all results."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,7 +39,11 @@ def command(context: click.Context, source: str | None, overrides: tuple[str, ..
         names = sorted({path.parts[-3] for path in paths})
         chapters = [_chapter_of_runs(runs_dir, name, errors) for name in names]
     else:
-        chapters = [*_chapters_of_results(results_dir)]
+        found = [path.parent for path in sorted(results_dir.rglob(RUNS_FILE))]
+        names = [folder.relative_to(results_dir).as_posix() for folder in found]
+        shown = [(Results.from_folder(folder), _config(folder.name)) for folder in found]
+        uris = map(data_uri, found)
+        chapters = [Chapter(n, *one, uri) for n, one, uri in zip(names, shown, uris, strict=True)]
     given = f"{runs_dir if from_runs else results_dir} without results"
     hint = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
     require(bool(chapters), given, "a folder of runs or of results", hint)
@@ -63,11 +66,11 @@ def _chapter_of_runs(runs_dir: Path, name: str, errors: list[str]) -> Chapter:
     """
     report(f"{name} ...")
     results = Results.from_runs(runs_dir, name)
-    if name not in benchmarks():
+    config, uri = _config(name), ""
+    if config is None:
         if name != "single":
             errors.append(f"{name}: listed only, because there is no such benchmark")
         return Chapter(name, results)
-    config, uri = ReportConfig.of(name), ""
     try:
         with TemporaryDirectory() as temporary:
             figure = plotted(sections(results.frame, config), config, results)
@@ -79,10 +82,6 @@ def _chapter_of_runs(runs_dir: Path, name: str, errors: list[str]) -> Chapter:
     return Chapter(name, results, config, uri)
 
 
-def _chapters_of_results(results_dir: Path) -> Iterator[Chapter]:
-    """Read all folders of results below a folder, at any depth."""
-    for path in sorted(results_dir.rglob(RUNS_FILE)):
-        folder = path.parent
-        config = ReportConfig.of(folder.name) if folder.name in benchmarks() else None
-        name = folder.relative_to(results_dir).as_posix()
-        yield Chapter(name, Results.from_folder(folder), config, data_uri(folder))
+def _config(name: str) -> ReportConfig | None:
+    """Return a benchmark's report; None if there is no such benchmark."""
+    return ReportConfig.of(name) if name in benchmarks() else None

@@ -2,29 +2,19 @@
 
 import click
 
-from bench.commands.common import config_dir, overrides
-from bench.commands.reading import conditions, folders, read, select, source
+from bench.commands.reading import folders, read, reads_runs, written
 from bench.report import tables
+from bench.report.claims import outcomes
 
 
 @click.command(epilog="Example: rankbench table tensor_rank --format latex")
-@click.argument("name")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["markdown", "csv", "latex"]),
-    default="markdown",
-    help="How the table is written.",
-)
-@conditions
-@source
-@config_dir
-@overrides
+@reads_runs
+@written("markdown")
 def command(
     name: str, form: str, conditions: tuple[str, ...], source: str, overrides: tuple[str, ...]
 ) -> None:
-    """Print a benchmark's table from its recorded runs."""
-    results, config = read(name, source, folders(overrides))
-    parts = tables.sections(select(results, conditions).frame, config)
+    """Print a benchmark's table from its recorded runs, and what has come of its claims."""
+    results, config = read(name, source, folders(overrides), conditions)
+    parts = tables.sections(results.frame, config)
     write = {"markdown": tables.markdown, "csv": tables.csv, "latex": tables.latex}[form]
-    click.echo(write(parts, config), nl=False)
+    click.echo(write(parts, config, outcomes(parts, config, results.curves)), nl=False)

@@ -1,18 +1,21 @@
 """Claims held against recorded runs: our number, the published one, and a verdict in words."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.report.intervals import mean_interval, ratio_interval
+from bench.core.errors import require
+from bench.core.status import Status
+from bench.report.intervals import mean_interval, ratio_interval, unit_means
 from bench.report.report_config import Claim, ReportConfig
-from bench.report.tables import Section
+from bench.report.tables import Section, matching, poor_fits, references, resolved
 from bench.store.results import usable
 
-EXTREMES = {"smallest": "min", "largest": "max"}
 UNKNOWN = float("nan")
+# A fit's error has settled if it fell by less than SETTLED of the trivial predictor's during the
+# last LATE of its epochs, and lies below LEFT of it: a fit may also rest before it begins to learn.
+SETTLED, LATE, LEFT = 0.05, 0.2, 0.9
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,9 @@ class Finding:
         How many runs, or pairs, gave the number, of how many.
     units : int
         Of how many independent samples they are.
+    runs, untrained, poor : int
+        How many runs the claim is about; how many of them are not trained far enough, see
+        `trained`; and how many have output 0 or are worse than the trivial predictor.
     """
 
     claim: Claim
@@ -45,6 +51,9 @@ class Finding:
     pairs: int = 0
     expected: int = 0
     units: int = 0
+    runs: int = 0
+    untrained: int = 0
+    poor: int = 0
 
     @property
     def measured(self) -> str:
@@ -56,23 +65,25 @@ class Finding:
 
     @property
     def outcome(self) -> str:
-        """One of ``holds``, ``fails``, ``open`` (part of the interval is as claimed), ``none``."""
-        if not self.pairs:
-            return "none"
+        """One of ``none``, ``untrained``, ``holds``, ``fails``, ``open`` (part of the interval)."""
+        if not self.pairs or self.untrained:
+            return "untrained" if self.pairs else "none"
         ends = [self.number if np.isnan(end) else end for end in (self.low, self.high)]
         if all(map(self.claim.allows, ends)):
             return "holds"
-        outside = ends[1] <= self.claim.above or ends[0] >= self.claim.below
-        return "fails" if outside else "open"
+        above, below = self.claim.bounds
+        return "fails" if ends[1] <= above or ends[0] >= below else "open"
 
     @property
     def verdict(self) -> str:
         """The outcome in words, and how far our number is from the published one."""
-        inside = self.claim.allows(self.number)
+        inside, equal = self.claim.allows(self.number), self.claim.within
         words = {
             "none": "Not measured yet.",
-            "holds": "Holds.",
-            "fails": "Does not hold.",
+            "untrained": f"Not trained far enough: {self.untrained} of {self.runs} runs neither"
+            " converged nor trained for long enough.",
+            "holds": f"Equal within {equal:.0%}." if equal else "Holds.",
+            "fails": f"Not equal within {equal:.0%}." if equal else "Does not hold.",
             "open": f"{'Holds' if inside else 'Does not hold'} for the number, not for all of its"
             " interval.",
         }[self.outcome]
@@ -83,6 +94,8 @@ class Finding:
             words += f" {reason}: no interval."
         if 0 < self.pairs < self.expected:
             words += f" {self.expected - self.pairs} of {self.expected} are missing."
+        if self.poor:
+            words += f" {self.poor} of {self.runs} runs are no better than the trivial predictor."
         return words + self._beside_published()
 
     def _beside_published(self) -> str:
@@ -96,57 +109,83 @@ class Finding:
         return f" {ratio:.2g} times the published number."
 
 
-def findings(parts: list[Section], config: ReportConfig) -> list[Finding]:
+def findings(
+    parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
+) -> list[Finding]:
     """Hold every claim of a benchmark against every section of its table that it is about."""
     found = []
+    known = {str(name) for part in parts for name in part.runs}
     for claim in config.claims:
+        given = f"a claim about {', '.join({*claim.where, *claim.ratio} - known)}: {claim.says}"
+        require({*claim.where, *claim.ratio} <= known, given, "columns of the recorded runs")
         named = claim.where.get(config.section)
         columns = [*config.rows, *config.over]
-        matching = [part for part in parts if claim.is_about(part.runs.iloc[0], columns)]
-        held = [(part, _finding(claim, part, config)) for part in matching]
+        matched = [part for part in parts if claim.is_about(part.runs.iloc[0], columns)]
+        held = [(part, _finding(claim, part, config, curves)) for part in matched]
         # Sections that have ended runs, yet none with this number, are not what the claim is about.
         kept = [finding for part, finding in held if finding.pairs or not usable(part.runs).any()]
-        found += kept or [Finding(claim, str(named or ""))] * bool(named or matching)
+        found += kept or [Finding(claim, str(named or ""))] * bool(named or matched)
     return found
 
 
-def _finding(claim: Claim, part: Section, config: ReportConfig) -> Finding:
+def outcomes(
+    parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
+) -> list[str]:
+    """Return a line per finding: the claim, of which section, our number, and the verdict."""
+    return [
+        f"{one.claim.says} {one.section}: {one.measured}. {one.verdict}"
+        for one in findings(parts, config, curves)
+    ]
+
+
+def trained(part: Section, config: ReportConfig, curves: pd.DataFrame | None = None) -> pd.Series:
+    """Return which runs of a section are trained far enough for a claim.
+
+    Those that converged; that reached one of the values of `config.trained`, such as the published
+    number of epochs; or, where nothing is published for the section, whose error has settled: it
+    lies below 9/10 of the trivial predictor's, of which it fell by less than 5 % during the last
+    fifth of the recorded curve.
+    """
+    runs = part.runs
+    done = runs.status == Status.CONVERGED
+    for name, least in config.trained.items():
+        done |= runs.get(name, pd.Series(0.0, runs.index)) >= least
+    published = part.rows[[f"{metric}_published" for metric in config.metrics]]
+    error = config.compared
+    if published.notna().any(axis=None) or curves is None or error not in curves:
+        return done
+    own = curves[curves.run_key.isin(runs.index)]
+    step = "epoch" if "epoch" in own else "iteration"
+    late = own[own[step] >= (1 - LATE) * own.groupby("run_key")[step].transform("max")]
+    ends = late.sort_values(step).groupby("run_key")[error].agg(["first", "last"])
+    ends, trivial = ends.reindex(runs.index), references(runs, config)
+    fallen = ends["first"] - ends["last"]
+    return done | ((fallen < SETTLED * trivial) & (ends["last"] < LEFT * trivial))
+
+
+def _finding(
+    claim: Claim, part: Section, config: ReportConfig, curves: pd.DataFrame | None
+) -> Finding:
     keys = [*config.rows, *config.over]
     where = {name: value for name, value in claim.where.items() if name in keys}
-    planned = _matching(part.runs, where)
-    pairs = _values(planned[usable(planned)], claim, claim.metric, keys)
+    planned = matching(part.runs, where)
+    good = planned[usable(planned)]
+    pairs = _values(good, claim, claim.metric, keys)
     expected = _values(planned.assign(**{claim.metric: 1.0}), claim, claim.metric, keys)
     published = claim.published
     if published is None:
-        rows = _matching(part.rows.drop_duplicates([*config.rows]), where)
+        rows = matching(part.rows.drop_duplicates([*config.rows]), where)
         known = _values(rows, claim, f"{claim.metric}_published", [*config.rows])
-        published = _number(known, claim, config)
-    units = _units(pairs, config)
-    low, high = _interval(pairs, units, claim, config)
-    return Finding(
-        claim=claim,
-        section=part.title,
-        number=_number(pairs, claim, config),
-        low=low,
-        high=high,
-        published=published,
-        pairs=len(pairs),
-        expected=len(expected),
-        units=len(units),
-    )
-
-
-def _matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
-    """Return the rows for which all conditions hold; none if a column does not exist."""
-    for name, value in where.items():
-        if name not in frame:
-            return frame.iloc[:0]
-        frame = frame[frame[name] == _resolved(frame[name], value)]
-    return frame
-
-
-def _resolved(values: pd.Series, value: Any) -> Any:
-    return getattr(values, EXTREMES[value])() if value in EXTREMES else value
+        published = _estimate(known, config)[0]
+    # Of a ratio, the runs with one of its two values.
+    for factor, ends in claim.ratio.items():
+        good = good[good[factor].isin([resolved(good[factor], end) for end in ends])]
+    good = good[good[claim.metric].notna()] if len(pairs) else good
+    counts = len(pairs), len(expected), len(unit_means(pairs, config.unit)), len(good)
+    untrained = int((~trained(part, config, curves)[good.index]).sum())
+    poor = int(poor_fits(good, config).any(axis="columns").sum())
+    numbers = *_estimate(pairs, config), published
+    return Finding(claim, part.title, *numbers, *counts, untrained, poor)
 
 
 def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> pd.DataFrame:
@@ -155,7 +194,7 @@ def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> 
         return pd.DataFrame()
     values = frame.assign(number=frame[metric] / (frame[claim.per] if claim.per else 1.0))
     for factor, ends in claim.ratio.items():
-        chosen = [_resolved(frame[factor], end) for end in ends]
+        chosen = [resolved(frame[factor], end) for end in ends]
         if chosen[0] == chosen[1]:
             return pd.DataFrame()
         index = [name for name in keys if name != factor]
@@ -164,30 +203,15 @@ def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> 
     return values.set_index(keys)[["number"]].dropna()
 
 
-def _units(pairs: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
-    """Return the means of the pairs of each independent sample."""
-    return pairs.groupby(level=config.unit).mean() if config.unit in pairs.index.names else pairs
-
-
-def _number(pairs: pd.DataFrame, claim: Claim, config: ReportConfig) -> float:
-    """Return the number that a claim is about."""
+def _estimate(pairs: pd.DataFrame, config: ReportConfig) -> tuple[float, float, float]:
+    """Return the number that a claim is about, and its interval; of two columns, their ratio."""
     if pairs.empty:
-        return UNKNOWN
-    first = pairs.iloc[:, 0]
+        return UNKNOWN, UNKNOWN, UNKNOWN
+    first, *second = (pairs[name] for name in pairs)
     if config.summary == "median":
-        return float((first / pairs.iloc[:, 1] if claim.ratio else first).median())
-    return float(first.mean() / pairs.iloc[:, 1].mean() if claim.ratio else first.mean())
-
-
-def _interval(
-    pairs: pd.DataFrame, units: pd.DataFrame, claim: Claim, config: ReportConfig
-) -> tuple[float, float]:
-    """Return the interval of the number."""
-    if pairs.empty:
-        return UNKNOWN, UNKNOWN
-    if config.summary == "median":
-        values = pairs.iloc[:, 0] / pairs.iloc[:, 1] if claim.ratio else pairs.iloc[:, 0]
-        return float(values.min()), float(values.max())
-    columns = [units[name].to_numpy() for name in units]
-    low, high = ratio_interval(*columns) if claim.ratio else mean_interval(*columns)
-    return float(low), float(high)
+        values = first / second[0] if second else first
+        return values.median(), values.min(), values.max()
+    number = first.mean() / second[0].mean() if second else first.mean()
+    units = unit_means(pairs, config.unit).to_numpy().T
+    low, high = ratio_interval(*units) if second else mean_interval(units[0])
+    return float(number), float(low), float(high)

@@ -1,6 +1,7 @@
-"""Paired comparisons of runs that differ in one factor alone."""
+"""Paired comparisons of runs, which say what the two runs of a pair differ in."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -8,19 +9,23 @@ import pandas as pd
 from scipy import stats
 
 from bench.core.errors import UserError, require
+from bench.core.status import Status
 from bench.report.intervals import (
     EXACT_BELOW,
     ROUNDING,
     mean_interval,
     ratio_interval,
     sign_flip_p,
+    unit_means,
 )
-from bench.report.report_config import ReportConfig
+from bench.report.report_config import ReportConfig, in_words, options
 from bench.report.tables import sections
 from bench.store.results import config_columns, usable
 
-STATISTICS = ("difference", "difference_low", "difference_high", "ratio", "ratio_low", "ratio_high")
-STATISTICS += ("effect_size", "p", "p_exact")
+ENDS = ("", "_low", "_high")
+STATISTICS = ["first", "second", *(f"difference{end}" for end in ENDS)]
+STATISTICS += [*(f"ratio{end}" for end in ENDS), "effect_size", "p", "p_exact"]
+EXPERIMENT = "experiment"  # the column that tells the runs of two experiments apart
 
 
 def compare(
@@ -33,19 +38,21 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every value of a factor with a reference value, over pairs of runs.
 
-    Two runs make a pair if their configurations are equal but for `factor`. Pairs are collected
-    over the columns `config.over`; everything else keeps its own row. Statistics are those of the
-    means of the pairs of each value of `config.unit`.
+    The runs of a pair agree in the columns `config.agree`. They agree in all other settings, too,
+    if there are such runs; otherwise, as for two kinds of models, every setting of the one is
+    compared with every setting of the other, and the row says what they differ in. Pairs are
+    collected over the columns `config.over`. Statistics are those of the means of the pairs of
+    each value of `config.unit`.
 
     Parameters
     ----------
     frame : DataFrame
         Runs, as `bench.store.results.Results` holds them.
     config : ReportConfig
-        The benchmark's report: the columns to average over, and the families of tests.
+        The benchmark's report: what must agree, and the families of tests.
     factor : str
         A configuration column, such as ``"variant"``; of ``"model.rank"``, ``"rank"`` will do if
-        no other column ends so.
+        no other column ends so, and ``"model"`` stands for the kind of model.
     metric : str
         A metric column.
     reference : optional
@@ -56,100 +63,102 @@ def compare(
     Returns
     -------
     DataFrame
-        One row per comparison: the columns that are fixed in it; `comparison`, as in "random_images
-        vs original"; `pairs`, and the `units` that they belong to; the mean `difference`, first
-        minus second, with its interval (`difference_low`, `difference_high`); the `ratio` of the
-        means, first over second, with its interval; `effect_size`, the mean difference in units of
-        its standard deviation; `p` of the paired t test and, below ten units, `p_exact` of the
-        sign-flip test, after Benjamini and Hochberg's correction within each family; and
-        `refused`, the reason where there are no numbers.
+        One row per comparison: the columns that are fixed in it, as "other vs first" where they
+        differ; `comparison`, as in "random_images vs original"; `pairs`, and the `units` that they
+        belong to; the means `first` and `second`; their `difference` with its interval
+        (`difference_low`, `difference_high`); their `ratio`, first over second, with its interval;
+        `effect_size`, the mean difference in units of its standard deviation; `p` of the paired t
+        test and, below ten units, `p_exact` of the sign-flip test, after Benjamini and Hochberg's
+        correction within each family; and `refused`, the reason where there are no numbers.
 
     Raises
     ------
     UserError
-        If the factor or metric does not exist, or the factor has one value only.
+        If the factor or metric does not exist, the factor has one value only, or no pair agrees.
     """
-    factor = _column(factor, config_columns(frame), f"--by {factor}")
+    known = [*config_columns(frame), *(name for name in frame if name == EXPERIMENT)]
+    factor = _column(factor, known, f"--by {factor}")
     _require_metric(frame, metric)
-    over = [name for name in config.over if name != factor]
+    agree = config.agree or (config.section, *config.rows, *config.over)
+    agree = [name for name in agree if name in frame and name != factor]
+    over = [name for name in agree if name in config.over]
     require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
-    fixed = _fixed_columns(frame, config, factor)
+    fixed = [name for name in agree if name not in over]
     frame = where(frame, [c for c in conditions if c.partition("=")[0] not in fixed])
-    values = _ordered(frame[factor])
+    values = sorted(frame[factor].dropna().unique(), key=lambda value: (value != "original", value))
     require(len(values) > 1, f"--by {factor} with {len(values)} recorded value", "at least two")
-    first = _matching(values, reference) if reference is not None else values[0]
+    first = values[0] if reference is None else _matching(values, reference)
+    others = [name for name in known if name not in (factor, *agree)]
+    groups = [*frame.groupby(fixed, dropna=False)] if fixed else [((), frame)]
+    apart = [n for n in others if any(group[n].nunique(dropna=False) > 1 for _, group in groups)]
     rows = []
-    for key, group in frame.groupby(fixed, dropna=False, sort=True) if fixed else [((), frame)]:
+    for key, group in groups:
         named = dict(zip(fixed, key, strict=True))
         for other in values:
             if other != first:
-                rows.append(named | _pair_up(group, config, factor, metric, first, other))
-    result = _corrected(pd.DataFrame(rows), config, [n for n in fixed if n not in config.rows])
+                for row in _compared(group, config, (factor, first, other), metric, over, apart):
+                    rows.append(named | row)
+    given = f"--by {factor} with values that share no setting of {', '.join(fixed)}"
+    require(bool(rows), given, "runs that agree in these columns")
+    result = _corrected(pd.DataFrame(rows), config, factor)
     return where(result, [c for c in conditions if c.partition("=")[0] in fixed])
 
 
-def compare_published(
-    frame: pd.DataFrame,
+def _compared(
+    group: pd.DataFrame,
     config: ReportConfig,
+    values: tuple[str, Any, Any],
     metric: str,
-    factor: str | None = None,
-    conditions: Sequence[str] = (),
-) -> pd.DataFrame:
-    """Compare every row of a benchmark's table with the value that was published for it.
-
-    Each run makes a pair with the published value, which is the mean over runs of its own.
-
-    Parameters
-    ----------
-    frame, config, metric, conditions
-        As for `compare`.
-    factor : str, optional
-        A column of the table, whose values the comparisons are named by.
-
-    Returns
-    -------
-    DataFrame
-        As of `compare`, the published value being the reference.
-    """
-    keys = [config.section, *config.rows]
-    if factor is not None:
-        factor = _column(factor, keys, f"--by {factor} --reference published")
-    _require_metric(frame, metric)
-    known = [name for name in config.metrics if name in config.published_values]
-    given = f"--metric {metric} --reference published"
-    expected = (
-        f"one of {', '.join(known)}" if known and config.published else "none: none published"
-    )
-    require(bool(config.published) and metric in known, given, expected)
-    frame = where(frame, [c for c in conditions if c.partition("=")[0] not in config.rows])
-    table_rows = [*config.rows]
+    over: list[str],
+    others: list[str],
+) -> list[dict[str, Any]]:
+    """Compare two values of a factor in each of their settings; `others` are the columns of one."""
+    factor, first, other = values
+    sides = []
+    for value in (first, other):
+        runs = group[group[factor] == value]
+        parts = runs.groupby(others, dropna=False) if others else [((), runs)]
+        sides.append([(key, part.set_index(over)) for key, part in parts if len(part)])
+    pairs = [*product(*sides)]
+    same = [pair for pair in pairs if str(pair[0][0]) == str(pair[1][0])]
     rows = []
+    for (setting, ours), (another, theirs) in same or pairs:
+        settings = zip(others, setting, another, strict=True)
+        row = {n: a if str(a) == str(b) else f"{_words(b)} vs {_words(a)}" for n, a, b in settings}
+        good = [side[usable(side)][metric].dropna() for side in (ours, theirs)]
+        aligned = pd.concat(good, axis="columns", join="inner", keys=["first", "other"])
+        expected = len(ours.index.intersection(theirs.index))
+        missing = expected - len(aligned)
+        refused = f"{missing} of {expected} pairs are missing" if missing else ""
+        row["comparison"] = f"{other} vs {first}"
+        rows.append(row | _statistics(aligned, config, refused))
+    return rows
+
+
+def beside_published(frame: pd.DataFrame, config: ReportConfig, metric: str) -> pd.DataFrame:
+    """Return the runs for which a value is published, and for each run one more with that value.
+
+    The column `experiment` tells them apart. A published value is the mean over runs of its own.
+    """
+    known = [name for name in config.metrics if name in config.published_values]
+    expected = f"one of {', '.join(known)}" if config.published else "none: none published"
+    given = f"--metric {metric} --reference published"
+    require(bool(config.published) and metric in known, given, expected)
+    twins, keys = [], [*config.rows]
     for part in sections(frame, config):
-        for _, row in part.rows.drop_duplicates(table_rows).iterrows():
-            runs = part.runs[(part.runs[table_rows] == row[table_rows]).all(axis="columns")]
-            named = {config.section: part.title, **row[table_rows]}
-            named["comparison"] = f"{row[factor] if factor else 'ours'} vs published"
-            numbers = _with_published(runs, config, metric, row[f"{metric}_published"])
-            rows.append(named | numbers)
-    result = _corrected(pd.DataFrame(rows), config, [config.section])
-    result = where(result, [c for c in conditions if c.partition("=")[0] in config.rows])
-    return result.drop(columns=[factor] if factor else [])
-
-
-def _with_published(
-    runs: pd.DataFrame, config: ReportConfig, metric: str, published: float
-) -> dict[str, Any]:
-    values = runs[usable(runs)].set_index([*config.over])[metric].dropna()
-    missing = len(runs) - len(values)
-    refused = f"{missing} of {len(runs)} runs are missing" if missing else ""
-    refused = "no published value for this setting" if pd.isna(published) else refused
-    pairs = pd.DataFrame({"published": published, "ours": values})
-    return _statistics(pairs, config, refused)
+        rows = part.rows.drop_duplicates(keys).set_index(keys)
+        published = part.runs[keys].join(rows[f"{metric}_published"], on=keys).iloc[:, -1]
+        done = {"status": Status.CONVERGED, EXPERIMENT: "published", metric: published}
+        twins.append(part.runs.assign(**done).dropna(subset=metric))
+    both = pd.concat(twins)
+    require(len(both) > 0, given, "a setting for which values are published")
+    return pd.concat([frame.loc[both.index].assign(**{EXPERIMENT: "ours"}), both])
 
 
 def _column(name: str, columns: Sequence[str], given: str) -> str:
-    """Return the one column that a name, or the last part of a dotted one, stands for."""
+    """Return the one column that a name, the last part of a dotted one, or a group stands for."""
     meant = [column for column in columns if name in (column, column.rpartition(".")[2])]
+    meant = meant or [column for column in columns if column == f"{name}.name"]
     require(len(meant) == 1, given, f"one of {', '.join(columns)}")
     return meant[0]
 
@@ -160,28 +169,26 @@ def _require_metric(frame: pd.DataFrame, metric: str) -> None:
     require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
 
 
-def _corrected(result: pd.DataFrame, config: ReportConfig, setting: Sequence[str]) -> pd.DataFrame:
-    """Correct p values within each family: a setting's tests that meet the same condition."""
-    families = [_family(row, config.families) for _, row in result.iterrows()]
-    keys = [result[name].astype(str) for name in setting]
+def _corrected(result: pd.DataFrame, config: ReportConfig, factor: str) -> pd.DataFrame:
+    """Correct p values within each family: a setting's tests that meet the same conditions."""
+    own = [*config.rows, "comparison", "pairs", "units", "refused", *STATISTICS]
+    keys = [result[name].map(str) for name in result if name not in own]
+    rows = result.assign(by=factor).to_dict("records")
+    families = pd.Series([_family(row, config.families) for row in rows], result.index)
     for name in ("p", "p_exact"):
         tested = result[result[name].notna()]
-        groups = [pd.Series(families, result.index), *keys]
-        for _, family in tested.groupby([group[tested.index] for group in groups]):
+        groups = [key[tested.index] for key in (families, *keys)]
+        for _, family in tested.groupby(groups):
             result.loc[family.index, name] = stats.false_discovery_control(family[name])
     return result
 
 
-def _family(row: pd.Series, families: Sequence[Mapping[str, Any]]) -> int:
-    """Return the number of the first family whose conditions a comparison meets; else none's."""
+def _family(row: Mapping[str, Any], families: Sequence[Mapping[str, Any]]) -> int:
+    """Return the number of the family whose conditions a comparison meets; else none's."""
     for number, conditions in enumerate(families):
-        if all(row.get(name) == value for name, value in conditions.items()):
+        if all(row.get(name) in options(value) for name, value in conditions.items()):
             return number
     return len(families)
-
-
-def _ordered(values: pd.Series) -> list[Any]:
-    return sorted(values.dropna().unique(), key=lambda value: (value != "original", value))
 
 
 def _matching(values: Sequence[Any], wanted: Any) -> Any:
@@ -190,44 +197,13 @@ def _matching(values: Sequence[Any], wanted: Any) -> Any:
     return matches[0]
 
 
-def _fixed_columns(frame: pd.DataFrame, config: ReportConfig, factor: str) -> list[str]:
-    """Return the columns that tell comparisons apart, without those that follow from others."""
-    free = {factor, *config.over}
-    leading = [name for name in (config.section, *config.rows) if name not in free]
-    others = [
-        name
-        for name in config_columns(frame)
-        if name not in free
-        and name not in leading
-        and (frame.groupby(leading, dropna=False)[name].nunique(dropna=False) > 1).any()
-    ]
-    return [name for name in (*leading, *others) if name in frame]
-
-
-def _pair_up(
-    group: pd.DataFrame, config: ReportConfig, factor: str, metric: str, first: Any, other: Any
-) -> dict[str, Any]:
-    """Compare two values of a factor within one setting."""
-    over = [name for name in config.over if name != factor]
-    planned = group[group[factor].isin([first, other])]
-    good = planned[usable(planned)]
-    pairs = good.pivot_table(index=over, columns=factor, values=metric, aggfunc="first")
-    pairs = pairs.reindex(columns=[first, other]).dropna()
-    expected = len(planned[over].drop_duplicates())
-    missing = expected - len(pairs)
-    refused = f"{missing} of {expected} pairs are missing" if missing else ""
-    return {"comparison": f"{other} vs {first}"} | _statistics(pairs, config, refused)
-
-
 def _statistics(pairs: pd.DataFrame, config: ReportConfig, refused: str) -> dict[str, Any]:
     """Return the numbers of one comparison, or the reason why there are none."""
-    by_unit = config.unit in pairs.index.names
-    units = pairs.groupby(level=config.unit).mean() if by_unit else pairs
+    units = unit_means(pairs, config.unit)
     refused = refused or ("" if len(pairs) else "no pairs")
-    counts = {"pairs": len(pairs), "units": len(units), "refused": refused}
-    if refused:
-        return counts | dict.fromkeys(STATISTICS, float("nan"))
-    return counts | paired_statistics(*units.to_numpy(float).T)
+    numbers = dict.fromkeys(STATISTICS, float("nan"))
+    numbers = numbers if refused else paired_statistics(*units.to_numpy(float).T)
+    return {"pairs": len(pairs), "units": len(units), "refused": refused, **numbers}
 
 
 def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -235,7 +211,14 @@ def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     difference = other - first
     mean = difference.mean()
     ratio = other.mean() / first.mean() if first.mean() else float("nan")
-    numbers = [mean, *mean_interval(difference), ratio, *ratio_interval(other, first)]
+    numbers = [
+        other.mean(),
+        first.mean(),
+        mean,
+        *mean_interval(difference),
+        ratio,
+        *ratio_interval(other, first),
+    ]
     spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
     effect = p = exact = float("nan")
     if spread > ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
@@ -258,31 +241,32 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def as_text(result: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison as text for a table; numbers have four significant digits."""
+def as_text(result: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """Return a comparison as text for a table, and what is the same in all of several rows."""
     own = ["comparison", "pairs", "units", "refused", *STATISTICS]
-    text = result[[name for name in result if name not in own]].astype(str)
-    for name in ("comparison", "pairs", "units"):
-        text[name] = result[name].astype(str)
+    fixed = result[[name for name in result if name not in own]].map(_words)
+    same = [name for name in fixed if len(fixed) > 1 and fixed[name].nunique() == 1]
+    text = fixed.drop(columns=same).join(result[["comparison", "pairs", "units"]].astype(str))
+    means = result[["first", "second"]].to_numpy(float)
+    text["first, second"] = ["-" if np.isnan(a) else f"{a:.4g}, {b:.4g}" for a, b in means]
     for name, signs in (("difference", "first - second"), ("ratio", "first / second")):
-        columns = (result[f"{name}{end}"] for end in ("", "_low", "_high"))
-        text[f"{signs} [95 %]"] = [
-            _with_interval(*numbers) for numbers in zip(*columns, strict=True)
-        ]
-    text["effect size"] = [_short(value) for value in result["effect_size"]]
-    text["p"] = [_short(value) for value in result["p"]]
-    if result["p_exact"].notna().any():
-        text["p, exact"] = [_short(value) for value in result["p_exact"]]
+        numbers = result[[f"{name}{end}" for end in ENDS]].to_numpy(float)
+        text[f"{signs} [95 %]"] = [_with_interval(*values) for values in numbers]
+    for name, words in (("effect_size", "effect size"), ("p", "p"), ("p_exact", "p, exact")):
+        if name != "p_exact" or result[name].notna().any():
+            text[words] = ["-" if pd.isna(value) else f"{value:.2g}" for value in result[name]]
     if result["refused"].any():
         text["refused"] = result["refused"]
-    return text
+    said = ", ".join(f"{name} {fixed[name].iloc[0]}" for name in same)
+    return text, f"In every row: {said}." if said else ""
+
+
+def _words(value: Any) -> str:
+    """Return a setting as text, a raw name as it is; a dash where there is none."""
+    return value if isinstance(value, str) else "-" if pd.isna(value) else in_words(value)
 
 
 def _with_interval(middle: float, low: float, high: float) -> str:
     if pd.isna(middle):
         return "-"
     return f"{middle:.4g}" if pd.isna(low) else f"{middle:.4g} [{low:.4g}, {high:.4g}]"
-
-
-def _short(value: float) -> str:
-    return "-" if pd.isna(value) else f"{value:.2g}"

@@ -1,35 +1,42 @@
-"""The usual figure of a benchmark, and what all figures share."""
+"""The figure of a benchmark: panels of what its tables and the curves of its runs hold."""
 
-from collections.abc import Iterable
-from itertools import cycle
+from math import ceil
 from pathlib import Path
-from textwrap import fill
-from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.report.report_config import ReportConfig
-from bench.report.tables import Section
+from bench.report.panels import PlottedPanel, Style, dashes_of, styles_of
+from bench.report.report_config import Panel, ReportConfig
+from bench.report.tables import Section, without_leftovers
 from bench.store.results import Results
 
-# Okabe and Ito's colors, distinct for color-blind readers and, with the markers, in grayscale.
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES = ("-", "--", ":", "-.")
-REFERENCE = {"color": "0.45", "linewidth": 1}
-# These come first, so that they look the same in every figure.
-VARIANTS = ("original", "random_images", "random_labels")
-
-Style = dict[str, Any]
+COLUMN, PAGE, HEIGHT = 3.4, 7.0, 2.1  # inches: a column's and a page's width, a panel's height
+COLUMNS = 3
+STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7,
+    "errorbar.capsize": 1.5,
+    "axes.formatter.useoffset": False,
+}
 
 
 def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
-    """Plot each section as a panel: metrics against `config.x`, a color per `config.hue`.
+    """Plot the benchmark's panels: a row per section, as wide as a column or a page of a paper.
+
+    Panels that would show nothing, or a single point, are left out. Where sections have different
+    numbers of panels, these follow one another.
 
     Parameters
     ----------
@@ -38,115 +45,62 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
     config : ReportConfig
         What to plot.
     results : Results
-        The runs themselves and their curves, for figures that show more than the table.
+        The runs themselves and their curves.
     """
-    figure, axes = panels(1, len(parts), max(6.8, 5.2 * len(parts)), 4.6)
-    styles, dashes = styles_of(parts, config.hue), dashes_of(config.metrics)
-    for axis, part in zip(axes.flat, parts, strict=True):
-        for name, style in styles.items():
-            rows = part.rows[part.rows[config.hue] == name]
-            for metric, dash in dashes.items():
-                plot_summary(axis, rows, config.x, metric, style, dash)
-        axis.axhline(part.reference, **REFERENCE)
-        axis.set_title(fill(part.title, 36))
-        axis.set(xlabel=config.label(config.x), ylabel="error", ylim=(0, None))
-        axis.set_xticks(sorted(part.rows[config.x].unique()))
-        bare(axis, "y")
-    entries = {words(name): style for name, style in styles.items()}
-    entries |= {config.label(name): {"color": "0.2", "ls": dash} for name, dash in dashes.items()}
-    entries |= reference_entry(parts, config)
-    published = [f"{metric}_published" for metric in config.metrics]
-    if any(part.rows[published].notna().any(axis=None) for part in parts):
-        label = f"published ({config.published_setting.split(';')[0]})"
-        entries[label] = {"color": "0.2", "ls": "none", "marker": "_"}
-    legend(figure, entries, 3 if len(parts) == 1 else 4)
+    panels = config.panels or [Panel(y=(metric,)) for metric in config.metrics]
+    parts, _ = without_leftovers(parts)
+    groups = [([part], False) for part in parts] + [(parts, True)]
+    plotted = [
+        [PlottedPanel(panel, group, config, results) for panel in panels if panel.across == across]
+        for group, across in groups
+    ]
+    plotted = [[one for one in row if one.shows_something()] for row in plotted]
+    rows = [row for row in plotted if row]
+    if not rows:
+        return plot_nothing(parts, config, results)
+    if len({*map(len, rows)}) > 1:
+        rows = [[one for row in rows for one in row]]
+    lines = [line for row in rows for line in _lines(row)]
+    width = max(map(len, lines))
+    with plt.rc_context(STYLE):
+        size = (COLUMN if width == 1 else PAGE, HEIGHT * len(lines) + 0.4)
+        figure = plt.figure(figsize=size, layout="constrained")
+        axes = figure.subplots(len(lines), width, squeeze=False)
+        dashes = dashes_of(parts, config.dash)
+        entries: dict[str, Style] = {}
+        title = None
+        for line, row in zip(lines, axes, strict=True):
+            for axis in row[len(line) :]:
+                axis.set_axis_off()
+            for axis, one in zip(row, line, strict=False):
+                leads, title = one.title != title, one.title
+                entries |= one.draw(axis, styles_of(parts, one.hue), dashes, leads)
+        handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
+        longest = max(map(len, entries), default=0)
+        columns = max(1, min(4, int(size[0] / (0.45 + 0.05 * longest))))
+        figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
+
+
+def _lines(row: list[PlottedPanel]) -> list[list[PlottedPanel]]:
+    """Return panels in lines of about the same length."""
+    size = ceil(len(row) / ceil(len(row) / COLUMNS))
+    return [row[i : i + size] for i in range(0, len(row), size)]
 
 
 def plot_nothing(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
-    """Say that there is nothing to plot, where no run has ended with numbers."""
-    figure = plt.figure(figsize=(6.8, 1.2))
+    """Say that there is nothing to plot: no run has ended, or no panel has two points."""
+    figure = plt.figure(figsize=(PAGE, 1.2))
     counts = results.frame.status.value_counts().items()
     text = ", ".join(f"{count} {status}" for status, count in counts)
-    figure.text(0.5, 0.5, f"no run has ended with numbers: {text}", ha="center", va="center")
+    figure.text(0.5, 0.5, f"no two points to plot; runs: {text}", ha="center", va="center")
     return figure
-
-
-def styles_of(parts: list[Section], column: str) -> dict[Any, Style]:
-    """Return a color and a marker for each value of a column; past the last color they repeat.
-
-    The three variants of the papers come first and look the same in every figure.
-    """
-    found = values_of(parts, column)
-    fixed = VARIANTS if {*found} & {*VARIANTS} else ()
-    order = [*fixed, *(value for value in found if value not in fixed)]
-    styles = zip(order, cycle(PALETTE), cycle(MARKERS), strict=False)
-    return {value: {"color": c, "marker": m} for value, c, m in styles if value in found}
-
-
-def dashes_of(values: Iterable[Any]) -> dict[Any, str]:
-    """Return a line style for each value; past the last one they repeat."""
-    return dict(zip(values, cycle(DASHES), strict=False))
-
-
-def values_of(parts: list[Section], column: str) -> list[Any]:
-    """Return a column's values: the variants of the papers in their order, then the others."""
-    found = {value for part in parts for value in part.rows[column].dropna()}
-    others = found - {*VARIANTS}
-    return [
-        *(variant for variant in VARIANTS if variant in found),
-        *sorted(others, key=lambda value: (isinstance(value, str), value)),
-    ]
-
-
-def words(name: Any) -> str:
-    """Return a value in words."""
-    return str(name).replace("_", " ")
-
-
-def panels(rows: int, columns: int, width: float, height: float) -> tuple[Figure, np.ndarray]:
-    """Return a figure, with its size in inches, and its axes of shape (rows, columns)."""
-    size = (width, height)
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-
-
-def plot_summary(
-    axis: Axes, rows: pd.DataFrame, x: str, metric: str, style: Style, dash: str
-) -> None:
-    """Plot a summarized metric with its spread, and the published values as strokes."""
-    rows, color = rows.sort_values(x), style["color"]
-    filled = color if dash == "-" else "white"
-    line = {"ls": dash, "linewidth": 1.6, "markersize": 5, "markerfacecolor": filled}
-    axis.plot(rows[x], rows[metric], **style, **line)
-    spread = rows[f"{metric}_std"].fillna(0)
-    low, high = rows[metric] - spread, rows[metric] + spread
-    axis.fill_between(rows[x], low, high, color=color, alpha=0.12, linewidth=0)
-    published = rows[f"{metric}_published"]
-    axis.plot(rows[x], published, ls="none", marker="_", color=color, markersize=9)
-
-
-def bare(axis: Axes, lines: str = "both") -> None:
-    """Take away what does not carry data; leave faint lines along an axis or both."""
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(axis=lines, alpha=0.3, linewidth=0.6)  # pyright: ignore[reportArgumentType]
-
-
-def reference_entry(parts: list[Section], config: ReportConfig) -> dict[str, Style]:
-    """Return the legend's entry for the reference, if any section has one."""
-    known = any(part.reference == part.reference for part in parts)
-    return {config.label(config.reference): REFERENCE} if known else {}
-
-
-def legend(figure: Figure, entries: dict[str, Style], columns: int) -> None:
-    """Put a legend below the panels: labels and how their lines look."""
-    handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Figure, folder: Path) -> Path:
     """Write `figure.png` and `figure.svg` into a folder; return the path of the first."""
     with plt.rc_context({"svg.hashsalt": "rankbench"}):
         figure.savefig(folder / "figure.svg", metadata={"Date": None})
-    figure.savefig(folder / "figure.png", dpi=160)
+    figure.savefig(folder / "figure.png", dpi=220)
     plt.close(figure)
     return folder / "figure.png"

@@ -5,7 +5,10 @@ less often for skewed ones: 88 % of lognormal units of log deviation 0.9 with 10
 30. The bootstrap does not help: at 30 units BCa covers 92 % of normal ones and 89 % of those.
 """
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
@@ -14,6 +17,21 @@ EXACT_BELOW = 10
 ROUNDING = 1e-12  # differences that vary less, relative to the values, do not vary
 
 Interval = tuple[np.ndarray, np.ndarray]
+
+
+def unit_means(values: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Return the means over each independent unit; `values` is indexed by what it is over."""
+    return values.groupby(level=unit).mean() if unit in values.index.names else values
+
+
+def unit_intervals(grouped: Any, keys: list[str], unit: str) -> pd.DataFrame:
+    """Return the t interval of `value` of each group of runs: the columns `low` and `high`."""
+    runs = grouped.obj.dropna(subset="value")
+    if unit:
+        runs = runs.groupby([*keys, unit], dropna=False).value.mean().reset_index()
+    numbers = runs.groupby(keys, dropna=False).value.agg(["mean", "sem", "count"])
+    half = numbers["sem"] * stats.t.ppf((1 + CONFIDENCE) / 2, (numbers["count"] - 1).clip(lower=1))
+    return pd.DataFrame({"low": numbers["mean"] - half, "high": numbers["mean"] + half})
 
 
 def mean_interval(units: np.ndarray) -> Interval:

@@ -3,7 +3,8 @@
 import json
 import shlex
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +13,10 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from bench.core.errors import UserError
 from bench.report import tables
 from bench.report.claims import findings
-from bench.report.compare import as_text, compare, compare_published
+from bench.report.compare import EXPERIMENT, as_text, beside_published, compare
 from bench.report.publish import provenance
 from bench.report.report_config import ReportConfig
 from bench.store.results import Results, config_columns, usable
@@ -88,82 +90,78 @@ def data_uri(folder: Path) -> str:
 
 def _shown(chapter: Chapter, config: ReportConfig) -> dict[str, Any]:
     """Return what the template shows of a chapter."""
-    parts = tables.sections(chapter.results.frame, config)
+    frame, curves = chapter.results.frame, chapter.results.curves
+    parts, left = tables.without_leftovers(tables.sections(frame, config))
     return {
         "name": chapter.name,
         "benchmark": chapter.benchmark,
         "title": config.title,
         "figure": chapter.figure,
         "caption": _caption(parts),
-        "tables": [
-            Grid(part.title, tables.cells_as_text(part, config), tables.notes(part, config))
-            for part in parts
-        ],
-        "comparisons": _comparisons(chapter, parts, config),
-        "findings": findings(parts, config),
-        "provenance": provenance(chapter.results.frame, chapter.benchmark),
-        "left_out": chapter.results.damaged,
+        "tables": [Grid(*grid) for part in parts for grid in tables.grids(part, config)],
+        "comparisons": [*_comparisons(chapter, parts, config)],
+        "findings": findings(parts, config, curves),
+        "provenance": provenance(frame, chapter.benchmark),
+        "left_out": [*left, *chapter.results.damaged],
     }
 
 
 def _caption(parts: list[tables.Section]) -> str:
-    """Say what the panels show: settings, spread and number of runs."""
+    """Say what the panels show: settings and number of runs."""
     done = sum(int(usable(part.runs).sum()) for part in parts)
     planned = sum(len(part.runs) for part in parts)
-    spread = parts[0].caption.partition(";")[0]
-    return f"{', '.join(part.title for part in parts)}. {spread}. {done} of {planned} runs done."
+    return f"{'; '.join(part.title for part in parts)}. {done} of {planned} runs done."
 
 
-def _comparisons(chapter: Chapter, parts: list[tables.Section], config: ReportConfig) -> list[Grid]:
+def _comparisons(
+    chapter: Chapter, parts: list[tables.Section], config: ReportConfig
+) -> Iterator[Grid]:
     """Compare, within each section, the values of what the figure tells apart; then published ones.
 
     The metric is the first that the section's runs have.
     """
-    grids, name, frame = [], chapter.benchmark, chapter.results.frame
+    frame, shown = chapter.results.frame, [*config.metrics]
     for part in parts:
-        measured = part.runs.dropna(axis="columns", how="all")
-        metrics = [column for column in config.metrics if column in measured]
+        measured = [metric for metric in shown if part.rows[metric].notna().any()]
         factors = [column for column in (config.hue, config.x) if part.runs[column].nunique() > 1]
-        if metrics and factors:
+        if measured and factors:
             condition = f"{config.section}={part.runs[config.section].iloc[0]}"
-            words = ["--by", factors[0], "--metric", metrics[0], "--where", condition]
-            result = compare(part.runs, config, factors[0], metrics[0])
-            grids.append(_compared(result, name, words))
-    if config.published:
-        known = [metric for metric in config.metrics if metric in config.published_values]
-        for metric in [metric for metric in known if metric in frame][:1]:
-            words = ["--reference", "published", "--metric", metric]
-            grids.append(_compared(compare_published(frame, config, metric), name, words))
-    return grids
+            words = ["--by", factors[0], "--metric", measured[0], "--where", condition]
+            with suppress(UserError):  # no two runs of the section agree
+                result = compare(part.runs, config, factors[0], measured[0])
+                yield _compared(result, chapter.benchmark, words)
+    known = [name for name in shown if name in config.published_values and name in frame]
+    if config.published and known:
+        words = ["--reference", "published", "--metric", known[0]]
+        with suppress(UserError):  # nothing is published for these settings
+            both = beside_published(frame, config, known[0])
+            result = compare(both, config, EXPERIMENT, known[0], "published")
+            yield _compared(result, chapter.benchmark, words)
 
 
 def _compared(result: pd.DataFrame, name: str, words: list[str]) -> Grid:
     """Return the comparisons that have numbers, and the count of those refused."""
-    refused = result[result.refused != ""]
-    notes = [
-        f"{count} of {len(result)} refused: {reason}."
-        for reason, count in refused.refused.value_counts().items()
-    ]
+    refused = result[result.refused != ""].refused.value_counts()
+    notes = [f"{count} of {len(result)} refused: {reason}." for reason, count in refused.items()]
+    text, same = as_text(result[result.refused == ""])
     command = shlex.join(["rankbench", "compare", name, *words])
-    return Grid(command, as_text(result[result.refused == ""]), notes)
+    return Grid(command, text, [*filter(None, [same]), *notes])
 
 
 def _runs_as_json(chapters: Sequence[Chapter]) -> str:
     """Return the table of all runs as JSON that can stand inside a script element."""
-    table = {"metrics": [], "rows": []}
+    rows = []
     for chapter in chapters:
-        frame, name = chapter.results.frame, chapter.name
+        frame = chapter.results.frame
         listed = chapter.config.metrics if chapter.config else ("train_error", "test_error")
-        metrics = [metric for metric in listed if metric in frame]
-        table["metrics"] += [metric for metric in metrics if metric not in table["metrics"]]
-        indices = [table["metrics"].index(metric) for metric in metrics]
-        columns = [frame["data.name"], _settings(frame), frame.status, frame.wall_time_s]
-        columns += [frame.wandb_path.fillna(""), frame.index]
-        values = frame[metrics].astype(float).to_numpy()
-        for data, setting, status, time, path, key, numbers in zip(*columns, values, strict=True):
-            shown = {i: _short(v) for i, v in zip(indices, numbers, strict=True) if v == v}
-            table["rows"].append([name, data, setting, status, shown, _short(time), path, key])
-    text = json.dumps(table, separators=(",", ":"), allow_nan=False)
+        listed = [metric for metric in listed if metric in frame]
+        runs = frame.to_dict("records")
+        for key, setting, run in zip(frame.index, _settings(frame), runs, strict=True):
+            shown = {name: _short(run[name]) for name in listed if run[name] == run[name]}
+            row = [chapter.name, run["data.name"], setting, run["status"], shown]
+            path = run["wandb_path"]
+            rows.append([*row, _short(run["wall_time_s"]), path if path == path else "", key])
+    text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
@@ -171,17 +169,11 @@ def _settings(frame: pd.DataFrame) -> list[str]:
     """Return in words what tells each run of a benchmark from the others."""
     names = [name for name in config_columns(frame) if name != "data.name"]
     names = [name for name in names if frame[name].nunique(dropna=False) > 1]
-    words = [
-        [f"{_last(name)}={value}" if value == value else "" for value in frame[name]]
-        for name in names
+    last = {name: name.removesuffix(".name").rpartition(".")[2] for name in names}
+    return [
+        " ".join(f"{last[name]}={value}" for name, value in run.items() if value == value)
+        for run in frame[names].to_dict("records")
     ]
-    return [" ".join(filter(None, row)) for row in zip(*words, strict=True)] or [""] * len(frame)
-
-
-def _last(column: str) -> str:
-    """Return the last part of a dotted name; of a group's choice, the group."""
-    group, _, name = column.rpartition(".")
-    return group if name == "name" else name
 
 
 def _short(value: float) -> float | str | None:

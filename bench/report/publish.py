@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 
 from bench.core.files import require_writable, write_atomically
 from bench.report import figures, tables
+from bench.report.claims import outcomes
 from bench.report.report_config import ReportConfig
 from bench.store.results import (
     CURVES_FILE,
     MISSING,
     Results,
-    config_columns,
     require_runs,
     usable,
 )
@@ -48,10 +48,11 @@ def publish(results: Results, config: ReportConfig, folder: Path) -> Path:
     frame = require_runs(results.frame, folder.name)
     require_writable(folder.parent, "results_dir")
     parts = tables.sections(frame, config)
+    said = outcomes(parts, config, results.curves)
     texts = {
-        "table.md": tables.markdown(parts, config),
+        "table.md": tables.markdown(parts, config, said),
         "table.csv": tables.csv(parts, config),
-        "table.tex": tables.latex(parts, config),
+        "table.tex": tables.latex(parts, config, said),
         "PROVENANCE.md": provenance(frame, folder.name),
     }
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
@@ -84,19 +85,6 @@ def _write_runs(results: Results, config: ReportConfig, folder: Path) -> None:
         shown = [name for name in results.curves if str(name).startswith(config.curves)]
         curves = results.curves[["run_key", *shown]] if shown else results.curves.iloc[:0]
         replace(results, curves=curves).write(folder)
-
-
-def merge(results: Results, added: Results) -> Results:
-    """Return results with more runs; of two runs of one configuration the added one stays."""
-    both = results | added
-    # A planned run takes the place of none that is recorded.
-    planned_first = both.frame.status.ne(MISSING).sort_values(kind="stable").index
-    ordered = both.frame.loc[planned_first]
-    replaced = ordered.index[ordered.duplicated(config_columns(ordered), keep="last")]
-    curves = both.curves
-    if len(curves):
-        curves = curves[~curves.run_key.isin(replaced)]
-    return replace(both, frame=both.frame.drop(replaced), curves=curves)
 
 
 def provenance(frame: pd.DataFrame, benchmark: str) -> str:

@@ -1,9 +1,10 @@
 """What a benchmark's YAML file says about its table, its figure and its claims."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
 from importlib import import_module
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,10 +12,27 @@ import numpy as np
 import pandas as pd
 
 from bench.core.errors import UserError, require
-from bench.core.settings import settings, validate
+from bench.core.settings import NonNegative, settings, validate
 
 PUBLISHED = Path(__file__).parent / "published"
 Selection = Literal["last", "best validation"]
+# Names as they are written in a text; other underscores become spaces.
+NAMES = {
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "pathfinder": "Pathfinder",
+    "trainer.max_epochs": "epochs",
+    "trainer.max_steps": "steps",
+    "data.train": "training samples",
+}
+
+
+def in_words(value: Any) -> str:
+    """Return a name or a value as it is written in a text."""
+    if isinstance(value, float | np.floating):
+        return f"{value:g}"
+    return NAMES.get(value, value.replace("_", " ")) if isinstance(value, str) else str(value)
 
 
 @settings
@@ -37,6 +55,9 @@ class Claim:
         A metric by which the metric is divided, run by run.
     above, below : float
         What the number must lie between.
+    within : float
+        In place of the two, an equivalence: the whole interval of a ratio must lie between
+        1 / (1 + `within`) and 1 + `within`.
     published : float
         The published number, or the one that theory gives; without it, the same number is made of
         the table's published values.
@@ -49,26 +70,76 @@ class Claim:
     per: str = ""
     above: float = -np.inf
     below: float = np.inf
+    within: NonNegative = 0.0
     published: float | None = None
 
     def __post_init__(self) -> None:
         given = f"a claim's ratio={self.ratio}"
         require(len(self.ratio) < 2, given, "one factor with a list of two values")
+        alone = bool(self.ratio) and not np.isfinite([self.above, self.below]).any()
+        given = f"a claim with within={self.within:g}"
+        require(alone or not self.within, given, "a ratio, and neither above nor below")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """What the number must lie between."""
+        margin = 1 + self.within
+        return (1 / margin, margin) if self.within else (self.above, self.below)
 
     @property
     def expects(self) -> str:
         """The interval that is claimed, in words."""
-        bounds = {"above": self.above, "below": self.below}
-        return " and ".join(f"{name} {b:g}" for name, b in bounds.items() if np.isfinite(b))
+        bounds = zip(("above", "below"), self.bounds, strict=True)
+        return " and ".join(f"{name} {b:.3g}" for name, b in bounds if np.isfinite(b))
 
     def allows(self, number: float) -> bool:
         """Return whether a number is as claimed."""
-        return bool(self.above < number < self.below)
+        return bool(self.bounds[0] < number < self.bounds[1])
 
     def is_about(self, run: pd.Series, columns: list[str]) -> bool:
         """Return whether a run has the setting that `where` names outside the table's columns."""
         setting = {name: value for name, value in self.where.items() if name not in columns}
         return all(run.get(name) == value for name, value in setting.items())
+
+
+@settings
+class Panel:
+    """One panel of a benchmark's figure.
+
+    Parameters
+    ----------
+    y : tuple of str
+        What is plotted: a metric of the table, or columns of the curves; a star at the end stands
+        for all columns that begin so.
+    x : str
+        The horizontal axis; by default the report's.
+    kind : str
+        ``summary``: a row of the table is a point, with an interval. ``rows``: the same, with the
+        rows one below the other. ``milestones``: metrics such as ``error_at_500`` against the
+        number at their end. ``curves``: each run is a curve. ``one run``: curves of the first seed.
+    hue : str
+        The column that has a color; by default the report's.
+    where : dict
+        The runs shown, as in a claim.
+    across : bool
+        Whether one panel shows all sections that have the metric; they take the colors.
+    log : str
+        The logarithmic axes: ``x``, ``y`` or ``xy``.
+    inverted : bool
+        Whether the horizontal axis runs from large to small, as for losses.
+    slope : float
+        The slope by theory, in logarithms where an axis is logarithmic; a dashed line shows it.
+    """
+
+    y: tuple[str, ...]
+    x: str = ""
+    kind: Literal["summary", "rows", "milestones", "curves", "one run"] = "summary"
+    hue: str = ""
+    where: dict[str, Any] = field(default_factory=dict)
+    across: bool = False
+    log: Literal["", "x", "y", "xy"] = ""
+    inverted: bool = False
+    slope: float | None = None
 
 
 @settings
@@ -78,7 +149,7 @@ class ReportConfig:
     Parameters
     ----------
     title : str
-        The claim that the benchmark tests, in a sentence.
+        What the benchmark measures; whether its claims hold is left to their outcomes.
     section : str
         The column that divides the table into sections.
     rows : tuple of str
@@ -90,10 +161,20 @@ class ReportConfig:
         means over everything else. Without it, every run is a sample of its own.
     metrics : tuple of str
         The columns that are shown as mean and standard deviation.
-    reference : str
-        A metric shown as a line: what a trivial predictor reaches.
-    x, hue : str
-        The figure's horizontal axis, and the column that has a color.
+    questions : dict
+        Names and the metrics of the tables into which a wide one is folded.
+    reference : str or float
+        What a trivial predictor reaches, as a metric or a number: the error of the best constant,
+        or the relative error of zero. It is a line in the figure, and fits that are worse are
+        counted; they are held to it by the first of `metrics` that ends in ``_error``.
+    trained : dict
+        From which values of a column on, such as the published number of epochs, a fit that has
+        not converged counts as trained; see `bench.report.claims.trained`.
+    agree : tuple of str
+        The columns in which two runs must agree to be compared; by default `section`, `rows` and
+        `over`. What else they differ in is named.
+    x, hue, dash : str
+        The figure's horizontal axis, and the columns that have a color and a line style.
     labels : dict
         Words for columns.
     published : str
@@ -108,14 +189,16 @@ class ReportConfig:
         By which rules a run's numbers are taken from its curve: ``last``, ``best validation``; the
         table has rows for each.
     claims : tuple of Claim
-        What must hold if the title is true.
+        What the benchmark's runs are held against.
     families : tuple of dict
-        Conditions on the columns of a comparison. The tests of a section that meet the first of
-        them are corrected for one another, those that meet the second likewise, and so on; those
-        that meet none make one more family. So neither another data set nor a selection changes a
-        p value.
+        Conditions on the columns of a comparison, and on the factor `by` which it is: a value or a
+        list of values. The tests of a section that meet all conditions of a family are corrected
+        for one another; those that meet no family's make one more. No two families may overlap. So
+        neither another data set nor a selection changes a p value.
     summary : str
         ``mean``: mean and standard deviation. ``median``: median, least and largest value.
+    panels : tuple of Panel
+        What the figure shows of each section; by default one panel per metric.
     plot : str
         The dotted name of the function that plots the figure; see `bench.report.figures.plot`.
     curves : tuple of str
@@ -130,7 +213,11 @@ class ReportConfig:
     x: str
     hue: str
     unit: str = ""
-    reference: str = ""
+    dash: str = ""
+    questions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    reference: str | float = ""
+    trained: dict[str, float] = field(default_factory=dict)
+    agree: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
     published: str = ""
     published_for: dict[str, Any] = field(default_factory=dict)
@@ -139,6 +226,7 @@ class ReportConfig:
     claims: tuple[Claim, ...] = ()
     families: tuple[dict[str, Any], ...] = ()
     summary: Literal["mean", "median"] = "mean"
+    panels: tuple[Panel, ...] = ()
     plot: str = "bench.report.figures.plot"
     curves: tuple[str, ...] = ()
 
@@ -148,6 +236,10 @@ class ReportConfig:
             given = f"benchmark.report.{name}={getattr(self, name)}"
             expected = f"one of {', '.join(filter(None, known))}"
             require(getattr(self, name) in known, given, expected)
+        for one, other in combinations(self.families, 2):
+            apart = any(not {*options(one[n])} & {*options(other[n])} for n in one if n in other)
+            given = f"benchmark.report.families {one} and {other}, which overlap"
+            require(apart, given, "a column whose values differ between the two")
 
     @classmethod
     def of(cls, benchmark: str) -> "ReportConfig":
@@ -194,6 +286,22 @@ class ReportConfig:
         """The columns of the table: its section, its rows, and what they are averaged over."""
         return [self.section, *self.rows, *self.over]
 
+    @property
+    def compared(self) -> str:
+        """The metric that is held to `reference`; empty if there is none."""
+        errors = (name for name in self.metrics if name.endswith("_error"))
+        return next(errors, "") if self.reference != "" else ""
+
     def label(self, column: str) -> str:
         """Return the words for a column."""
-        return self.labels.get(column, column.rpartition(".")[2].replace("_", " "))
+        return self.labels.get(column) or NAMES.get(column) or in_words(column.rpartition(".")[2])
+
+    def words(self, column: str, value: Any) -> str:
+        """Return a column with a value: "160 epochs", or "width 8"."""
+        words = (in_words(value), self.label(column))
+        return " ".join(words if column in NAMES else words[::-1])
+
+
+def options(value: Any) -> Sequence[Any]:
+    """Return the values that a condition allows, which names one or a list of them."""
+    return value if isinstance(value, list | tuple) else [value]

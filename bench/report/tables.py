@@ -1,24 +1,35 @@
 """Benchmark tables: Markdown, CSV and LaTeX from recorded runs."""
 
 import html
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.core.status import Status
-from bench.report.report_config import ReportConfig
+from bench.report.intervals import unit_intervals
+from bench.report.report_config import ReportConfig, in_words
 from bench.store.results import AT_BEST, MISSING, settings, usable
 
 # The rules by which a run's numbers are taken from its curve, and how a metric's column ends.
 SELECTIONS = {"last": "", "best validation": AT_BEST}
 RULES = {
-    "last": "Selection last: a run's last measurement.",
+    "last": "Each run's last measurement.",
     "best validation": "Selection best validation: the measurement with the best validation.",
 }
 BUDGETS = ("trainer.max_epochs", "trainer.max_steps")
 # The ends, apart from those that count, in the order in which a table names them.
 WITHOUT_NUMBERS = [Status.DIVERGED, Status.FAILED, Status.STOPPED, MISSING]
+# Fits that are no better than a trivial predictor, and how a table names them.
+POOR = {"dead": "with output 0", "worse": "worse than the trivial predictor"}
+EXTREMES = {"smallest": "min", "largest": "max"}
+LEFTOVER = 0.1  # a setting with this share of a data set's runs, or less, has no section of its own
+NARROW = 3  # so many metrics need not be divided into questions
+ROUNDING = 1e-6
 
 
 @dataclass
@@ -28,17 +39,20 @@ class Section:
     Parameters
     ----------
     title : str
-        The data set and what is particular to the setting.
+        The data set, how long the fits train, and what else is particular to the setting.
     rows : DataFrame
         One row per row of the table: the row's columns, the rule of `selection`, for each metric
-        ``<metric>`` (mean), ``<metric>_std``, ``<metric>_published``, and the counts `expected`,
-        `done`, `diverged`, `failed`, `stopped`, `missing`.
+        ``<metric>`` (mean), ``<metric>_std``, the ends ``<metric>_low`` and ``<metric>_high`` of
+        the interval over independent units, ``<metric>_published``, and the counts `expected`,
+        `done`, `diverged`, `failed`, `stopped`, `missing`, `dead`, `worse`.
     reference : float
         The mean of the reference metric; NaN if the benchmark has none.
     caption : str
         Setting, number of runs and spread, in words.
     runs : DataFrame
         The runs themselves.
+    leftover : bool
+        Whether these are few runs beside those of another setting: only the CSV file has them.
     """
 
     title: str
@@ -46,6 +60,7 @@ class Section:
     reference: float
     caption: str
     runs: pd.DataFrame
+    leftover: bool = False
 
 
 def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
@@ -54,13 +69,54 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
     result = []
     for name, part in frame.groupby(config.section, sort=True, dropna=False):
-        for title, runs in settings(part, config.columns):
-            heading = f"{name} ({title})" if title else str(name)
-            result.append(_section(heading, runs, config))
+        apart = [
+            (*pair, len(pair[1]) <= LEFTOVER * len(part)) for pair in settings(part, config.columns)
+        ]
+        others = [setting for setting, _, leftover in apart if not leftover]
+        for setting, runs, leftover in apart:
+            title, rest = _heading(name, setting, runs, [setting, *others], config)
+            result.append(_section(title, rest, runs, config, leftover))
     return result
 
 
-def _section(title: str, runs: pd.DataFrame, config: ReportConfig) -> Section:
+def matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:
+    """Return the rows that have all values, or extremes; none if a column does not exist."""
+    for name, value in where.items():
+        if name not in frame:
+            return frame.iloc[:0]
+        frame = frame[frame[name] == resolved(frame[name], value)]
+    return frame
+
+
+def resolved(values: pd.Series, value: Any) -> Any:
+    """Return a value of a condition: ``smallest`` and ``largest`` stand for those of `values`."""
+    return getattr(values, EXTREMES[value])() if value in EXTREMES else value
+
+
+def _heading(
+    name: Any,
+    setting: dict[str, Any],
+    runs: pd.DataFrame,
+    others: list[dict[str, Any]],
+    config: ReportConfig,
+) -> tuple[str, str]:
+    """Return a section's title and the rest of its setting: no more than tells it from others."""
+    budgets = [n for n in BUDGETS if n in runs and n not in config.rows and runs[n].max() > 0]
+    words = {n: f"{runs[n].max():,.0f} {in_words(n)}" for n in budgets}
+    named = dict.fromkeys(budgets)
+    for column in setting:
+        same = [o for o in others if all(str(o[n]) == str(setting[n]) for n in named if n in o)]
+        if len(same) > 1 and len({str(other[column]) for other in same}) > 1:
+            named[column] = None
+        if column not in words and setting[column] == setting[column]:
+            words[column] = config.words(column, setting[column])
+    title = [in_words(name), *(words[n] for n in named if n in words)]
+    return ", ".join(title), ", ".join(text for n, text in words.items() if n not in named)
+
+
+def _section(
+    title: str, rest: str, runs: pd.DataFrame, config: ReportConfig, leftover: bool
+) -> Section:
     rows = pd.concat([_summarize(runs, config, rule) for rule in config.selections])
     rows = rows.sort_values([*config.rows], kind="stable", ignore_index=True)
     keys = rows[[*config.rows]].assign(**{config.section: runs[config.section].iloc[0]})
@@ -70,9 +126,15 @@ def _section(title: str, runs: pd.DataFrame, config: ReportConfig) -> Section:
     for metric in config.metrics:
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
-    good = runs[usable(runs)]
-    reference = good[config.reference].mean() if config.reference in good else float("nan")
-    return Section(title, rows, reference, _caption(runs, config), runs)
+    reference = references(runs[usable(runs)], config).mean()
+    return Section(title, rows, reference, _caption(runs, config, rest), runs, leftover)
+
+
+def references(runs: pd.DataFrame, config: ReportConfig) -> pd.Series:
+    """Return what a trivial predictor reaches in each run; NaN where that is not known."""
+    if isinstance(config.reference, str):
+        return runs.get(config.reference, pd.Series(np.nan, runs.index)).astype(float)
+    return pd.Series(config.reference, runs.index)
 
 
 def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFrame:
@@ -83,67 +145,80 @@ def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFr
     done = counts.drop(columns=WITHOUT_NUMBERS, errors="ignore").sum(axis="columns")
     rows["done"] = done.astype(int)  # the sum of no columns is a float
     rows = rows.join(counts.reindex(columns=[*map(str, WITHOUT_NUMBERS)], fill_value=0))
-    good = runs[usable(runs)].groupby(keys, dropna=False)
+    poor = poor_fits(runs, config).assign(**runs[keys]).groupby(keys, dropna=False)[[*POOR]]
+    rows = rows.join(poor.sum().astype(int))
+    good = runs[usable(runs)]
     for metric in config.metrics:
         column = f"{metric}{SELECTIONS[rule]}"
-        for name, statistic in _statistics(metric, config).items():
-            rows[name] = good[column].agg(statistic) if column in runs else float("nan")
+        values = good.get(column, pd.Series(np.nan, good.index)).astype(float)
+        grouped = good[[*keys, *config.over]].assign(value=values).groupby(keys, dropna=False)
+        rows[metric] = grouped.value.agg(config.summary)
+        rows[f"{metric}_std"] = grouped.value.std()
+        if config.summary == "median":
+            rows[f"{metric}_min"], rows[f"{metric}_max"] = grouped.value.min(), grouped.value.max()
+        else:
+            rows[[f"{metric}_low", f"{metric}_high"]] = unit_intervals(grouped, keys, config.unit)
     rows = rows.reset_index()
     rows.insert(len(keys), "selection", rule)
     return rows
 
 
-def _statistics(metric: str, config: ReportConfig) -> dict[str, str]:
-    """Return the columns that summarize a metric, by the names of pandas' aggregations."""
-    std = {f"{metric}_std": "std"}
-    if config.summary == "mean":
-        return {metric: "mean", **std}
-    return {metric: "median", **std, f"{metric}_min": "min", f"{metric}_max": "max"}
+def poor_fits(runs: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
+    """Return which fits are dead, that is output 0, and which others are worse than a trivial one.
+
+    The error of 0 is 1 for relative errors. For labels 0 and 1, of which a share p is 1, it is p,
+    and the best constant's, the reference, is p (1 - p). All samples may also have underflowed.
+    """
+    trivial, count = references(runs, config), usable(runs)
+    errors = runs.get(config.compared, pd.Series(np.nan, runs.index)).astype(float)
+    zero = trivial if not isinstance(config.reference, str) else (1 - (1 - 4 * trivial) ** 0.5) / 2
+    dead = np.isclose(errors, zero, rtol=ROUNDING) | (runs.get("underflow_share", 0) == 1)
+    worse = errors > trivial * (1 + ROUNDING)
+    return pd.DataFrame({"dead": count & dead, "worse": count & worse & ~dead})
 
 
-def _caption(runs: pd.DataFrame, config: ReportConfig) -> str:
-    """Say what is averaged, how many runs there are, and in which setting."""
-    averaged = [f"{runs[key].nunique()} {config.label(key)} values" for key in config.over]
-    count = int(usable(runs).sum())
-    budgets = [name for name in BUDGETS if name in runs and runs[name].max() > 0]
+def _caption(runs: pd.DataFrame, config: ReportConfig, rest: str) -> str:
+    """Say what is averaged, how many runs there are, and the rest of the setting."""
+    numbers = {key: runs[key].nunique() for key in config.over}
+    averaged = [f"{n} {config.label(key)} value{'s' * (n != 1)}" for key, n in numbers.items()]
     summary = "Mean ± standard deviation" if config.summary == "mean" else "Median [least, largest]"
-    budget = " and ".join(f"{runs[name].max():,.0f} {name.rpartition('_')[2]}" for name in budgets)
-    counted = f"{count} of {len(runs)} runs done{f'; at most {budget}' if budget else ''}"
+    counted = f"{int(usable(runs).sum())} of {len(runs)} runs done"
     rules = " ".join(RULES[rule] for rule in config.selections)
-    return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}"
+    rest = f" {rest[:1].upper()}{rest[1:]}." if rest else ""
+    return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}{rest}"
 
 
-def cells_as_text(section: Section, config: ReportConfig) -> pd.DataFrame:
-    """Return a section as text: what all tables for readers show."""
-    rows = section.rows
-    keys = [*config.rows, "selection"]
-    text = pd.DataFrame(
-        {config.label(key): rows[key].astype(str).where(rows[key].notna(), "-") for key in keys}
-    )
-    measured = [metric for metric in config.metrics if rows[metric].notna().any()]
-    for metric in measured or config.metrics:
-        pairs = zip(rows[metric], rows[f"{metric}_std"], strict=True)
-        shown = [_mean_and_std(mean, std) for mean, std in pairs]
-        if config.summary == "median":
-            triples = rows[[metric, f"{metric}_min", f"{metric}_max"]].to_numpy()
-            shown = [_median_and_range(*triple) for triple in triples]
-        text[config.label(metric)] = shown
-    for metric in measured or config.metrics:
+def cells_as_text(
+    section: Section, config: ReportConfig, metrics: Sequence[str] = ()
+) -> tuple[pd.DataFrame, str]:
+    """Return a section as text, and the columns with a single value, which its caption names."""
+    rows, keys = section.rows, [*config.rows, "selection"]
+    text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
+    text = text.rename(columns=config.label)
+    wanted = metrics or config.metrics
+    measured = [metric for metric in wanted if rows[metric].notna().any()] or wanted
+    for metric in measured:
+        ends = ("min", "max") if config.summary == "median" else ("std",)
+        numbers = rows[[metric, *(f"{metric}_{end}" for end in ends)]].to_numpy(float)
+        write = _median_and_range if config.summary == "median" else _mean_and_std
+        text[config.label(metric)] = [write(*values) for values in numbers]
+    for metric in measured:
         values = rows[f"{metric}_published"]
         if values.notna().any():
-            shown = [_number(value) for value in values]
-            text[f"published {config.label(metric)}"] = shown
+            text[f"published {config.label(metric)}"] = values.map(_number)
     text["runs"] = [
-        f"{done}/{expected}" + (f" ({without})" if without else "")
-        for done, expected, without in zip(
-            rows.done, rows.expected, rows[WITHOUT_NUMBERS].apply(_counted, axis=1), strict=True
-        )
+        f"{row.done}/{row.expected}" + (f" ({without})" if (without := _counted(row)) else "")
+        for _, row in rows.iterrows()
     ]
-    return text
+    single = [name for name in text if len(text) > 1 and text[name].nunique() == 1]
+    single = [name for name in single if name == "runs" or name in map(config.label, keys)]
+    said = [f"{name} {text[name].iloc[0]}" for name in single if name != "selection"]
+    return text.drop(columns=single), f"In every row: {', '.join(said)}." if said else ""
 
 
-def _counted(counts: pd.Series) -> str:
-    return ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+def _counted(row: pd.Series) -> str:
+    names = {**{str(end): str(end) for end in WITHOUT_NUMBERS}, **POOR}
+    return ", ".join(f"{row[name]} {words}" for name, words in names.items() if row[name])
 
 
 def _number(value: float) -> str:
@@ -155,9 +230,16 @@ def _number(value: float) -> str:
 
 
 def _mean_and_std(mean: float, std: float) -> str:
+    """Return a mean, to its spread's last digit at least, and two digits of the spread."""
     if pd.isna(mean) or pd.isna(std) or std == 0:
         return _number(mean)
-    return f"{_number(mean)} ± {_number(std)}"
+    size = max(abs(mean), std)
+    power = 0 if 1e-3 <= size < 1e5 else math.floor(math.log10(size))
+    mean, std = mean / 10.0**power, std / 10.0**power
+    digits = max(0, 1 - math.floor(math.log10(std)))
+    more = 2 - math.floor(math.log10(abs(mean))) if mean else 0  # three digits of the mean
+    text = f"{mean:.{max(digits, more)}f} ± {std:.{digits}f}"
+    return f"({text})e{power:+03d}" if power else text
 
 
 def _median_and_range(median: float, least: float, largest: float) -> str:
@@ -166,24 +248,41 @@ def _median_and_range(median: float, least: float, largest: float) -> str:
     return f"{_number(median)} [{_number(least)}, {_number(largest)}]"
 
 
-def notes(section: Section, config: ReportConfig) -> list[str]:
-    """Return what stands below a section's table."""
-    lines = [section.caption]
+def grids(section: Section, config: ReportConfig) -> list[tuple[str, pd.DataFrame, list[str]]]:
+    """Return a section's tables, one per question: title, table of text, and what stands below."""
+    below = []
     if section.reference == section.reference:
-        lines.append(f"{config.label(config.reference)}: {section.reference:.4f}.")
+        trivial = config.label(config.reference) if isinstance(config.reference, str) else "zero"
+        below = [f"Trivial predictor: {trivial}, {_number(section.reference)}."]
     published = section.rows[[f"{metric}_published" for metric in config.metrics]]
     if published.notna().any(axis=None) and config.published_setting:
-        lines.append(f"Published values: {config.published_setting}.")
-    return lines
+        below.append(f"Published values: {config.published_setting}.")
+    wide = section.rows[[*config.metrics]].notna().any().sum() > NARROW
+    questions = config.questions if wide and config.questions else {"": config.metrics}
+    result = []
+    for question, metrics in questions.items():
+        text, single = cells_as_text(section, config, metrics)
+        title = f"{section.title}: {question}" if question else section.title
+        result.append((title, text, [f"{section.caption} {single}".strip(), *below]))
+    return result
 
 
-def markdown(parts: list[Section], config: ReportConfig) -> str:
-    """Return the table in Markdown."""
+def without_leftovers(parts: list[Section]) -> tuple[list[Section], list[str]]:
+    """Return the sections that are published, and a line on each of the others."""
+    left = [part for part in parts if part.leftover]
+    lines = [f"Only in table.csv: {len(part.runs)} run(s) of {part.title}." for part in left]
+    return [part for part in parts if not part.leftover], lines
+
+
+def markdown(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = ()) -> str:
+    """Return the table in Markdown, with the outcomes of the benchmark's claims."""
     blocks = [f"# {_markdown(config.title)}"]
-    for section in parts:
-        text = as_markdown(cells_as_text(section, config))
-        below = "\n".join(map(_markdown, notes(section, config)))
-        blocks += [f"## {_markdown(section.title)}", text, below]
+    parts, left = without_leftovers(parts)
+    for title, text, below in (grid for part in parts for grid in grids(part, config)):
+        blocks += [f"## {_markdown(title)}", as_markdown(text), "\n".join(map(_markdown, below))]
+    blocks += map(_markdown, left)
+    if outcomes:
+        blocks += ["## Claims", "\n".join(f"- {_markdown(line)}" for line in outcomes)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -199,47 +298,40 @@ def _markdown(text: str) -> str:
     return html.escape(str(text), quote=False).replace("|", r"\|").replace("\n", " ")
 
 
-def latex(parts: list[Section], config: ReportConfig) -> str:
-    """Return the table in LaTeX, for the booktabs package."""
-    blocks = []
-    for section in parts:
-        caption = f"{config.title} {section.title}. {' '.join(notes(section, config))}"
-        text = cells_as_text(section, config)
-        blocks.append(as_latex(text, len(config.rows) + 1, caption))
-    return "\n\n".join(blocks) + "\n"
-
-
-def as_latex(text: pd.DataFrame, keys: int, caption: str) -> str:
-    """Return a table of text in LaTeX, the first `keys` columns flush left."""
-    header, *body = [" & ".join(map(_latex, row)) for row in (text.columns, *text.to_numpy())]
-    body = [f"{{}}{row}" if row.startswith("[") else row for row in body]  # not an option of \\\\
-    lines = [
-        r"\begin{table}",
-        r"  \centering",
-        rf"  \caption{{{_latex(caption)}}}",
-        rf"  \begin{{tabular}}{{{'l' * keys + 'r' * (len(text.columns) - keys)}}}",
-        r"    \toprule",
-        rf"    {header} \\",
-        r"    \midrule",
-        *(rf"    {row} \\" for row in body),
-        r"    \bottomrule",
-        r"  \end{tabular}",
-        r"\end{table}",
+def latex(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = ()) -> str:
+    """Return the tables in LaTeX, for the booktabs package; outcomes are comments."""
+    parts, left = without_leftovers(parts)
+    blocks = [
+        as_latex(text, f"{config.title.rstrip('.')}: {title}. {' '.join(below)}")
+        for part in parts
+        for title, text, below in grids(part, config)
     ]
-    return "\n".join(lines)
+    comments = "".join(f"% {line}\n" for line in (*left, *outcomes))
+    return "\n".join(blocks) + comments
 
 
 LATEX = {character: rf"\{character}" for character in "&%$#_{}"}
 LATEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 LATEX |= {"±": r"$\pm$", "<": r"$<$", ">": r"$>$", "\n": " "}
+LATEX = str.maketrans(LATEX)
 
 
-def _latex(text: str) -> str:
-    """Return text that LaTeX sets as it is."""
-    return "".join(LATEX.get(character, character) for character in str(text))
+def as_latex(text: pd.DataFrame, caption: str) -> str:
+    """Return a table of text in LaTeX, numbers flush right."""
+    cells = text.map(lambda cell: str(cell).translate(LATEX))
+    first = cells.columns[0]
+    cells[first] = cells[first].str.replace(r"^\[", "{}[", regex=True)  # not an option of \\
+    numeric = [text[name].str.match(r"[(\d.+-]").all() for name in text]
+    table = cells.rename(columns=lambda name: name.translate(LATEX)).to_latex(
+        index=False,
+        escape=False,
+        caption=caption.translate(LATEX),
+        column_format="".join("r" if number else "l" for number in numeric),
+    )
+    return table.replace("\n", "\n\\centering\n", 1)
 
 
-def csv(parts: list[Section], config: ReportConfig) -> str:
+def csv(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = ()) -> str:
     """Return the table's numbers as CSV, one line per row of any section."""
     tables = [part.rows.assign(section=part.title, reference=part.reference) for part in parts]
     return as_csv(pd.concat(tables, ignore_index=True))

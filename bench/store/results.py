@@ -147,19 +147,22 @@ class Results:
             self.curves.to_parquet(folder / CURVES_FILE, compression="zstd")
 
     def __or__(self, other: "Results") -> "Results":
-        """Merge runs by key: those of `other` win, but a missing run against no recorded one."""
-        ours, theirs = self.frame, other.frame
-        known = ours.index[ours.status != MISSING] if len(ours) else ours.index
-        if len(theirs):
-            theirs = theirs[(theirs.status != MISSING) | ~theirs.index.isin(known)]
-        order = ours.index.append(theirs.index.difference(ours.index, sort=False))
-        frame = _joined(ours[~ours.index.isin(theirs.index)], theirs).reindex(order)
-        curves = self.curves
-        if len(curves):
-            curves = curves[~curves.run_key.isin(theirs.index)]
-        kept = other.curves[other.curves.run_key.isin(theirs.index)]
+        """Merge: of two runs of one configuration the other's stays, but no missing one."""
+        parts = [frame for frame in (self.frame, other.frame) if len(frame)]
+        if not parts:
+            return self
+        frame = pd.concat(parts)
+        missing = frame.status == MISSING
+        frame = pd.concat([frame[missing], frame[~missing]])
+        frame = frame[~frame.index.duplicated(keep="last")]
+        frame = frame[~frame.duplicated(config_columns(frame), keep="last")].sort_index()
+        curves = [curve for curve in (self.curves, other.curves) if len(curve)]
+        if len(curves) == 2:
+            curves[0] = curves[0][~curves[0].run_key.isin(curves[1].run_key)]
+        joined = pd.concat(curves) if curves else self.curves
+        kept = joined[joined.run_key.isin(frame.index)].reset_index(drop=True)
         damaged = tuple(dict.fromkeys((*self.damaged, *other.damaged)))
-        return Results(_one_type_each(frame), _joined(curves, kept).reset_index(drop=True), damaged)
+        return Results(_one_type_each(frame), kept, damaged)
 
     def finished(self) -> set[str]:
         """Return the keys of the runs that need not be done again."""
@@ -170,11 +173,6 @@ class Results:
 def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
     """Return `Results.frame` of recorded runs."""
     return Results.from_runs(runs_dir, benchmark).frame
-
-
-def load_curves(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
-    """Return `Results.curves` of recorded runs."""
-    return Results.from_runs(runs_dir, benchmark).curves
 
 
 def record_paths(runs_dir: Path, benchmark: str = "*") -> list[Path]:
@@ -265,12 +263,6 @@ def _curve_frame(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFr
     return pd.DataFrame({"run_key": pd.Series(keys, dtype="str"), **columns})
 
 
-def _joined(first: pd.DataFrame, second: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of both; an empty one does not change the other's types."""
-    parts = [part for part in (first, second) if len(part)]
-    return pd.concat(parts) if parts else first
-
-
 def config_columns(frame: pd.DataFrame) -> list[str]:
     """Return the columns that are configuration values."""
     return [str(name) for name in frame if "." in str(name) or name in ("variant", "seed")]
@@ -289,27 +281,20 @@ def usable(frame: pd.DataFrame) -> pd.Series:
     return frame.status.isin([Status.CONVERGED, Status.MAX_STEPS])
 
 
-def settings(frame: pd.DataFrame, known: Collection[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+def settings(
+    frame: pd.DataFrame, known: Collection[str]
+) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
     """Divide runs into those that differ in the `known` columns alone.
 
     Yields
     ------
-    title : str
-        What is particular to these runs; empty if all runs share one setting.
+    setting : dict
+        What is particular to these runs, by column; empty if all runs share one setting.
     part : DataFrame
         The runs.
     """
     apart = [n for n in config_columns(frame) if n not in known and n != "trainer.name"]
     varying = [name for name in apart if frame[name].nunique(dropna=False) > 1]
-    if not varying:
-        yield "", frame
-        return
-    for values, part in frame.groupby(varying, dropna=False, sort=True):
-        pairs = zip(varying, values, strict=True)
-        yield ", ".join(setting_words(name, v) for name, v in pairs if v == v), part
-
-
-def setting_words(column: str, value: Any) -> str:
-    """Return a configuration value in words; a registered name stands for its group's choice."""
-    group, _, name = column.rpartition(".")
-    return f"{group}: {value}" if name == "name" else f"{column}={value}"
+    parts = frame.groupby(varying, dropna=False, sort=True) if varying else [((), frame)]
+    for values, part in parts:
+        yield dict(zip(varying, values, strict=True)), part

@@ -71,9 +71,27 @@ def test_the_uses_of_compare(made_up_runs, rankbench, tmp_path):
     code, out, _ = rankbench(*call, "--by", "variant", "--reference", "random_labels")
     assert code == 0
     assert "original vs random_labels" in out
-    code, out, _ = rankbench(*call, "--reference", "published")  # for digits nothing is
-    assert code == 1
-    assert "no published value for this setting" in out
+    code, _, error = rankbench(*call, "--reference", "published")  # for digits nothing is
+    assert code == 2
+    assert "expected a setting for which values are published" in error
+
+
+def test_experiments_are_compared_with_what_they_differ_in(made_up_runs, rankbench, tmp_path):
+    for name in ("a", "b"):
+        made_up_runs(tmp_path / name, seeds=[0] if name == "a" else [0, 1])
+    for piece, folder in (("a", "results"), ("b", "results/more")):
+        call = ["figure", "tensor_rank", f"runs_dir={tmp_path}/{piece}"]
+        assert rankbench(*call, f"results_dir={tmp_path}/{folder}")[0] == 0
+    call = ["compare", "tensor_rank", "--metric", "train_error", "--from", "results"]
+    folder = f"results_dir={tmp_path}/results"
+    code, out, _ = rankbench(*call, "--against", "more", "--format", "csv", folder)
+    assert code == 0
+    table = pd.read_csv(StringIO(out))
+    assert set(table.comparison) == {"more vs tensor_rank"}
+    assert set(table.pairs) == {2}  # two classes with the seed that both have
+    code, _, error = rankbench(*call, "--against", "nothing", folder)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--against nothing: expected a recorded experiment of tensor_rank: more" in error
 
 
 @pytest.mark.parametrize("form", ["markdown", "csv", "latex"])

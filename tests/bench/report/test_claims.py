@@ -8,9 +8,10 @@ import pytest
 from scipy import stats
 
 from bench.configuration import benchmarks
+from bench.core.errors import UserError
 from bench.report.claims import Finding, findings
 from bench.report.report_config import Claim, ReportConfig
-from bench.report.tables import sections
+from bench.report.tables import markdown, sections
 
 
 def config(summary="mean", published="", **claim):
@@ -31,7 +32,7 @@ def config(summary="mean", published="", **claim):
 def runs(seeds=6):
     draw = np.random.default_rng(0)
     rows = [
-        ("mnist", variant, rank, seed, "max_steps", draw.normal(mean / rank, 0.002), 0.1)
+        ("mnist", variant, rank, seed, "converged", draw.normal(mean / rank, 0.002), 0.1)
         for variant, mean in (("original", 0.02), ("random_images", 0.09))
         for rank in (1, 2)
         for seed in range(seeds)
@@ -154,6 +155,73 @@ def test_a_mean_is_of_independent_units():
     assert (finding.pairs, finding.units) == (6, 3)
     alone = only(frame[frame["data.target_class"] == 0], by_class)
     assert alone.verdict == "Holds. One independent sample only: no interval."
+
+
+def curve(frame, ends):
+    """Return curves of 100 epochs that fall linearly from 80 on."""
+    points = [(key, epoch, ends[(epoch - 80) // 20]) for key in frame.index for epoch in (80, 100)]
+    return pd.DataFrame(points, columns=["run_key", "epoch", "train_error"])
+
+
+@pytest.mark.parametrize(
+    ("change", "ends", "untrained"),
+    [
+        ({"status": "converged"}, None, False),
+        ({"epoch": 1000}, None, False),  # the published number of epochs
+        ({}, None, True),
+        ({}, (0.021, 0.02), False),  # settled, as far as a twentieth of 0.1
+        ({}, (0.026, 0.02), True),  # still falling
+        ({}, (0.095, 0.095), True),  # resting where it began
+        ({"data.name": "mnist"}, (0.021, 0.02), True),  # published after more epochs
+    ],
+)
+def test_a_claim_about_fits_that_are_not_trained_gets_no_verdict(change, ends, untrained):
+    settled = replace(
+        config(where={"variant": "original", "model.rank": 1}, published="tensor_rank.csv"),
+        reference="constant",
+        trained={"epoch": 1000},
+        claims=(Claim(says="A claim.", metric="train_error", below=0.5),),
+    )
+    frame = runs().assign(**{"status": "max_steps", "epoch": 100, "data.name": "digits", **change})
+    frame.index = frame.index.astype(str)
+    known = curve(frame, ends) if ends else pd.DataFrame()
+    (finding,) = findings(sections(frame, settled), settled, known)
+    assert (finding.outcome == "untrained") == untrained
+    words = "Not trained far enough: 24 of 24 runs neither converged nor trained for long enough."
+    assert (words in finding.verdict) == untrained
+    assert ("Holds" in finding.verdict) != untrained
+
+
+def test_dead_fits_and_those_worse_than_the_best_constant_are_counted():
+    held = replace(config(below=0.5, **RATIO), reference="constant")
+    share = 0.2  # of labels that are 1, so the error of output 0; the best constant's is 0.16
+    frame = runs().assign(constant=share * (1 - share))
+    frame.loc[frame.index[:2], "train_error"] = [share, 0.3]
+    rows = sections(frame, held)[0].rows
+    assert (rows.dead.sum(), rows.worse.sum()) == (1, 1)
+    assert "2 of 12 runs are no better than the trivial predictor." in only(frame, held).verdict
+    assert "(1 with output 0, 1 worse than the trivial" in markdown(sections(frame, held), held)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.95, 1.05, "Equal within 10%."),
+        (0.95, 1.2, "Holds for the number, not for all of its interval."),
+        (1.2, 1.3, "Not equal within 10%."),
+    ],
+)
+def test_equivalence_needs_the_whole_interval_inside_the_margin(low, high, words):
+    ratio = {"variant": ("original", "random_images")}
+    claim = Claim(says="", metric="train_error", ratio=ratio, within=0.1)
+    number = 1.0 if low < 1 else 1.25
+    assert Finding(claim, "", number, low, high, pairs=5, expected=5).verdict == words
+    assert claim.expects == "above 0.909 and below 1.1"
+
+
+def test_a_claim_about_columns_that_no_run_has_is_refused():
+    with pytest.raises(UserError, match=r"a claim about model.rnk: A claim.: expected columns"):
+        only(runs(), config(where={"model.rnk": 5}))
 
 
 @pytest.mark.parametrize("name", benchmarks())

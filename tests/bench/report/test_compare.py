@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from bench.core.errors import UserError
-from bench.report.compare import as_text, compare, compare_published, where
+from bench.report.compare import EXPERIMENT, as_text, beside_published, compare, where
 from bench.report.report_config import ReportConfig
 
 
@@ -87,7 +87,7 @@ def test_families_are_corrected_apart_and_do_not_depend_on_what_is_shown():
     assert compare(two, config(), "variant", "train_error").p.tolist() == pytest.approx(alone * 2)
     shown = compare(two, config(), "variant", "train_error", None, ["model.rank=2"])
     assert shown.p.tolist() == pytest.approx(alone[2:] * 2)
-    apart = replace(config(), families=({"model.rank": 1},))
+    apart = replace(config(), families=({"model.rank": [1, 3], "by": "variant"},))
     split = compare(runs(), apart, "variant", "train_error").p.to_numpy()
     expected = [stats.false_discovery_control(raw_p(runs(), [rank])) for rank in (1, 2)]
     assert split == pytest.approx(np.concatenate(expected))
@@ -97,7 +97,7 @@ def test_one_pair_has_a_difference_and_no_interval():
     row = compare(runs(classes=[0], seeds=[0]), config(), "variant", "train_error").iloc[0]
     assert (row.pairs, row.refused) == (1, "")
     assert row[["difference_low", "ratio_high", "p", "p_exact"]].isna().all()
-    text = as_text(row.to_frame().T)
+    text, _ = as_text(row.to_frame().T)
     assert text["first - second [95 %]"].tolist() == [f"{row.difference:.4g}"]
 
 
@@ -134,7 +134,7 @@ def test_other_settings_have_their_own_rows():
     frame.insert(0, "optimizer.lr", 0.1)
     result = compare(frame, config(), "variant", "train_error")
     assert len(result) == 8
-    assert result["data.levels"].tolist() == [2, 2, 3, 3] * 2
+    assert result["data.levels"].tolist() == [2, 3] * 4
 
 
 def test_a_factor_goes_by_its_last_name_where_that_is_the_only_one():
@@ -152,6 +152,7 @@ def test_a_factor_goes_by_its_last_name_where_that_is_the_only_one():
         ("colour", "train_error", "variant"),
         ("variant", "loss", "train_error"),
         ("data.name", "train_error", "at least two"),
+        ("model", "train_error", "variant"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(factor, metric, message):
@@ -173,9 +174,14 @@ def published():
     return frame, replace(config(), published="tensor_rank.csv")
 
 
+def against_published(frame, known):
+    both = beside_published(frame, known, "train_error")
+    return compare(both, known, EXPERIMENT, "train_error", "published")
+
+
 def test_ours_against_published_is_scipy_s_one_sample_test():
     frame, known = published()
-    result = compare_published(frame, known, "train_error")
+    result = against_published(frame, known)
     assert len(result) == 6
     raw = []
     for _, row in result.iterrows():
@@ -192,21 +198,53 @@ def test_ours_against_published_is_scipy_s_one_sample_test():
     assert result.p.to_numpy() == pytest.approx(stats.false_discovery_control(raw))
 
 
-def test_published_comparisons_can_be_named_by_a_factor_and_are_refused_where_runs_are_missing():
+def test_published_comparisons_are_refused_where_runs_are_missing():
     frame, known = published()
     frame.loc[frame.index[0], "status"] = "failed"
-    result = compare_published(frame, known, "train_error", "variant")
-    refused = result[result.refused != ""]
-    assert refused.comparison.tolist() == ["random_images vs published"]
-    assert refused.refused.tolist() == ["1 of 12 runs are missing"]
-    assert "variant" not in result
+    refused = against_published(frame, known).query("refused != ''")
+    assert refused.refused.tolist() == ["1 of 12 pairs are missing"]
+    assert refused.comparison.tolist() == ["ours vs published"]
 
 
-def test_what_nobody_published_is_refused_and_can_be_printed():
+def test_what_nobody_published_is_refused():
     frame, known = published()
-    known = replace(known, published_for={"data.levels": 2})
-    result = compare_published(frame, known, "train_error")
-    assert set(result.refused) == {"no published value for this setting"}
-    assert (as_text(result)["first - second [95 %]"] == "-").all()
+    with pytest.raises(UserError, match="a setting for which values are published"):
+        beside_published(frame, replace(known, published_for={"data.levels": 2}), "train_error")
     with pytest.raises(UserError, match="expected one of train_error"):
-        compare_published(frame.assign(loss=0.0), known, "loss")
+        beside_published(frame.assign(loss=0.0), known, "loss")
+
+
+def two_models():
+    """Return runs of two kinds of models, whose other settings are not the same either."""
+    frame = runs(ranks=[1])
+    frame = frame[frame.variant == "original"].assign(**{"data.levels": 2})
+    cp = frame.assign(**{"model.name": "cp", "optimizer.lr": 0.1})
+    linear = frame.assign(**{"model.name": "linear", "train_error": frame.train_error + 1})
+    return pd.concat([cp, cp.assign(**{"optimizer.lr": 0.2}), linear], ignore_index=True)
+
+
+def test_two_models_are_paired_by_what_must_agree_and_differences_are_named():
+    result = compare(two_models(), config(), "model", "train_error")
+    assert result.comparison.tolist() == ["linear vs cp"] * 2
+    assert result["optimizer.lr"].tolist() == ["- vs 0.1", "- vs 0.2"]
+    assert result.difference.tolist() == pytest.approx([1.0, 1.0])
+    text, same = as_text(result)
+    assert text["optimizer.lr"].tolist() == ["- vs 0.1", "- vs 0.2"]
+    assert same == "In every row: data.name digits, variant original, model.rank 1."
+
+
+def test_a_benchmark_says_what_must_agree():
+    frame = two_models()
+    frame["model.rank"] = np.where(frame["model.name"] == "cp", 5, 1)
+    with pytest.raises(UserError, match=r"agree in these columns"):
+        compare(frame, config(), "model.name", "train_error")
+    free = replace(config(), agree=("data.name", "data.target_class", "seed"))
+    result = compare(frame, free, "model.name", "train_error")
+    assert result["model.rank"].tolist() == ["1 vs 5"] * 2
+
+
+def test_pairs_are_of_what_both_sides_have_planned():
+    frame = two_models()
+    short = frame[(frame["model.name"] == "cp") | (frame.seed == 0)]
+    result = compare(short, config(), "model.name", "train_error")
+    assert result[["pairs", "refused"]].to_numpy().tolist() == [[6, ""]] * 2

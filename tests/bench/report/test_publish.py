@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bench.report import publish as publishing
-from bench.report.publish import merge, provenance, publish
+from bench.report.publish import provenance, publish
 from bench.report.report_config import ReportConfig
 from bench.store.results import CURVES_FILE, Results
 
@@ -40,14 +40,14 @@ def results(keys, seeds, status="max_steps", error=0.1, commit="a" * 40):
 
 
 def test_the_newer_run_of_a_configuration_replaces_the_older():
-    merged = merge(results(["a", "b"], [0, 1]), results(["c"], [1], error=0.5))
+    merged = results(["a", "b"], [0, 1]) | results(["c"], [1], error=0.5)
     assert merged.frame.train_error.to_dict() == {"a": 0.1, "c": 0.5}
     assert {*merged.curves.run_key} == {"a", "c"}
 
 
 def test_a_planned_run_replaces_no_recorded_one():
     planned = results(["c", "d"], [1, 2], status="missing", error=np.nan)
-    merged = merge(results(["a", "b"], [0, 1]), planned)
+    merged = results(["a", "b"], [0, 1]) | planned
     assert merged.frame.status.to_dict() == {"a": "max_steps", "b": "max_steps", "d": "missing"}
 
 
@@ -71,7 +71,7 @@ def test_what_was_read_is_what_was_written(tmp_path):
 
 
 def test_provenance_counts_each_stack_once_and_names_every_commit():
-    both = merge(results(["a", "b"], [0, 1]), results(["c"], [2], commit="b" * 40))
+    both = results(["a", "b"], [0, 1]) | results(["c"], [2], commit="b" * 40)
     text = provenance(both.frame.assign(dirty=[False, False, True]), "mine")
     assert f"- `{'a' * 40}`\n- `{'b' * 40} (changed)`" in text
     assert "3.00 hours in all" in text  # three runs of two hours, each in a stack of two

@@ -48,6 +48,9 @@ benchmark:
         ({"unit": "model.rank"}, "benchmark.report.unit=model.rank: expected one of data.target"),
         ({"x": "seed"}, "benchmark.report.x=seed: expected one of data.name, variant, model.rank"),
         ({"rows": "variant"}, "benchmark.report.rows"),
+        ({"families": [{"by": "variant"}, {"by": ["variant", "seed"]}]}, "overlap: expected a col"),
+        ({"families": [{"by": "variant"}, {"model.rank": 1}]}, "families .*, which overlap"),
+        ({"claims": [{"says": "?", "metric": "m", "within": 0.1}]}, "within=0.1: expected a ratio"),
     ],
 )
 def test_what_is_not_known_is_refused_in_one_line(change, message):

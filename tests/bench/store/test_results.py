@@ -13,7 +13,7 @@ from bench.core.errors import UserError
 from bench.core.status import Status
 from bench.plan import plan_benchmark
 from bench.store.record import write_plan, write_record
-from bench.store.results import MISSING, Results, config_columns, load_curves, load_runs, settings
+from bench.store.results import MISSING, Results, config_columns, load_runs, settings
 
 pytestmark = pytest.mark.usefixtures("toy_config")
 
@@ -69,7 +69,7 @@ def test_planned_runs_without_a_record_are_missing(tmp_path, cells):
 
 def test_curves_are_one_long_frame(tmp_path, cells):
     write(tmp_path, cells[:2])
-    curves = load_curves(tmp_path, "toy")
+    curves = Results.from_runs(tmp_path, "toy").curves
     assert list(curves) == ["run_key", "epoch", "train_error"]
     assert set(curves.run_key) == {cell.run_key for cell in cells[:2]}
     one = curves[curves.run_key == cells[0].run_key]
@@ -155,9 +155,9 @@ def test_a_damaged_file_is_left_out_by_name(tmp_path, cells):
 def test_settings_divide_runs_that_differ_otherwise(tmp_path, cells):
     write(tmp_path, cells)
     frame = load_runs(tmp_path)
-    assert [title for title, _ in settings(frame, ["model.rank", "seed"])] == [""]
-    titles = [title for title, _ in settings(frame, ["seed"])]
-    assert titles == ["model.rank=1", "model.rank=2", "model.rank=3"]
+    assert [setting for setting, _ in settings(frame, ["model.rank", "seed"])] == [{}]
+    apart = [setting for setting, _ in settings(frame, ["seed"])]
+    assert apart == [{"model.rank": 1}, {"model.rank": 2}, {"model.rank": 3}]
 
 
 def test_columns_of_several_types_are_text(tmp_path, cells):
