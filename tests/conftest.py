@@ -63,6 +63,7 @@ def made_up_runs():
     def write(runs_dir, *, ranks=(1, 5), classes=(0, 1), seeds=(0, 1), points=3):
         axes = {"ranks": ranks, "classes": classes, "seeds": seeds}
         overrides = [f"{name}=[{','.join(map(str, v))}]" for name, v in axes.items()]
+        overrides.append("model=cp")
         folders, random = {}, Random(0)
         for cell in plan_benchmark("tensor_rank", overrides).cells:
             end = errors[cell.variant] * random.uniform(0.9, 1.1)

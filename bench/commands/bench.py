@@ -11,6 +11,7 @@ from bench.core.errors import require
 from bench.core.files import require_writable
 from bench.execute.work import Work
 from bench.plan import check, defaults, plan_benchmark
+from bench.report.claims import outcomes
 from bench.report.publish import publish
 from bench.report.report_config import ReportConfig
 from bench.report.tables import markdown, sections
@@ -62,7 +63,8 @@ def command(
         report(f"rankbench: {line}")
     print_damaged(results)
     config = ReportConfig.of(name)
-    print(markdown(sections(results.frame, config), config), end="")
+    parts = sections(results.frame, config)
+    print(markdown(parts, config, outcomes(parts, config, results.curves)), end="")
     figure = publish(results, config, plan.results_dir / name)
     log_summary(location, figure.parent)
     print(f"\nfigure: {figure}\nruns:   {location.folder}")

@@ -8,7 +8,7 @@ import pandas as pd
 from bench.core.errors import require
 from bench.core.status import Status
 from bench.report.intervals import mean_interval, ratio_interval, unit_means
-from bench.report.report_config import Claim, ReportConfig
+from bench.report.report_config import Claim, ReportConfig, in_words
 from bench.report.tables import Section, matching, poor_fits, references, resolved
 from bench.store.results import usable
 
@@ -131,11 +131,47 @@ def findings(
 def outcomes(
     parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
 ) -> list[str]:
-    """Return a line per finding: the claim, of which section, our number, and the verdict."""
-    return [
-        f"{one.claim.says} {one.section}: {one.measured}. {one.verdict}"
+    """Return a line per finding, with section, number and verdict, and per profile."""
+    held = [
+        f"{one.claim.says} {one.section}{': ' * bool(one.section)}{one.measured}. {one.verdict}"
         for one in findings(parts, config, curves)
     ]
+    return held + profiles(parts, config, curves)
+
+
+def profiles(
+    parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
+) -> list[str]:
+    """Return, for each section, from which `x` on the profiled value is fitted better than others.
+
+    Better than all other values of `hue` at the largest `x`, by the mean of the first metric.
+    """
+    metric, x, hue, found = config.metrics[0], config.x, config.hue, []
+    for part in parts if config.profile else ():
+        rows = part.rows.dropna(subset=metric).sort_values(x)
+        own, others = rows[rows[hue] == config.profile], rows[rows[hue] != config.profile]
+        others = others[others[x] == rows[x].max()].sort_values(metric)
+        if own.empty or others.empty:
+            continue
+        best = others.iloc[0]
+        rival = f"{in_words(best[hue])} at {config.words(x, best[x])} ({best[metric]:.3g})"
+        better = own[own[metric] < best[metric]]
+        if better.empty:
+            text = (
+                f"At no {config.label(x)} is {in_words(config.profile)} fitted better than {rival}."
+            )
+        else:
+            first = better.iloc[0]
+            text = (
+                f"From {config.words(x, first[x])} on {in_words(config.profile)} is fitted better"
+            )
+            text += f" ({config.label(metric)} {first[metric]:.3g}) than {rival}."
+        last = part.runs[usable(part.runs) & (part.runs[x] == best[x])]
+        untrained = int((~trained(part, config, curves)[last.index]).sum())
+        if untrained:
+            text += f" But {untrained} of {len(last)} runs there are not trained far enough."
+        found.append(f"{part.title}: {text}")
+    return found
 
 
 def trained(part: Section, config: ReportConfig, curves: pd.DataFrame | None = None) -> pd.Series:

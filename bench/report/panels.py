@@ -22,6 +22,7 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", "--", ":", "-.")
 REFERENCE = {"color": "0.45", "linewidth": 0.8}
 THEORY = {"color": "0.4", "linewidth": 0.8, "ls": "--"}
+BASELINE = {"ls": "--", "linewidth": 0.8}
 PUBLISHED = {"ls": ":", "marker": "x", "linewidth": 0.7, "ms": 5.5}
 # These come first, so that they look the same in every figure.
 VARIANTS = ("original", "random_images", "random_labels")
@@ -114,7 +115,11 @@ class PlottedPanel:
                 dash = dashes[line[config.dash].iloc[0]] if dashes else "-"
                 filled = style["color"] if dash == "-" else "white"
                 axis.errorbar(line[self.x], line[y], self._bars(line), **style, ls=dash, mfc=filled)
-                axis.plot(line[self.x], line[f"{y}_published"], **PUBLISHED, color=style["color"])
+                color = style["color"]
+                axis.plot(line[self.x], line[f"{y}_published"], **PUBLISHED, color=color)
+                if config.baseline and line[f"{y}_baseline"].notna().any():
+                    axis.plot(line[self.x], line[f"{y}_baseline"], **BASELINE, color=color)
+                    entries[config.baseline.name] = BASELINE | {"color": "0.2"}
             if len(rows) and (self.hue != config.section or self.panel.across):  # else the title
                 entries[self._words(value)] = style
         for value, dash in dashes.items():

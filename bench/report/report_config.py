@@ -143,6 +143,25 @@ class Panel:
 
 
 @settings
+class Baseline:
+    """Another model whose numbers stand beside those of the benchmark's own in each row.
+
+    Parameters
+    ----------
+    where : dict
+        The baseline's runs: columns and their values.
+    name : str
+        What a column of the table and a line of the figure are called.
+    says : str
+        What the model is, for the caption.
+    """
+
+    where: dict[str, Any]
+    name: str
+    says: str
+
+
+@settings
 class ReportConfig:
     """Settings of the key `benchmark.report`.
 
@@ -167,6 +186,11 @@ class ReportConfig:
         What a trivial predictor reaches, as a metric or a number: the error of the best constant,
         or the relative error of zero. It is a line in the figure, and fits that are worse are
         counted; they are held to it by the first of `metrics` that ends in ``_error``.
+    baseline : Baseline, optional
+        A model of other cases of the benchmark, shown beside its own.
+    profile : str
+        A value of `hue`, such as ``original``. The outcomes say from which `x` on its first metric
+        is lower than that of all other values at the largest `x`.
     trained : dict
         From which values of a column on, such as the published number of epochs, a fit that has
         not converged counts as trained; see `bench.report.claims.trained`.
@@ -216,6 +240,8 @@ class ReportConfig:
     dash: str = ""
     questions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reference: str | float = ""
+    baseline: Baseline | None = None
+    profile: str = ""
     trained: dict[str, float] = field(default_factory=dict)
     agree: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)

@@ -43,8 +43,9 @@ class Section:
     rows : DataFrame
         One row per row of the table: the row's columns, the rule of `selection`, for each metric
         ``<metric>`` (mean), ``<metric>_std``, the ends ``<metric>_low`` and ``<metric>_high`` of
-        the interval over independent units, ``<metric>_published``, and the counts `expected`,
-        `done`, `diverged`, `failed`, `stopped`, `missing`, `dead`, `worse`.
+        the interval over independent units, ``<metric>_published``, ``<metric>_baseline`` (mean),
+        and the counts `expected`, `done`, `diverged`, `failed`, `stopped`, `missing`, `dead`,
+        `worse`.
     reference : float
         The mean of the reference metric; NaN if the benchmark has none.
     caption : str
@@ -67,6 +68,9 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     """Summarize runs as the sections of a benchmark's table."""
     absent = [name for name in config.columns if name not in frame]
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
+    beside = matching(frame, config.baseline.where) if config.baseline else frame.iloc[:0]
+    if len(beside) < len(frame):  # else there is nothing that they stand beside
+        frame = frame.drop(beside.index)
     result = []
     for name, part in frame.groupby(config.section, sort=True, dropna=False):
         apart = [
@@ -75,7 +79,8 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
         others = [setting for setting, _, leftover in apart if not leftover]
         for setting, runs, leftover in apart:
             title, rest = _heading(name, setting, runs, [setting, *others], config)
-            result.append(_section(title, rest, runs, config, leftover))
+            own = beside[beside[config.section] == name]
+            result.append(_section(title, rest, runs, own, config, leftover))
     return result
 
 
@@ -115,7 +120,12 @@ def _heading(
 
 
 def _section(
-    title: str, rest: str, runs: pd.DataFrame, config: ReportConfig, leftover: bool
+    title: str,
+    rest: str,
+    runs: pd.DataFrame,
+    beside: pd.DataFrame,
+    config: ReportConfig,
+    leftover: bool,
 ) -> Section:
     rows = pd.concat([_summarize(runs, config, rule) for rule in config.selections])
     rows = rows.sort_values([*config.rows], kind="stable", ignore_index=True)
@@ -123,7 +133,12 @@ def _section(
     keys = pd.MultiIndex.from_frame(keys).reorder_levels([config.section, *config.rows])
     known, wanted = config.published_values, config.published_for.items()
     comparable = all(key in runs and (runs[key] == value).all() for key, value in wanted)
+    beside = beside[usable(beside)].reindex(columns=[*config.rows, *config.metrics])
+    means = beside.groupby([*config.rows]).mean()
     for metric in config.metrics:
+        if config.baseline:
+            values = means[metric].reindex(keys.droplevel(config.section))
+            rows[f"{metric}_baseline"] = values.to_numpy()
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
     reference = references(runs[usable(runs)], config).mean()
@@ -202,10 +217,12 @@ def cells_as_text(
         numbers = rows[[metric, *(f"{metric}_{end}" for end in ends)]].to_numpy(float)
         write = _median_and_range if config.summary == "median" else _mean_and_std
         text[config.label(metric)] = [write(*values) for values in numbers]
-    for metric in measured:
-        values = rows[f"{metric}_published"]
-        if values.notna().any():
-            text[f"published {config.label(metric)}"] = values.map(_number)
+    names = {"baseline": config.baseline.name} if config.baseline else {}
+    for end, name in (names | {"published": "published"}).items():
+        for metric in measured:
+            values = rows[f"{metric}_{end}"]
+            if values.notna().any():
+                text[f"{name} {config.label(metric)}"] = values.map(_number)
     text["runs"] = [
         f"{row.done}/{row.expected}" + (f" ({without})" if (without := _counted(row)) else "")
         for _, row in rows.iterrows()
@@ -257,6 +274,8 @@ def grids(section: Section, config: ReportConfig) -> list[tuple[str, pd.DataFram
     published = section.rows[[f"{metric}_published" for metric in config.metrics]]
     if published.notna().any(axis=None) and config.published_setting:
         below.append(f"Published values: {config.published_setting}.")
+    if config.baseline and section.rows.filter(regex="_baseline$").notna().any(axis=None):
+        below.append(f"{config.baseline.name}: {config.baseline.says}.")
     wide = section.rows[[*config.metrics]].notna().any().sum() > NARROW
     questions = config.questions if wide and config.questions else {"": config.metrics}
     result = []

@@ -182,7 +182,7 @@ def test_a_benchmark_is_described_before_it_is_run(rankbench, tmp_path):
     assert code == 0
     assert "ranks=1,2,3,5,8  (model.rank)" in out
     assert "experiment=tensor_rank/published" in out
-    words = ["tensor_rank", "classes=3,5", "ranks=1,2", "seeds=0", folder]
+    words = ["tensor_rank", "model=cp", "classes=3,5", "ranks=1,2", "seeds=0", folder]
     code, out, _ = rankbench("bench", *words, "--dry-run")
     assert code == 0
     assert "12 cells in 2 stacks" in out
@@ -201,7 +201,7 @@ def test_own_arrays_are_benchmarked_by_one_command_that_names_no_folder(rankbenc
     assert code == 0, error
     assert "## mine.npz" in out
     records = [path.read_text() for path in tmp_path.glob("runs/*/*/record.json")]
-    assert len(records) == 9  # three classes, three variants
+    assert len(records) == 18  # three classes, three variants, and a linear model beside
     assert not any(str(tmp_path) in record for record in records)
     assert all("data.file=mine.npz" in record for record in records)
 

@@ -113,7 +113,7 @@ def test_an_experiment_of_another_benchmark_is_refused():
 
 
 def test_an_axis_is_set_by_its_name_by_a_sweep_and_by_its_key():
-    few = ["classes=[1]", "ranks=[2]", "seeds=[0]"]
+    few = ["model=cp", "classes=[1]", "ranks=[2]", "seeds=[0]"]
     assert len(plan_benchmark("tensor_rank", few).cells) == 3
     two = plan_benchmark("tensor_rank", [*few, "data.levels=2,3"]).cells
     assert {cell.data.levels for cell in two} == {2, 3}
@@ -129,9 +129,29 @@ def test_an_axis_is_set_by_its_name_by_a_sweep_and_by_its_key():
     [("ranks=1,2", {1, 2}), ("ranks=range(1,4)", {1, 2, 3}), ("ranks=3", {3})],
 )
 def test_an_axis_takes_hydra_s_sweeps(override, ranks):
-    plan = plan_benchmark("tensor_rank", [override, "classes=[1]", "seeds=[0]"])
+    plan = plan_benchmark("tensor_rank", [override, "classes=[1]", "seeds=[0]", "model=cp"])
     assert {cell.model.rank for cell in plan.cells} == ranks
     assert len(plan.cells) == 3 * len(ranks)
+
+
+def test_baselines_are_planned_unless_the_command_speaks_of_the_model():
+    few = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
+
+    def models(*overrides):
+        return [cell.model.name for cell in plan_benchmark("tensor_rank", [*few, *overrides]).cells]
+
+    assert models() == models("trainer.max_epochs=5") == models("data.levels=3") == ["cp", "linear"]
+    assert (
+        models("model=cp") == models("model.init_std=0.1") == models("learner.patience=2") == ["cp"]
+    )
+    assert models("case=tensor_rank/linear") == ["linear"]
+
+
+def test_all_stands_for_every_class_of_the_data():
+    words = ["ranks=1", "seeds=0", "variants=[original]", "model=cp"]
+    plan = plan_benchmark("tensor_rank", words)
+    assert [cell.data.target_class for cell in plan.cells] == list(range(10))
+    assert plan_benchmark("tensor_rank", [*words, "classes=range(0,10)"]).cells == plan.cells
 
 
 def test_an_empty_axis_is_refused():

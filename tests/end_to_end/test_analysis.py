@@ -181,7 +181,7 @@ def test_published_results_are_compared_and_tabled_as_their_runs(made_up_runs, r
 @pytest.mark.slow
 def test_a_table_from_wandb_s_files_is_the_local_one(rankbench, tmp_path):
     where = f"runs_dir={tmp_path}"
-    grid = ["classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=20"]
+    grid = ["model=cp", "classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=20"]
     code, _, _ = rankbench("bench", "tensor_rank", *grid, "optimizer.lr=0.5", where)
     assert code == 0
     steps = ["experiment=matrix_completion/quick", "seeds=[0,1]", "trainer.max_steps=500"]

@@ -12,7 +12,7 @@ import torch
 from bench.execute.hooks import Progress
 from bench.store.results import Results, load_runs
 
-SMALL = ["classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
+SMALL = ["model=cp", "classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_multirun_runs_every_combination(rankbench, tmp_path):
 
 @pytest.mark.slow
 def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path, monkeypatch):
-    overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "trainer.max_epochs=60"]
+    overrides = ["model=cp", "classes=[1]", "ranks=[2]", "seeds=[0]", "trainer.max_epochs=60"]
     overrides += ["trainer.checkpoint_every_s=0", "variants=[original,random_labels]"]
     overrides += ["trainer.log_every_n_epochs=20"]
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
@@ -137,6 +137,7 @@ def test_mnist_runs_end_to_end(rankbench, tmp_path):
     code, out, _ = rankbench(
         "bench",
         "tensor_rank",
+        "model=cp",
         "data=mnist",
         "classes=[6]",
         "ranks=[1,2]",
@@ -158,7 +159,7 @@ def test_mnist_runs_end_to_end(rankbench, tmp_path):
 @pytest.mark.real_data
 def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
     overrides = ["data=mnist", "classes=[6,7]", "ranks=[1,2]", "seeds=[0]", "trainer.max_epochs=60"]
-    overrides += ["variants=[original,random_labels]", "trainer.checkpoint_every_s=0"]
+    overrides += ["variants=[original,random_labels]", "trainer.checkpoint_every_s=0", "model=cp"]
     overrides += ["trainer.log_every_n_epochs=5"]
     command = [sys.executable, "-m", "bench.cli", "bench", "tensor_rank", *overrides]
 
@@ -192,7 +193,7 @@ def test_a_killed_mnist_stack_goes_on_and_records_each_fit_once(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("damaged", ["*.ckpt", "stack.json"])
 def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, damaged):
-    overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
+    overrides = ["model=cp", "classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
     overrides += ["trainer.max_epochs=60", "trainer.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
     overrides += ["trainer.log_every_n_epochs=20"]
     with monkeypatch.context() as patch:

@@ -12,7 +12,7 @@ from bench.store.results import load_runs
 
 pytestmark = pytest.mark.slurm
 
-CELLS = ["classes=[0,1]", "ranks=[1,2]", "seeds=[0]"]
+CELLS = ["model=cp", "classes=[0,1]", "ranks=[1,2]", "seeds=[0]"]
 STARTED = []
 LONG = ["trainer.max_epochs=6000", "trainer.log_every_n_epochs=50", "trainer.checkpoint_every_s=0"]
 SLURM = ["hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=10"]

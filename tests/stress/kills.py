@@ -23,7 +23,7 @@ from bench.execute import work
 from bench.store.record import read_record
 from bench.store.tracker import Tracker
 
-OVERRIDES = ["seeds=[0]", "ranks=[1,2]"]
+OVERRIDES = ["model=cp", "seeds=[0]", "ranks=[1,2]"]
 OVERRIDES += ["trainer.max_epochs=60", "trainer.log_every_n_epochs=5"]
 OVERRIDES += ["trainer.checkpoint_every_s=0.05"]
 CELLS = 60

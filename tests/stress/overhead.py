@@ -48,7 +48,7 @@ def share(max_epochs):
             measure(owner, name, spent)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        overrides = [f"trainer.max_epochs={max_epochs}", f"runs_dir={folder}"]
+        overrides = ["model=cp", f"trainer.max_epochs={max_epochs}", f"runs_dir={folder}"]
         overrides += [f"trainer.checkpoint_every_s={60 * max_epochs / 1000}"]
         with suppress(SystemExit):
             main(["bench", "tensor_rank", *overrides])

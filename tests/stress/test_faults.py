@@ -23,7 +23,7 @@ from data_prep.torchvision_images import MNIST
 
 pytestmark = pytest.mark.stress
 
-SMALL = ["classes=[0,1]", "ranks=[1,2,3]", "seeds=[0]", "trainer.max_epochs=20"]
+SMALL = ["model=cp", "classes=[0,1]", "ranks=[1,2,3]", "seeds=[0]", "trainer.max_epochs=20"]
 SMALL += ["variants=[original,random_images]", "trainer.log_every_n_epochs=5"]
 
 

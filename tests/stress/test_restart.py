@@ -19,20 +19,22 @@ POINTS = 50  # of each curve, as in `make bench`
 
 def test_a_finished_benchmark_of_1000_cells_restarts_in_15_seconds(rankbench, tmp_path):
     """All records are the one of a real run, with each cell's own configuration and key."""
-    one = ["classes=[0]", "ranks=[1]", "seeds=[0]", "variants=[original]"]
+    one = ["model=cp", "classes=[0]", "ranks=[1]", "seeds=[0]", "variants=[original]"]
     one += ["trainer.max_epochs=1", f"runs_dir={tmp_path / 'one'}"]
     rankbench("bench", "tensor_rank", *one)
     (path,) = tmp_path.glob("one/tensor_rank/*/record.json")
     record = read_record(path)
     record = replace(record, curve=record.curve * POINTS)
-    cells = plan_benchmark("tensor_rank", [f"seeds={list(range(34))}", "ranks=[1]"]).cells
+    cells = plan_benchmark(
+        "tensor_rank", ["model=cp", f"seeds={list(range(34))}", "ranks=[1]"]
+    ).cells
     for cell in cells:
         folder = tmp_path / "tensor_rank" / cell.run_key
         folder.mkdir(parents=True)
         own = {"run_key": cell.run_key, "config": cell.config, "seed": cell.seed}
         write_record(folder, replace(record, **own))
     command = [sys.executable, "-m", "bench.cli", "bench", "tensor_rank"]
-    command += [f"seeds={list(range(34))}", "ranks=[1]", f"runs_dir={tmp_path}"]
+    command += ["model=cp", f"seeds={list(range(34))}", "ranks=[1]", f"runs_dir={tmp_path}"]
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     after, elapsed = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic() - start

@@ -9,7 +9,7 @@ from scipy import stats
 
 from bench.configuration import benchmarks
 from bench.core.errors import UserError
-from bench.report.claims import Finding, findings
+from bench.report.claims import Finding, findings, profiles
 from bench.report.report_config import Claim, ReportConfig
 from bench.report.tables import markdown, sections
 
@@ -232,3 +232,28 @@ def test_the_claims_of_every_benchmark_can_be_read(name):
         assert claim.expects
         columns = [*known.columns, "model.name"]
         assert {*claim.where, *claim.ratio} <= {*columns}
+
+
+def test_a_profile_says_from_where_on_one_variant_is_fitted_better_than_the_others():
+    errors = {"original": (0.5, 0.3, 0.1), "random_images": (0.9, 0.6, 0.4)}
+    rows = [
+        ("mnist", variant, rank, seed, error, "converged")
+        for variant, values in errors.items()
+        for rank, error in enumerate(values, 1)
+        for seed in (0, 1)
+    ]
+    names = ["data.name", "variant", "model.rank", "seed", "train_error", "status"]
+    frame = pd.DataFrame(rows, columns=names)
+    profiled = replace(config(), profile="original", claims=())
+    (line,) = profiles(sections(frame, profiled), profiled)
+    words = (
+        "From rank 2 on original is fitted better (train error 0.3) than random images at rank 3"
+    )
+    assert words in line
+    assert "not trained" not in line
+    unfinished = frame.assign(status="max_steps")
+    (line,) = profiles(sections(unfinished, profiled), profiled)
+    assert line.endswith("But 4 of 4 runs there are not trained far enough.")
+    worse = frame[(frame.variant != "original") | (frame["model.rank"] == 1)]
+    (line,) = profiles(sections(worse, profiled), profiled)
+    assert "At no rank is original fitted better than random images at rank 3 (0.4)." in line

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from bench.report import tables
-from bench.report.report_config import ReportConfig
+from bench.report.report_config import Baseline, ReportConfig
 from bench.store.results import best_validation
 
 GOLDEN_MARKDOWN = """\
@@ -240,3 +240,21 @@ def test_a_few_runs_of_another_setting_are_in_the_csv_alone():
     assert "## MNIST, 7 epochs" not in text
     assert "Only in table.csv: 1 run(s) of MNIST, 7 epochs." in text
     assert "7 epochs" in tables.csv(parts, config())
+
+
+def test_a_baseline_stands_beside_the_rows_that_it_matches_and_in_no_mean():
+    own = [("mnist", "original", rank, c, 0.1 * rank, "cp") for rank in (1, 2) for c in (0, 1)]
+    linear = [("mnist", "original", 1, c, 0.3 + 0.2 * c, "linear") for c in (0, 1)]
+    names = ["data.name", "variant", "model.rank", "data.target_class", "train_error", "model.name"]
+    frame = pd.DataFrame([*own, *linear], columns=names).assign(seed=0, status="max_steps")
+    where = Baseline(where={"model.name": "linear"}, name="linear", says="as many parameters")
+    changed = replace(config(), baseline=where)
+    (section,) = tables.sections(frame, changed)
+    assert section.rows.train_error.round(9).tolist() == [0.1, 0.2]
+    assert section.rows.train_error_baseline.fillna(-1).round(9).tolist() == [0.4, -1]
+    text = tables.markdown([section], changed)
+    assert "| 0.1000 | 0.4000 |" in text
+    assert "linear: as many parameters." in text
+    alone = frame[frame["model.name"] == "linear"]  # then they are what the table is about
+    (section,) = tables.sections(alone, changed)
+    assert section.rows.train_error.round(9).tolist() == [0.4]

@@ -79,7 +79,7 @@ def test_a_checkpoint_with_code_in_it_is_not_run(rankbench, tmp_path, monkeypatc
         def __reduce__(self):
             return (Path.touch, (tmp_path / "executed",))
 
-    overrides = ["classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
+    overrides = ["model=cp", "classes=[1]", "ranks=[2]", "seeds=[0]", "variants=[original]"]
     overrides += [
         "trainer.max_epochs=40",
         "trainer.checkpoint_every_s=0",
