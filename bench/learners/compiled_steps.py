@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -38,68 +39,72 @@ class CompiledSteps:
         self.tokens: dict[str, TokenLists] = {
             name: self.dictionary.encode(part) for name, part in images.items()
         }
-        self._room: dict[tuple[int, int, int], tiles.Workspace] = {}
+        self._room: dict[tuple[int, int], tiles.Workspace] = {}
 
-    def inputs(self, name: str, indices: NDArray[np.int64]) -> tiles.Inputs:
-        """Return a batch of a part's samples."""
-        lists = self.dictionary.lists(self.tokens[name], indices)
-        return tiles.Inputs(self.dictionary.patterns, lists, self.images[name], indices)
+    def _run(
+        self,
+        kernel: Callable[..., None],
+        state: object,
+        block: CPBlock,
+        name: str,
+        indices: NDArray[np.int64],
+        *others: object,
+    ) -> Tensor:
+        """Call a kernel of `bench.kernels.tiles` for samples of a part, runs of groups in threads.
 
-    def in_threads(self, block: CPBlock, work: Callable[..., object]) -> None:
-        """Call `work` with runs of groups and a workspace for each, one thread a run."""
-        largest = int(np.diff(block.tiling.tile_starts).max(initial=0))
-        members = int(np.diff(block.tiling.predictor_starts).max(initial=0))
+        Returns
+        -------
+        Tensor
+            Shape (predictors, samples), float32: what the kernel has made of its `outputs`.
+        """
+        dictionary, tiling = self.dictionary, block.tiling
+        lists = dictionary.lists(self.tokens[name], indices)
+        inputs = tiles.Inputs(dictionary.patterns, lists, self.images[name], indices)
+        outputs = torch.empty(len(block.members), tiles.filled_up(len(indices)))
+        largest = int(np.diff(tiling.tile_starts).max(initial=0))
 
-        def one(thread: int, groups: tuple[int, int]) -> None:
-            key = (thread, largest, members)
+        def run(thread: int, groups: tuple[int, int]) -> None:
+            key = (thread, largest)
             if key not in self._room:
-                self._room[key] = tiles.workspace(self.dictionary, block.tiling, self.batch_size)
-            work(groups, self._room[key])
+                self._room[key] = tiles.workspace(dictionary, largest, self.batch_size)
+            kernel(inputs, state, tiling, groups, self._room[key], outputs.numpy(), *others)
 
-        runs = tiles.shares(block.tiling, torch.get_num_threads())
-        tiles.in_threads(one, list(runs))
+        runs = list(tiles.shares(tiling, torch.get_num_threads()))
+        if len(runs) == 1:
+            run(0, runs[0])
+        else:
+            with ThreadPoolExecutor(len(runs)) as pool:
+                list(pool.map(run, range(len(runs)), runs))
+        return outputs[:, : len(indices)]
 
-    def step(self, block: CPBlock, indices: Tensor, targets: Tensor, rate: float) -> Tensor:
-        """Take a step of Adam; return the losses before it, shape (predictors,), float64."""
-        inputs = self.inputs("train", indices.numpy())
+    def step(
+        self, block: CPBlock, indices: Tensor, targets: Tensor, adam: tuple[np.float32, ...]
+    ) -> Tensor:
+        """Take a step with constants of Adam's.
+
+        Returns
+        -------
+        Tensor
+            Shape (predictors,), float64: the losses before the step.
+        """
+        state = tuple(map(_rows, (block.tiled, block.first_moments, block.second_moments)))
         losses = torch.empty(len(block.members), dtype=torch.float64)
-        state = (block.tiled, block.first_moments, block.second_moments)
-        arrays = tuple(one.view(-1, LANES).numpy() for one in state)
-        adam = tiles.Adam.at(int(block.steps), rate)
-        last = (targets.numpy(), adam, losses.numpy())
-        self.in_threads(
-            block,
-            lambda groups, room: tiles.descend(inputs, arrays, block.tiling, groups, room, *last),
-        )
+        last = targets.numpy(), adam, losses.numpy()
+        self._run(tiles.descend, state, block, "train", indices.numpy(), *last)
         return losses
 
     def gradient(self, block: CPBlock, indices: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of the sum of losses, shape (components, levels, pixels)."""
-        inputs = self.inputs("train", indices.numpy())
-        gradients = torch.zeros_like(block.tiled)
-        factors, found = (one.view(-1, LANES).numpy() for one in (block.tiled, gradients))
-        last = (targets.numpy(), np.empty(len(block.members)), found)
-        self.in_threads(
-            block,
-            lambda groups, room: tiles.differentiate(
-                inputs, factors, block.tiling, groups, room, *last
-            ),
-        )
-        return block.components(gradients)
+        copy = block.select(torch.ones_like(block.members, dtype=torch.bool))
+        self.step(copy, indices, targets, tiles.GRADIENT_ALONE)
+        return copy.components(copy.first_moments)
 
     def predict(self, block: CPBlock, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
         """Return what `CPBlock.forward` does, for samples of a part."""
+        underflows = torch.zeros(len(block.members), dtype=torch.int64)
         indices = np.arange(chosen.start, chosen.stop)
-        inputs = self.inputs(name, indices)
-        predictions = torch.empty(len(block.members), len(indices))
-        underflows = torch.empty(len(block.members), dtype=torch.int64)
-        factors = block.tiled.view(-1, LANES).numpy()
-        found = (predictions.numpy(), underflows.numpy())
-        self.in_threads(
-            block,
-            lambda groups, room: tiles.predict(inputs, factors, block.tiling, groups, room, *found),
-        )
-        return predictions, underflows
+        last = _rows(block.tiled), block, name, indices, underflows.numpy()
+        return self._run(tiles.predict, *last), underflows
 
     def add_errors(
         self,
@@ -128,6 +133,10 @@ class CompiledSteps:
         arrays = predictions.numpy(), targets.numpy()
         tiles.total_errors(*arrays, ERROR_UNIT, most, totals.numpy())
         return underflows
+
+
+def _rows(tiled: Tensor) -> NDArray[np.float32]:
+    return tiled.view(-1, LANES).numpy()
 
 
 def plain_step(block: CPBlock, inputs: IndicatorBatch, targets: Tensor, rate: float) -> Tensor:

@@ -16,6 +16,7 @@ from bench.core.status import Status
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.lanes import LANES
 from bench.kernels.patterns import READ
+from bench.kernels.tiles import adam_constants
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.compiled_steps import CompiledSteps, plain_step
 from bench.learners.interval import IntervalLearner, device_of, max_epochs
@@ -215,7 +216,8 @@ class OneVersusAll(IntervalLearner):
         targets = self.targets("train", indices.to(self.device))
         self.block.steps += 1
         if self.compiled is not None:
-            return self.compiled.step(self.block, indices, targets, self.rate)
+            adam = adam_constants(int(self.block.steps), self.rate)
+            return self.compiled.step(self.block, indices, targets, adam)
         inputs = self._inputs("train", indices.to(self.device))
         return plain_step(self.block, inputs, targets, self.rate)
 

@@ -166,14 +166,10 @@ class CPBlock(nn.Module):
     def __init__(self, members: Tensor, ranks: Tensor, factors: Tensor) -> None:
         super().__init__()
         self.tiling = tile(ranks.cpu().numpy())
-        starts = torch.zeros(len(ranks), dtype=torch.int64)
-        starts[torch.from_numpy(self.tiling.predictors)] = torch.from_numpy(self.tiling.lanes)
-        within = torch.cat([torch.arange(rank) for rank in [0, *ranks.tolist()]])
-        lanes = starts.repeat_interleave(ranks.cpu()) + within
         self.register_buffer("members", members)
         self.register_buffer("ranks", ranks)
         self.register_buffer("owner", torch.repeat_interleave(ranks))
-        self.register_buffer("lanes", lanes.to(ranks.device))
+        self.register_buffer("lanes", torch.from_numpy(self.tiling.lanes).to(ranks.device))
         tiles, (levels, order) = int(self.tiling.tile_starts[-1]), factors.shape[1:]
         ones = factors.new_ones(tiles, order, levels, LANES)
         self.register_buffer("tiled", ones)
