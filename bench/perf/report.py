@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 
 from bench.core.settings import as_plain
-from bench.perf import dynamics, regularizer, tensor_rank
+from bench.perf import tensor_rank, yardsticks
 from bench.perf.timing import medians, ratio
 from bench.report import tables
 from bench.store import provenance
@@ -18,7 +18,7 @@ from data_prep.pathfinder_scenes import SceneConfig, draw_images
 def measure(rounds: int) -> pd.DataFrame:
     """Return all measurements as a table of what was measured and its result."""
     rows = tensor_rank.measure(rounds)
-    for name, slow, fast in [regularizer.regularized_step(), *dynamics.comparisons()]:
+    for name, slow, fast in yardsticks.comparisons():
         times = medians({"slow": slow, "fast": fast}, rounds)
         rows.append((name, ratio(times["slow"], times["fast"])))
     scene, count = SceneConfig(), 100
