@@ -27,7 +27,7 @@ ROW_COST = 8.0  # building and differentiating a row, in units of one look-up
 STRIPE_COST = 1.0  # reading and writing a sample's product once more, in the same unit
 STRIPE_ROWS = 3200  # whose tables stay in a processor's cache beside a batch's values
 MOST_PAIRS = 2**16  # pairs of patterns that a block distinguishes while it is merged
-MOST_ROWS = 2**16 - 1  # lists hold 16-bit numbers
+MOST_ROWS = MOST_SAMPLES = 2**16 - 1  # lists hold 16-bit numbers
 NOTHING = MOST_ROWS  # in place of a row
 CHUNK = 4096  # images that are read together
 

@@ -57,9 +57,10 @@ FAINT = 2.0**-20  # below it a difference of float64 sums loses what it is divid
 # factor.
 NARROW, MIXED, WIDE, SINGLY = range(4)
 # The rows of `Workspace.notes`: the product of all blanks, and by magnitude that of each pixel's
-# largest factor, and the smallest blank, negated; what a product starts from and ends with; the
-# largest value; the largest magnitude in the table, and the smallest one, negated.
-BLANKS, LARGEST, FAINTEST, START, UNIT, VALUE, HIGHEST, LOWEST = range(8)
+# largest factor, and the smallest blank, negated; what a product starts from and ends with; 1 for
+# MIXED lanes, and what their products start from; the largest value; the largest magnitude in the
+# table, and the smallest one, negated.
+BLANKS, LARGEST, FAINTEST, START, UNIT, MASK, WIDE_START, VALUE, HIGHEST, LOWEST = range(10)
 
 
 class Tiling(NamedTuple):
@@ -141,7 +142,7 @@ class Workspace(NamedTuple):
     ways : ndarray
         Shape (tiles of a group, LANES), uint8: how each lane is evaluated.
     notes : ndarray
-        Shape (tiles of a group, 8, LANES), float64: what is known of each lane.
+        Shape (tiles of a group, 10, LANES), float64: what is known of each lane.
     wide_factors, wide_values : ndarray
         Shapes (pixels * levels, LANES) and (batch, LANES), float64: touched only where needed.
     """
@@ -212,12 +213,12 @@ def _factor(factors, row):
 
 
 @njit(cache=True, nogil=True)
-def _find_bounds(patterns, factors, first, notes):
-    """Note the bounds of a tile whose factors begin at row `first`."""
+def _note_bounds(patterns, factors, notes):
+    """Note what a tile's factors are bounded by."""
     levels = patterns.levels
     blanks, largest, negated = fill(1.0), fill(1.0), fill(-np.inf)
     for pixel in range(len(patterns.blank)):
-        row = first + pixel * levels
+        row = pixel * levels
         blank = widen(_factor(factors, row + patterns.blank[pixel]))
         blanks = blanks * blank
         negated = larger(negated, fill(0.0) - absolute(blank))
@@ -274,13 +275,13 @@ def _is_inexact(way, notes, lane):
 
 
 @njit(cache=True, nogil=True)
-def _fill_table(patterns, factors, first, stripe, table):
+def _fill_table(patterns, factors, stripe, table):
     """Fill in the rows of a stripe: ratios of levels and blanks, then products of two rows."""
     levels, row = patterns.levels, 0
     for i in range(patterns.pixel_starts[stripe], patterns.pixel_starts[stripe + 1]):
         pixel = patterns.pixels[i]
         blank = patterns.blank[pixel]
-        source = first + pixel * levels
+        source = pixel * levels
         divisor = _factor(factors, source + blank)
         for level in range(levels):
             if level != blank:
@@ -293,17 +294,17 @@ def _fill_table(patterns, factors, first, stripe, table):
 
 
 @njit(cache=True, nogil=True)
-def _multiply(lists, stripe, table, start, unit, values, place, beside):
-    """Multiply the values of a tile, from row `place` on, by a stripe's rows.
+def _multiply(lists, stripe, table, start, unit, values, beside):
+    """Multiply the values of a tile by a stripe's rows, and the last stripe's by `unit`.
 
     `beside` is None, or a mask, the start and the values of the same products in float64, which
-    replace the others in the end in the lanes that the mask marks. Returns the largest magnitudes,
-    of the last stripe.
+    replace the others in the end in the lanes that the mask marks. Returns the largest magnitudes
+    after the last stripe.
     """
     last = stripe == len(lists.row_starts) - 1
     largest = absolute(start - start)  # zeros
     for sample in range(lists.row_starts.shape[1] - 1):
-        value = start if stripe == 0 else load(values, place + sample)
+        value = start if stripe == 0 else load(values, sample)
         if beside is not None:
             wide_value = beside[1] if stripe == 0 else load(beside[2], sample)
         for i in range(lists.row_starts[stripe, sample], lists.row_starts[stripe, sample + 1]):
@@ -318,7 +319,7 @@ def _multiply(lists, stripe, table, start, unit, values, place, beside):
             largest = larger(absolute(value), largest)
         elif beside is not None:
             store(beside[2], sample, wide_value)
-        store(values, place + sample, value)
+        store(values, sample, value)
     return largest
 
 
@@ -336,83 +337,82 @@ def _note_extremes(table, rows, notes):
 
 
 @njit(cache=True, nogil=True)
-def _evaluate_mostly_narrow(inputs, factors, first, space, place, ways, notes):
+def _evaluate_narrow(inputs, factors, space, values, ways, notes):
     """Evaluate a tile from float32 tables, with float64 products beside if a lane is MIXED."""
-    patterns, lists = inputs.patterns, inputs.lists
-    mixed = (ways == MIXED).any()
-    mask = np.zeros(LANES, dtype=np.float32), np.ones(LANES)
-    for lane in range(LANES):
-        notes[HIGHEST, lane], notes[LOWEST, lane] = 0.0, -np.inf
-        if ways[lane] == MIXED:
-            mask[0][lane], mask[1][lane] = 1.0, notes[BLANKS, lane]
+    patterns, lists, table = inputs.patterns, inputs.lists, space.table
     start, unit = narrow(load(notes, START)), narrow(load(notes, UNIT))
-    largest = start
+    beside = narrow(load(notes, MASK)), load(notes, WIDE_START), space.wide_values
+    mixed, largest = (ways == MIXED).any(), start
     for stripe in range(len(lists.row_starts)):
-        _fill_table(patterns, factors, first, stripe, space.table)
+        _fill_table(patterns, factors, stripe, table)
         if mixed:
             rows = patterns.row_starts[stripe + 1] - patterns.row_starts[stripe]
-            _note_extremes(space.table, rows, notes)
-            beside = load(mask[0], 0), load(mask[1], 0), space.wide_values
-            largest = _multiply(
-                lists, stripe, space.table, start, unit, space.values, place, beside
-            )
+            _note_extremes(table, rows, notes)
+            largest = _multiply(lists, stripe, table, start, unit, values, beside)
         else:
-            largest = _multiply(lists, stripe, space.table, start, unit, space.values, place, None)
+            largest = _multiply(lists, stripe, table, start, unit, values, None)
     store(notes, VALUE, widen(largest))
 
 
 @njit(cache=True, nogil=True)
-def _evaluate_wide(inputs, factors, first, space, place, ways, notes):
+def _evaluate_wide(inputs, factors, space, values, ways, notes):
     """Evaluate a tile in float64, and keep the values of the lanes that ask for it."""
-    for row in range(len(space.wide_factors)):
-        store(space.wide_factors, row, widen(load(factors, first + row)))
+    for row in range(len(factors)):
+        store(space.wide_factors, row, widen(load(factors, row)))
     for lane in range(LANES):
-        notes[START, lane] = notes[BLANKS, lane] if ways[lane] == WIDE else 1.0
-    start, table, values = load(notes, START), space.wide_table, space.wide_values
+        notes[WIDE_START, lane] = notes[BLANKS, lane] if ways[lane] == WIDE else 1.0
+    start, table, found = load(notes, WIDE_START), space.wide_table, space.wide_values
     for stripe in range(len(inputs.lists.row_starts)):
-        _fill_table(inputs.patterns, space.wide_factors, 0, stripe, table)
-        _multiply(inputs.lists, stripe, table, start, fill(1.0), values, 0, None)
+        _fill_table(inputs.patterns, space.wide_factors, stripe, table)
+        _multiply(inputs.lists, stripe, table, start, fill(1.0), found, None)
     for sample in range(len(inputs.indices)):
         for lane in range(LANES):
             if ways[lane] == WIDE:
-                space.values[place + sample, lane] = values[sample, lane]
+                values[sample, lane] = found[sample, lane]
 
 
 @njit(cache=True, nogil=True)
-def _evaluate_lane(inputs, factors, first, lane, values, place):
+def _evaluate_lane(inputs, factors, values):
     """Evaluate one component factor by factor, in float64; return how many values underflow."""
-    levels, order = inputs.patterns.levels, len(inputs.patterns.blank)
-    own = factors[first : first + order * levels, lane].astype(np.float64)
-    underflows = 0
+    levels, underflows = inputs.patterns.levels, 0
+    factors = factors.astype(np.float64)
     for sample in range(len(inputs.indices)):
         image = inputs.images[inputs.indices[sample]]
         value, zero = 1.0, False
-        for pixel in range(order):
-            factor = own[pixel * levels + image[pixel]]
+        for pixel in range(len(image)):
+            factor = factors[pixel * levels + image[pixel]]
             zero = zero or factor == 0
             value *= factor
-        values[place + sample, lane] = value
+        values[sample] = value
         underflows += not zero and abs(value) < NORMAL
     return underflows
 
 
 @njit(cache=True, nogil=True)
-def _evaluate_tile(inputs, factors, tile, space, place, ways, notes):
-    """Fill in a tile's values, from row `place` of the workspace on."""
-    first = tile * len(space.gradient)
-    _find_bounds(inputs.patterns, factors, first, notes)
+def _evaluate_tile(inputs, factors, space, values, ways, notes):
+    """Fill in a tile's values, and how each lane was evaluated."""
+    _note_bounds(inputs.patterns, factors, notes)
     for lane in range(LANES):
-        chosen_way = _choose_way(notes[BLANKS, lane], notes[LARGEST, lane])
-        ways[lane], notes[START, lane], notes[UNIT, lane] = chosen_way
-    _evaluate_mostly_narrow(inputs, factors, first, space, place, ways, notes)
+        way, start, unit = _choose_way(notes[BLANKS, lane], notes[LARGEST, lane])
+        ways[lane], notes[START, lane], notes[UNIT, lane] = way, start, unit
+        notes[MASK, lane] = way == MIXED
+        notes[WIDE_START, lane] = notes[BLANKS, lane] if way == MIXED else 1.0
+        notes[HIGHEST, lane], notes[LOWEST, lane] = 0.0, -np.inf
+    _evaluate_narrow(inputs, factors, space, values, ways, notes)
     for lane in range(LANES):
         if _is_inexact(ways[lane], notes, lane):
             ways[lane] = WIDE
     if (ways == WIDE).any():
-        _evaluate_wide(inputs, factors, first, space, place, ways, notes)
+        _evaluate_wide(inputs, factors, space, values, ways, notes)
     for lane in range(LANES):
         if ways[lane] == SINGLY:
-            _evaluate_lane(inputs, factors, first, lane, space.values, place)
+            _evaluate_lane(inputs, factors[:, lane], values[:, lane])
+
+
+@njit(cache=True, nogil=True)
+def _of_tile(array, i, rows):
+    """Return the rows of the `i`-th tile, of which each has so many."""
+    return array[i * rows : (i + 1) * rows]
 
 
 @njit(cache=True, nogil=True)
@@ -422,8 +422,9 @@ def _evaluate_group(inputs, factors, tiling, group, space, outputs):
     batch = len(inputs.indices)
     stride = filled_up(batch)
     for i in range(tiles[1] - tiles[0]):
-        place = i * stride
-        _evaluate_tile(inputs, factors, tiles[0] + i, space, place, space.ways[i], space.notes[i])
+        own = _of_tile(factors, tiles[0] + i, len(space.gradient))
+        values = _of_tile(space.values, i, stride)
+        _evaluate_tile(inputs, own, space, values, space.ways[i], space.notes[i])
     nothing = fill(np.float32(0.0))
     for sample in range(0, batch, LANES):
         total = nothing
@@ -457,19 +458,19 @@ def predict(inputs, factors, tiling, groups, space, outputs, underflows):
         Shape (predictors,), int64: how many values of components are not 0 but below the smallest
         normal number, so that their gradients lose digits or vanish. They are added.
     """
-    batch, entries = len(inputs.indices), len(space.gradient)
+    batch = len(inputs.indices)
     for group in range(groups[0], groups[1]):
         _evaluate_group(inputs, factors, tiling, group, space, outputs)
         begin = tiling.tile_starts[group]
         for lane in range(begin * LANES, tiling.tile_starts[group + 1] * LANES):
             owner, tile, column = tiling.owners[lane], lane // LANES, lane % LANES
-            place = (tile - begin) * filled_up(batch)
+            values = _of_tile(space.values, tile - begin, filled_up(batch))[:, column]
             if owner >= 0 and space.ways[tile - begin, column] == SINGLY:
-                found = _evaluate_lane(inputs, factors, tile * entries, column, space.values, place)
-                underflows[owner] += found
+                own = _of_tile(factors, tile, len(space.gradient))[:, column]
+                underflows[owner] += _evaluate_lane(inputs, own, values)
             elif owner >= 0:
                 for sample in range(batch):
-                    underflows[owner] += abs(space.values[place + sample, column]) < NORMAL
+                    underflows[owner] += abs(values[sample]) < NORMAL
 
 
 # ---- gradients and steps ------------------------------------------------------------------------
@@ -493,8 +494,8 @@ def _find_slopes(tiling, group, targets, outputs, losses):
 
 
 @njit(cache=True, nogil=True)
-def _weigh(tiling, tile, batch, space, place, outputs):
-    """Multiply a tile's values, from row `place` on, by their slopes; return their sums."""
+def _weigh(tiling, tile, batch, space, values, outputs):
+    """Multiply a tile's values by the slopes of their predictors; return the sums."""
     everything, stride = fill(0.0), filled_up(batch)
     for sample in range(0, batch, LANES):
         for row in range(LANES):
@@ -505,16 +506,15 @@ def _weigh(tiling, tile, batch, space, place, outputs):
             store(space.turned, row, slope)
         transpose(space.turned, 0, space.turned, LANES)
         for i in range(min(LANES, batch - sample)):
-            row = place + sample + i
-            value = load(space.values, row) * load(space.turned, LANES + i)
-            store(space.values, row, value)
+            value = load(values, sample + i) * load(space.turned, LANES + i)
+            store(values, sample + i, value)
             everything = everything + widen(value)
     return everything
 
 
 @njit(cache=True, nogil=True)
-def _differentiate_tile(inputs, factors, first, space, place, everything):
-    """Fill in a tile's gradient, given the weighed values from row `place` on and their sums."""
+def _differentiate_tile(inputs, factors, space, values, everything):
+    """Fill in a tile's gradient, given its weighed values and their sums."""
     patterns, lists, sums = inputs.patterns, inputs.lists, space.wide_table
     levels = patterns.levels
     for stripe in range(len(lists.row_starts)):
@@ -522,7 +522,7 @@ def _differentiate_tile(inputs, factors, first, space, place, everything):
         for row in range(patterns.row_starts[stripe + 1] - begin):
             total = fill(0.0)
             for i in range(lists.sample_starts[begin + row], lists.sample_starts[begin + row + 1]):
-                total = total + widen(load(space.values, place + lists.samples[i]))
+                total = total + widen(load(values, lists.samples[i]))
             store(sums, row, total)
         merge = patterns.merge_starts[stripe]
         pixels = patterns.pixel_starts[stripe], patterns.pixel_starts[stripe + 1]
@@ -540,54 +540,53 @@ def _differentiate_tile(inputs, factors, first, space, place, everything):
                 if level != blank:
                     total = load(sums, row)
                     rest = rest - total
-                    quotient = narrow(total) / _factor(factors, first + target + level)
+                    quotient = narrow(total) / _factor(factors, target + level)
                     store(space.gradient, target + level, quotient)
                     row += 1
             if lists.blanks[pixel] == 0:
                 rest = fill(0.0)
-            quotient = narrow(rest) / _factor(factors, first + target + blank)
+            quotient = narrow(rest) / _factor(factors, target + blank)
             store(space.gradient, target + blank, quotient)
 
 
 @njit(cache=True, nogil=True)
-def _mend_faint_blanks(inputs, factors, first, space, place):
+def _mend_faint_blanks(inputs, factors, values, gradient):
     """Sum anew, over the samples that are blank, for the blanks that are near 0."""
     patterns, indices = inputs.patterns, inputs.indices
     for pixel in range(len(patterns.blank)):
         blank = patterns.blank[pixel]
         target = pixel * patterns.levels + blank
         for lane in range(LANES):
-            factor = np.float64(factors[first + target, lane])
+            factor = np.float64(factors[target, lane])
             if abs(factor) < FAINT:
                 total = 0.0
                 for sample in range(len(indices)):
                     if inputs.images[indices[sample], pixel] == blank:
-                        total += space.values[place + sample, lane]
+                        total += values[sample, lane]
                 factor = math.copysign(max(abs(factor), np.float64(LEAST_FACTOR)), factor)
-                space.gradient[target, lane] = total / factor
+                gradient[target, lane] = total / factor
 
 
 @njit(cache=True, nogil=True)
-def _differentiate_lane(inputs, factors, first, lane, slopes, gradient):
+def _differentiate_lane(inputs, factors, slopes, gradient):
     """Fill in one component's gradient factor by factor, in float64."""
-    levels, order = inputs.patterns.levels, len(inputs.patterns.blank)
-    own = factors[first : first + order * levels, lane].astype(np.float64)
-    sums = np.zeros(order * levels)
+    levels, factors = inputs.patterns.levels, factors.astype(np.float64)
+    sums = np.zeros(len(factors))
     for sample in range(len(inputs.indices)):
         image = inputs.images[inputs.indices[sample]]
         value, zeros, which = np.float64(slopes[sample]), 0, 0
-        for pixel in range(order):
-            factor = own[pixel * levels + image[pixel]]
+        for pixel in range(len(image)):
+            factor = factors[pixel * levels + image[pixel]]
             if factor == 0:
                 zeros += 1
                 which = pixel
             else:
                 value *= factor
-        for pixel in range(order):
+        for pixel in range(len(image)):
             if zeros == 0 or (zeros == 1 and pixel == which):  # else no factor has an effect
                 sums[pixel * levels + image[pixel]] += value
-    for row in range(order * levels):
-        gradient[row, lane] = sums[row] if own[row] == 0 else sums[row] / own[row]
+    for row in range(len(factors)):
+        gradient[row] = sums[row] if factors[row] == 0 else sums[row] / factors[row]
 
 
 @njit(cache=True, nogil=True)
@@ -634,20 +633,20 @@ def descend(inputs, state, tiling, groups, space, outputs, targets, adam, losses
     for group in range(groups[0], groups[1]):
         _evaluate_group(inputs, factors, tiling, group, space, outputs)
         _find_slopes(tiling, group, targets, outputs, losses)
-        begin = tiling.tile_starts[group]
+        begin, entries = tiling.tile_starts[group], len(space.gradient)
         for tile in range(begin, tiling.tile_starts[group + 1]):
-            first, place = tile * len(space.gradient), (tile - begin) * filled_up(batch)
-            everything = _weigh(tiling, tile, batch, space, place, outputs)
-            _differentiate_tile(inputs, factors, first, space, place, everything)
+            own = _of_tile(factors, tile, entries)
+            values = _of_tile(space.values, tile - begin, filled_up(batch))
+            everything = _weigh(tiling, tile, batch, space, values, outputs)
+            _differentiate_tile(inputs, own, space, values, everything)
             if (space.notes[tile - begin, FAINTEST] > -FAINT).any():
-                _mend_faint_blanks(inputs, factors, first, space, place)
+                _mend_faint_blanks(inputs, own, values, space.gradient)
             for lane in range(LANES):
                 owner = tiling.owners[tile * LANES + lane]
                 if owner >= 0 and space.ways[tile - begin, lane] == SINGLY:
-                    _differentiate_lane(
-                        inputs, factors, first, lane, outputs[owner], space.gradient
-                    )
-            _take_step(state, first, space.gradient, adam)
+                    gradient = space.gradient[:, lane]
+                    _differentiate_lane(inputs, own[:, lane], outputs[owner], gradient)
+            _take_step(state, tile * entries, space.gradient, adam)
 
 
 @njit(cache=True, nogil=True)

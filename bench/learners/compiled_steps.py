@@ -13,7 +13,6 @@ from bench.kernels import tiles
 from bench.kernels.indicators import IndicatorBatch
 from bench.kernels.lanes import LANES
 from bench.kernels.patterns import Dictionary, TokenLists
-from bench.learners.losses import ERROR_UNIT
 from bench.models.cp import CPBlock
 
 
@@ -105,34 +104,6 @@ class CompiledSteps:
         indices = np.arange(chosen.start, chosen.stop)
         last = _rows(block.tiled), block, name, indices, underflows.numpy()
         return self._run(tiles.predict, *last), underflows
-
-    def add_errors(
-        self,
-        block: CPBlock,
-        name: str,
-        chosen: slice,
-        targets: Tensor,
-        most: float,
-        totals: Tensor,
-    ) -> Tensor:
-        """Add the errors of samples of a part, each at most `most`, to each predictor's total.
-
-        Parameters
-        ----------
-        targets : Tensor
-            Shape (predictors, samples), float32.
-        totals : Tensor
-            Shape (predictors,), float64.
-
-        Returns
-        -------
-        Tensor
-            Shape (predictors,), int64: how many values of components underflow.
-        """
-        predictions, underflows = self.predict(block, name, chosen)
-        arrays = predictions.numpy(), targets.numpy()
-        tiles.total_errors(*arrays, ERROR_UNIT, most, totals.numpy())
-        return underflows
 
 
 def _rows(tiled: Tensor) -> NDArray[np.float32]:

@@ -15,8 +15,8 @@ from bench.core.settings import Count, Positive, identity, settings
 from bench.core.status import Status
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.lanes import LANES
-from bench.kernels.patterns import READ
-from bench.kernels.tiles import adam_constants
+from bench.kernels.patterns import MOST_SAMPLES, READ
+from bench.kernels.tiles import adam_constants, total_errors
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.compiled_steps import CompiledSteps, plain_step
 from bench.learners.interval import IntervalLearner, device_of, max_epochs
@@ -69,6 +69,9 @@ class OneVersusAllConfig(LearnerConfig):
         device_of(cells[0])
         for cell in cells:
             max_epochs(cell)
+            most = f"at most {MOST_SAMPLES}, as the lists of a batch hold 16-bit numbers"
+            size = cell.data.batch_size
+            require(size <= MOST_SAMPLES, f"data.batch_size={size}", most)
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share to be trained together: images and training."""
@@ -252,7 +255,9 @@ class OneVersusAll(IntervalLearner):
             chosen = slice(start, min(start + size, samples))
             targets = self.targets(name, chosen)
             if self.compiled is not None:
-                counts = self.compiled.add_errors(block, name, chosen, targets, most, totals)
+                predictions, counts = self.compiled.predict(block, name, chosen)
+                arrays = predictions.numpy(), targets.numpy()
+                total_errors(*arrays, ERROR_UNIT, most, totals.numpy())
             else:
                 predictions, counts = block(self._inputs(name, chosen))
                 errors = (predictions - targets).square() / ERROR_UNIT

@@ -37,23 +37,14 @@ class CPConfig(Settings):
     init_mean: Finite = 1.0
     init_std: NonNegative = 1e-3
 
-    def build(self, order: int, mode_dim: int, generator: torch.Generator) -> "CPFactorization":
-        """Return a freshly started factorization."""
-        return CPFactorization(
-            order,
-            mode_dim,
-            self.rank,
-            init_mean=self.init_mean,
-            init_std=self.init_std,
-            generator=generator,
-        )
-
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "CPFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
         cube = len(set(mode_dims)) == 1 and len(mode_dims) >= 2
         given = f"model=cp for a tensor of shape {list(mode_dims)}"
         require(cube, given, "two modes or more, of equal dimension")
-        return self.build(len(mode_dims), mode_dims[0], seeded(seed, "initialization"))
+        start = {"init_mean": self.init_mean, "init_std": self.init_std}
+        rng = seeded(seed, "initialization")
+        return CPFactorization(len(mode_dims), mode_dims[0], self.rank, **start, generator=rng)
 
 
 class CPFactorization(nn.Module):
