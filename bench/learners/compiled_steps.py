@@ -113,7 +113,7 @@ def _rows(tiled: Tensor) -> NDArray[np.float32]:
 def plain_step(block: CPBlock, inputs: IndicatorBatch, targets: Tensor, rate: float) -> Tensor:
     """Do what `CompiledSteps.step` does by PyTorch's operations, on any device."""
     factors = block.components().requires_grad_()
-    predictions, _ = block.evaluate(factors, inputs)
+    predictions, _ = block(inputs, factors)
     losses = (predictions - targets).square().mean(1)
     (gradient,) = torch.autograd.grad(losses.sum(), factors)
     tiled = torch.zeros_like(block.tiled)

@@ -179,8 +179,17 @@ class CPBlock(nn.Module):
         tiled = self.tiled if tiled is None else tiled
         return tiled.permute(0, 3, 2, 1)[self.lanes // LANES, self.lanes % LANES]
 
-    def forward(self, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
-        """Evaluate every predictor at a batch, as any device can; no gradients.
+    def forward(
+        self, inputs: IndicatorBatch, factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate every predictor at a batch, as any device can.
+
+        Parameters
+        ----------
+        inputs : IndicatorBatch
+            The batch.
+        factors : Tensor, optional
+            In place of the components, to be differentiated by; of the same shape.
 
         Returns
         -------
@@ -189,11 +198,9 @@ class CPBlock(nn.Module):
         underflows : Tensor
             Shape (predictors,), int64: see `bench.kernels.cp.cp_components`.
         """
-        return self.evaluate(self.components(), inputs)
-
-    def evaluate(self, factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, differentiable, for factors shaped as the components."""
-        values, underflows = cp_components(factors, inputs)
+        values, underflows = cp_components(
+            self.components() if factors is None else factors, inputs
+        )
         shape = (len(self.members), len(inputs))
         predictions = values.new_zeros(shape).index_add(0, self.owner, values)
         counts = underflows.new_zeros(shape[0]).index_add(0, self.owner, underflows)

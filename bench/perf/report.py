@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from bench.core.settings import as_plain
 from bench.perf import tensor_rank, yardsticks
@@ -41,7 +40,6 @@ def write(table: pd.DataFrame, folder: Path, command: str) -> None:
         "Commit": f"`{git.commit}{' (changed)' * bool(git.dirty)}`",
         "Versions": ", ".join(f"{k} {v}" for k, v in provenance.versions().items()),
         "Hardware": ", ".join(f"{k} {v}" for k, v in as_plain(host).items()),
-        "Threads": str(torch.get_num_threads()),
         "Made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     origin = ["# Where these measurements come from", ""]

@@ -193,7 +193,7 @@ def accuracy(images: Tensor) -> str:
     gradient = learner.compiled.gradient(block, indices, targets)
     factors = block.components().double().requires_grad_()
     inputs = IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2)
-    exact, _ = block.evaluate(factors, inputs)
+    exact, _ = block(inputs, factors)
     (slope,) = torch.autograd.grad((exact - targets).square().mean(1).sum(), factors)
     pairs = ((predictions, exact.detach()), (gradient, slope))
     errors = [

@@ -227,7 +227,7 @@ def test_a_resumed_stack_is_the_uninterrupted_one_in_every_bit(tmp_path):
 def wide_grid(threads):
     """Return cells of three groups of tiles, one of which takes two tiles."""
     settings = {"target_class": 3, "max_epochs": 4, "every": 2}
-    cells = [cell(12, **settings), cell(20, **settings), cell(9, seed=1, **settings)]
+    cells = [cell(14, **settings), cell(20, **settings), cell(9, seed=1, **settings)]
     cells.append(cell(5, variant="random_labels", **settings))
     return [replace(one, execution=replace(one.execution, threads=threads)) for one in cells]
 
@@ -256,7 +256,12 @@ def digests(folder):
 
 OLD_PROCESSORS = [
     {"ATEN_CPU_CAPABILITY": "avx2"},
-    {"ATEN_CPU_CAPABILITY": "default", "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    {
+        "ATEN_CPU_CAPABILITY": "default",
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA",
+    },
 ]
 
 
