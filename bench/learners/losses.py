@@ -21,15 +21,12 @@ class Loss(Protocol):
 
     def losses(self, outputs: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         """Return each sample's loss."""
-        ...
 
     def errors(self, outputs: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         """Return each sample's error."""
-        ...
 
     def constant_errors(self, labels: Tensor, classes: Tensor) -> Tensor:
         """Return the error of the best constant on the training labels."""
-        ...
 
 
 class OneClass:
