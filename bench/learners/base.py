@@ -106,12 +106,15 @@ class Learner(Protocol):
 
     def progress(self) -> tuple[float, float]:
         """Return the share of the work that is done, and the mean current loss."""
+        ...
 
     def fit(self, hooks: Sequence["Hook"], checkpoint: Path | None = None) -> None:
         """Train until every cell has an outcome, from a checkpoint if one is given."""
+        ...
 
     def save_checkpoint(self, path: Path) -> None:
         """Write all that `fit` can go on from, in a file without code."""
+        ...
 
 
 class Hook(Protocol):
@@ -119,6 +122,7 @@ class Hook(Protocol):
 
     def after_interval(self, learner: Learner) -> None:
         """Act on a learner whose `run_log` is up to date."""
+        ...
 
 
 class LearnerConfig(Settings, ABC):
