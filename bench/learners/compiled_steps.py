@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.kernels import tiles
-from bench.kernels.indicators import IndicatorBatch
+from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.lanes import LANES
 from bench.kernels.patterns import Dictionary, TokenLists
 from bench.models.cp import CPBlock
@@ -76,26 +76,22 @@ class CompiledSteps:
                 list(pool.map(run, range(len(runs)), runs))
         return outputs[:, : len(indices)]
 
-    def step(
-        self, block: CPBlock, indices: Tensor, targets: Tensor, adam: tuple[np.float32, ...]
-    ) -> Tensor:
-        """Take a step with constants of Adam's.
-
-        Returns
-        -------
-        Tensor
-            Shape (predictors,), float64: the losses before the step.
-        """
+    def _descend(self, block: CPBlock, indices: Tensor, targets: Tensor, adam: object) -> Tensor:
         state = tuple(map(_rows, (block.tiled, block.first_moments, block.second_moments)))
         losses = torch.empty(len(block.members), dtype=torch.float64)
         last = targets.numpy(), adam, losses.numpy()
         self._run(tiles.descend, state, block, "train", indices.numpy(), *last)
         return losses
 
+    def step(self, block: CPBlock, indices: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """Take a step of Adam; return the losses before it, shape (predictors,), float64."""
+        adam = tiles.adam_constants(int(block.steps), rate)
+        return self._descend(block, indices, targets, adam)
+
     def gradient(self, block: CPBlock, indices: Tensor, targets: Tensor) -> Tensor:
         """Return the gradient of the sum of losses, shape (components, levels, pixels)."""
         copy = block.select(torch.ones_like(block.members, dtype=torch.bool))
-        self.step(copy, indices, targets, tiles.GRADIENT_ALONE)
+        self._descend(copy, indices, targets, tiles.GRADIENT_ALONE)
         return copy.components(copy.first_moments)
 
     def predict(self, block: CPBlock, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
@@ -110,18 +106,42 @@ def _rows(tiled: Tensor) -> NDArray[np.float32]:
     return tiled.view(-1, LANES).numpy()
 
 
-def plain_step(block: CPBlock, inputs: IndicatorBatch, targets: Tensor, rate: float) -> Tensor:
-    """Do what `CompiledSteps.step` does by PyTorch's operations, on any device."""
-    factors = block.components().requires_grad_()
-    predictions, _ = block(inputs, factors)
-    losses = (predictions - targets).square().mean(1)
-    (gradient,) = torch.autograd.grad(losses.sum(), factors)
-    tiled = torch.zeros_like(block.tiled)
-    block.fill(tiled, gradient)
-    first, second = tiles.ADAM_BETAS
-    step = int(block.steps)
-    block.first_moments.lerp_(tiled, 1 - first)
-    block.second_moments.mul_(second).addcmul_(tiled, tiled, value=1 - second)
-    root = block.second_moments.sqrt() / math.sqrt(1 - second**step) + tiles.ADAM_EPSILON
-    block.tiled.addcdiv_(block.first_moments, root, value=-rate / (1 - first**step))
-    return losses.detach().double()
+class PlainSteps:
+    """The same by PyTorch's operations, on any device and in any precision.
+
+    Parameters
+    ----------
+    images : dict of str to Tensor
+        The data set's parts, shape (samples, pixels), uint8.
+    levels : int
+        How many values a pixel takes.
+    """
+
+    def __init__(self, images: Mapping[str, Tensor], levels: int) -> None:
+        self.images = images
+        self.levels = levels
+
+    def _inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
+        matrix = indicator_matrix(self.images[name][chosen], self.levels)
+        return IndicatorBatch(matrix, self.levels)
+
+    def step(self, block: CPBlock, indices: Tensor, targets: Tensor, rate: float) -> Tensor:
+        """Take a step of Adam; return the losses before it, shape (predictors,), float64."""
+        factors = block.components().requires_grad_()
+        inputs = self._inputs("train", indices.to(factors.device))
+        predictions, _ = block(inputs, factors)
+        losses = (predictions - targets).square().mean(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), factors)
+        tiled = torch.zeros_like(block.tiled)
+        block.fill(tiled, gradient)
+        first, second = tiles.ADAM_BETAS
+        step = int(block.steps)
+        block.first_moments.lerp_(tiled, 1 - first)
+        block.second_moments.mul_(second).addcmul_(tiled, tiled, value=1 - second)
+        root = block.second_moments.sqrt() / math.sqrt(1 - second**step) + tiles.ADAM_EPSILON
+        block.tiled.addcdiv_(block.first_moments, root, value=-rate / (1 - first**step))
+        return losses.detach().double()
+
+    def predict(self, block: CPBlock, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
+        """Return what `CPBlock.forward` does, for samples of a part."""
+        return block(self._inputs(name, chosen))

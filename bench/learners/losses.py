@@ -2,7 +2,8 @@
 
 Outputs have shape (predictors, samples) or (predictors, samples, classes), labels shape
 (predictors, samples), uint8. Losses and errors of every sample have shape (predictors, samples),
-errors of the best constant shape (predictors,). `classes`, shape (predictors, 1), are the predictors' own.
+errors of the best constant shape (predictors,). `classes`, shape (predictors, 1), are the
+predictors' own.
 """
 
 from torch import Tensor

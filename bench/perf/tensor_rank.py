@@ -15,6 +15,7 @@ from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.learners.compiled_steps import CompiledSteps
 from bench.learners.one_versus_all import OneVersusAll
 from bench.perf.timing import medians, ratio
 from bench.plan import plan_benchmark
@@ -188,9 +189,9 @@ def accuracy(images: Tensor) -> str:
     learner = learner_of(cells([1], CLASSES), images, late=True)
     block, indices = learner.block, torch.arange(BATCH)
     targets = learner.targets("train", indices)
-    assert learner.compiled is not None
-    predictions, _ = learner.compiled.predict(block, "train", slice(0, BATCH))
-    gradient = learner.compiled.gradient(block, indices, targets)
+    assert isinstance(learner.steps, CompiledSteps)
+    predictions, _ = learner.steps.predict(block, "train", slice(0, BATCH))
+    gradient = learner.steps.gradient(block, indices, targets)
     factors = block.components().double().requires_grad_()
     inputs = IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2)
     exact, _ = block(inputs, factors)
