@@ -247,8 +247,8 @@ class OneVersusAll(IntervalLearner):
         for start in range(0, samples, size):
             chosen = slice(start, min(start + size, samples))
             predictions, counts = self.steps.predict(block, name, chosen)
-            arrays = (one.cpu().numpy() for one in (predictions, self.targets(name, chosen)))
-            total_errors(*arrays, ERROR_UNIT, most, totals.numpy())
+            wanted = self.targets(name, chosen).cpu().numpy()
+            total_errors(predictions.cpu().numpy(), wanted, ERROR_UNIT, most, totals.numpy())
             underflows += counts.cpu()
         return totals / samples, underflows / (samples * block.ranks.cpu())
 
