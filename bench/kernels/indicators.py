@@ -6,17 +6,8 @@ are multiplied with float32 accumulation. Anywhere else, and in float64, the pro
 one. Stacks of predictors train on a CPU by `bench.kernels.tiles`, without any such product.
 """
 
-from functools import cache
-
 import torch
 from torch import Tensor
-
-
-@cache
-def product_kind(device_type: str, dtype: torch.dtype) -> str:
-    """Return how products are computed: ``"bfloat16"`` or ``"plain"``."""
-    sums_in_float32 = device_type == "cuda" and hasattr(torch.ops.aten.mm, "dtype")
-    return "bfloat16" if sums_in_float32 and dtype == torch.float32 else "plain"
 
 
 def split_bfloat16(values: Tensor) -> list[Tensor]:
@@ -60,7 +51,8 @@ class IndicatorBatch:
             matrix = self._as(dtype)
             return matrix[:, :-1].t() if transpose else matrix
 
-        if product_kind(values.device.type, values.dtype) == "plain":
+        sums_in_float32 = values.is_cuda and hasattr(torch.ops.aten.mm, "dtype")
+        if not (sums_in_float32 and values.dtype == torch.float32):
             return values @ factor(values.dtype)
         right = factor(torch.bfloat16)
         pieces = reversed(split_bfloat16(values))
@@ -96,11 +88,8 @@ class IndicatorBatch:
         Tensor
             Shape (rows, batch), int32.
         """
-        marked = mask.to(torch.int8)
-        difference = (marked[:, 1:] - marked[:, :1]).flatten(1)
         # Integers of this size are exact in float32, whatever the order of the sum.
-        counts = (difference.float() @ self._as(torch.float32)[:, :-1].t()).to(torch.int32)
-        return counts.add_(marked[:, 0].sum(1, keepdim=True, dtype=torch.int32))
+        return self.select_sum(mask.float()).to(torch.int32)
 
     def level_sums(self, values: Tensor) -> Tensor:
         """Sum, for every level of every input, the values of the samples that take it.

@@ -10,9 +10,10 @@ one factor a pixel. Seen as matrices this is a product with a matrix that a gram
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -27,8 +28,8 @@ STRIPE_COST = 1.0  # reading and writing a sample's product once more, in the sa
 STRIPE_ROWS = 3200  # whose tables stay in a processor's cache beside a batch's values
 MOST_PAIRS = 2**16  # pairs of patterns that a block distinguishes while it is merged
 MOST_ROWS = MOST_SAMPLES = 2**16 - 1  # lists hold 16-bit numbers
-LEAF, MERGE, END = 0, 1, 2
-NOTHING = np.empty(0, dtype=np.int32)
+NOTHING = MOST_ROWS  # in place of a row
+CHUNK = 4096  # images that are read together
 
 
 class Patterns(NamedTuple):
@@ -55,38 +56,6 @@ class Patterns(NamedTuple):
     merge_starts: NDArray[np.int32]
     row_starts: NDArray[np.int32]
     parts: NDArray[np.uint16]
-
-
-class Program(NamedTuple):
-    """How an image is read: instructions of a machine that keeps a stack of blocks.
-
-    Attributes
-    ----------
-    kinds : ndarray
-        Shape (instructions,), uint8: push a pixel, merge the two blocks on top, or end a block.
-    arguments : ndarray
-        Shape (instructions,), int32: the pixel, the place of the merge's tables, or nothing.
-    widths : ndarray
-        Shape (instructions,), int32: of a merge, how many codes its second block has.
-    codes, rows : ndarray
-        Flat tables, int32: a merge's code for a pair of codes, and the row it adds, if any, or -1.
-        Code 0 is blank, the last code of a block says that its parts have been listed already.
-    last : ndarray
-        Shape (instructions,), int32: the last code of the block that an instruction leaves.
-    first_rows : ndarray
-        Shape (pixels,), int32: the row of a pixel's first level that is not blank.
-    stripes : ndarray
-        Shape (instructions,), int32: the stripe of the block that the instruction is of.
-    """
-
-    kinds: NDArray[np.uint8]
-    arguments: NDArray[np.int32]
-    widths: NDArray[np.int32]
-    codes: NDArray[np.int32]
-    rows: NDArray[np.int32]
-    last: NDArray[np.int32]
-    first_rows: NDArray[np.int32]
-    stripes: NDArray[np.int32]
 
 
 class TokenLists(NamedTuple):
@@ -132,43 +101,84 @@ class BatchLists(NamedTuple):
 class Block:
     """A rectangle of pixels, and the patterns of its two halves that are merged.
 
+    A *code* says what an image holds there: 0 that all is blank, the next `count` codes which
+    pattern it is (those of the first half, of the second half, then the merged ones), and the last
+    one that its halves are listed on their own.
+
     Parameters
     ----------
     pixels : list of int
         Its pixels.
+    count : int
+        How many codes stand for patterns.
+    look_ups : int
+        How many rows the images list up to here.
     halves : tuple of Block
         Two, or none for a single pixel.
-    codes : ndarray
-        Shape (samples,), int32: each image's code; see `Program`. Dropped once it is merged.
-    count : int
-        How many codes stand for patterns; the next one says "listed already".
-    pairs : ndarray or None
+    pairs : ndarray
         Shape (merged patterns, 2), int64: the codes in the halves of each.
-    look_ups : int
-        How many rows the images have listed up to here.
+    table : ndarray
+        Flat, int32: the code of each pair of the halves' codes, those of the second varying faster.
+
+    Attributes
+    ----------
+    rows : ndarray
+        Shape (count + 2,), uint16: each code's row, or NOTHING. Known once `number` was called.
     """
 
     pixels: list[int]
-    halves: tuple["Block", ...]
-    codes: NDArray[np.int32]
     count: int
-    pairs: NDArray[np.int64]
     look_ups: int
+    halves: tuple["Block", ...] = ()
+    pairs: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), dtype=np.int64))
+    table: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, dtype=np.int32))
+    rows: NDArray[np.uint16] = field(init=False)
 
     def merged(self) -> int:
         """Return how many merged patterns there are in it and in its parts."""
         return len(self.pairs) + sum(half.merged() for half in self.halves)
 
-    def table(self) -> NDArray[np.int32]:
-        """Return the code of each pair of the halves' codes."""
+    def number(self, first_rows: Mapping[int, int], singles: int, parts: list[list[int]]) -> None:
+        """Give the patterns their rows.
+
+        Parameters
+        ----------
+        first_rows : mapping of int to int
+            The row of each pixel's first level that is not blank.
+        singles : int
+            How many rows of single pixels there are in the stripe.
+        parts : list of list of int
+            The two rows of each merged row of the stripe; those of the block are added.
+        """
+        for half in self.halves:
+            half.number(first_rows, singles, parts)
+        if self.halves:
+            first, second = (half.rows for half in self.halves)
+            merged = singles + len(parts) + np.arange(len(self.pairs))
+            own = [first[1:-1], second[1:-1], merged]
+            parts += np.stack([first[self.pairs[:, 0]], second[self.pairs[:, 1]]], 1).tolist()
+        else:
+            own = [first_rows[self.pixels[0]] + np.arange(self.count)]
+        self.rows = np.concatenate([[NOTHING], *own, [NOTHING]]).astype(np.uint16)
+
+    def read(self, columns: NDArray[np.uint8], listed: list[NDArray]) -> NDArray:
+        """Return the codes of images, and add what its halves list, image by image, to `listed`.
+
+        Parameters
+        ----------
+        columns : ndarray
+            Shape (pixels, samples), uint8: images as `without_blank` numbers them.
+        listed : list of ndarray
+            Shapes (samples,), uint16: rows, or NOTHING.
+        """
+        if not self.halves:
+            return columns[self.pixels[0]]
         first, second = self.halves
-        table = np.full((first.count + 2, second.count + 2), self.count + 1, dtype=np.int32)
-        table[: first.count + 1, 0] = np.arange(first.count + 1)
-        table[0, 1 : second.count + 1] = np.arange(second.count) + first.count + 1
-        table[self.pairs[:, 0], self.pairs[:, 1]] = (
-            np.arange(len(self.pairs)) + first.count + second.count + 1
-        )
-        return table
+        codes = first.read(columns, listed), second.read(columns, listed)
+        code = self.table[codes[0] * np.int32(second.count + 2) + codes[1]]
+        apart = code == self.count + 1
+        listed += [half.rows[own * apart] for half, own in zip(self.halves, codes, strict=True)]
+        return code
 
 
 class Dictionary:
@@ -216,15 +226,31 @@ class Dictionary:
 
         blocks = min((found for found in candidates if found), key=cost)
         self.look_ups = sum(block.look_ups for block in blocks) / len(some)
-        self._number(_stripes(blocks, levels, stripe_rows))
+        self.stripes = _stripes(blocks, levels, stripe_rows)
+        self.patterns = self._number()
 
-    def _number(self, stripes: Sequence[Sequence[Block]]) -> None:
-        """Give the rows their numbers, and write the program that finds them."""
-        writer = _Writer(self.order, self.levels)
-        for stripe in stripes:
-            writer.stripe(stripe)
-        self.patterns = Patterns(self.levels, self.blank, *writer.patterns())
-        self.program = writer.program()
+    def _number(self) -> Patterns:
+        """Give the rows their numbers."""
+        pixels, parts, starts = [], [], [(0, 0, 0)]
+        for stripe in self.stripes:
+            own = sorted(pixel for block in stripe for pixel in block.pixels)
+            first_rows = {pixel: i * (self.levels - 1) for i, pixel in enumerate(own)}
+            singles, merged = len(own) * (self.levels - 1), []
+            for block in stripe:
+                block.number(first_rows, singles, merged)
+            rows = singles + len(merged)
+            if rows > MOST_ROWS:
+                raise ValueError(f"a stripe of {rows} rows; a list holds {MOST_ROWS}")
+            pixels += own
+            parts += merged
+            starts.append((len(pixels), len(parts), starts[-1][2] + rows))
+        return Patterns(
+            self.levels,
+            self.blank,
+            np.array(pixels, dtype=np.int32),
+            *np.ascontiguousarray(np.array(starts, dtype=np.int32).T),
+            np.array(parts, dtype=np.uint16).reshape(-1, 2),
+        )
 
     @property
     def rows(self) -> int:
@@ -238,28 +264,24 @@ class Dictionary:
 
     def encode(self, images: NDArray[np.uint8]) -> TokenLists:
         """Return the rows that images of shape (samples, pixels), uint8, select."""
-        stripes = len(self.patterns.row_starts) - 1
-        starts = np.zeros(len(images) * stripes + 1, dtype=np.int64)
-        nothing = np.empty(0, dtype=np.uint16)
-        _read(self.program, self.blank, images, stripes, starts, nothing)
-        np.cumsum(starts, out=starts)
-        rows = np.empty(starts[-1], dtype=np.uint16)
-        _read(self.program, self.blank, images, stripes, starts, rows)
-        return TokenLists(rows, starts)
+        rows, counts = [], [np.zeros(1, dtype=np.int64)]
+        for begin in range(0, len(images), CHUNK):
+            codes = without_blank(images[begin : begin + CHUNK], self.blank)
+            columns, listed, starts = np.ascontiguousarray(codes.T), [], []
+            for stripe in self.stripes:
+                starts.append(len(listed))
+                for block in stripe:
+                    code = block.read(columns, listed)
+                    listed.append(block.rows[code])
+            found = np.stack(listed, 1)
+            some = found != NOTHING
+            rows.append(found[some])
+            counts.append(np.add.reduceat(some, starts, axis=1, dtype=np.int64).ravel())
+        return TokenLists(np.concatenate(rows), np.cumsum(np.concatenate(counts)))
 
     def lists(self, tokens: TokenLists, indices: NDArray[np.int64]) -> BatchLists:
         """Return the lists of a batch, for the samples at `indices`, int64."""
-        patterns = self.patterns
-        stripes, batch = len(patterns.row_starts) - 1, len(indices)
-        row_starts = np.zeros((stripes, batch + 1), dtype=np.int32)
-        total = _gather_starts(tokens.starts, indices, row_starts)
-        rows = np.empty(total, dtype=np.uint16)
-        samples = np.empty(total, dtype=np.uint16)
-        sample_starts = np.zeros(self.rows + 1, dtype=np.int32)
-        blanks = np.empty(self.order, dtype=np.int32)
-        _gather(tokens.rows, tokens.starts, indices, row_starts, rows)
-        _transpose(patterns, rows, row_starts, samples, sample_starts, blanks)
-        return BatchLists(rows, row_starts, samples, sample_starts, blanks)
+        return BatchLists(*_gather(*tokens, indices, self.patterns))
 
 
 def most_frequent(images: NDArray[np.uint8], levels: int) -> NDArray[np.uint8]:
@@ -295,48 +317,46 @@ def _blocks(
     """
     height, width = _grid(codes.shape[1])
     columns = np.ascontiguousarray(codes.T).astype(np.int32)
+    grid = np.arange(height * width).reshape(height, width)
 
-    def block(top: int, left: int, bottom: int, right: int) -> Block | None:
-        if (bottom - top) * (right - left) == 1:
-            pixel = top * width + left
-            look_ups = int(np.count_nonzero(columns[pixel]))
-            none = np.empty((0, 2), dtype=np.int64)
-            return Block([pixel], (), columns[pixel], levels - 1, none, look_ups)
-        if bottom - top >= right - left:
-            middle = (top + bottom + 1) // 2
-            halves = block(top, left, middle, right), block(middle, left, bottom, right)
-        else:
-            middle = (left + right + 1) // 2
-            halves = block(top, left, bottom, middle), block(top, middle, bottom, right)
-        first, second = halves
-        return _merge(first, second, least) if first and second else None
+    def block(pixels: NDArray[np.int64]) -> tuple[Block, NDArray[np.int32]] | None:
+        """Return a block and the images' codes."""
+        if pixels.size == 1:
+            own = columns[pixels.item()]
+            return Block([pixels.item()], levels - 1, int(np.count_nonzero(own))), own
+        axis = int(pixels.shape[1] > pixels.shape[0])
+        middle = (pixels.shape[axis] + 1) // 2
+        first, second = map(block, np.split(pixels, [middle], axis))
+        return _merge(*first, *second, least) if first and second else None
 
-    found = []
-    for top in range(0, height, shape[0]):
-        for left in range(0, width, shape[1]):
-            corner = min(top + shape[0], height), min(left + shape[1], width)
-            found.append(block(top, left, *corner))
-            if found[-1] is None:
-                return None
-    return found
+    corners = product(range(0, height, shape[0]), range(0, width, shape[1]))
+    found = [block(grid[y : y + shape[0], x : x + shape[1]]) for y, x in corners]
+    return [one[0] for one in found if one] if all(found) else None
 
 
-def _merge(first: Block, second: Block, least: int) -> Block | None:
-    """Return two blocks as one; None if they have too many pairs of patterns."""
-    width = second.count + 2
-    size = (first.count + 2) * width
-    if size > MOST_PAIRS:
+def _merge(
+    first: Block,
+    first_codes: NDArray[np.int32],
+    second: Block,
+    second_codes: NDArray[np.int32],
+    least: int,
+) -> tuple[Block, NDArray[np.int32]] | None:
+    """Return two blocks as one with the images' codes; None for too many pairs of codes."""
+    shape = first.count + 2, second.count + 2
+    if math.prod(shape) > MOST_PAIRS:
         return None
-    keys = first.codes * width + second.codes
-    counts = np.bincount(keys, minlength=size).reshape(-1, width)
+    keys = first_codes * shape[1] + second_codes
+    counts = np.bincount(keys, minlength=math.prod(shape)).reshape(shape)
     pairs = np.argwhere(counts[1:-1, 1:-1] >= least) + 1
     count = first.count + second.count + len(pairs)
-    saved = int(counts[pairs[:, 0], pairs[:, 1]].sum())
-    look_ups = first.look_ups + second.look_ups - saved
-    merged = Block(first.pixels + second.pixels, (first, second), keys, count, pairs, look_ups)
-    merged.codes = merged.table().ravel()[keys]
-    first.codes = second.codes = NOTHING
-    return merged
+    table = np.full(shape, count + 1, dtype=np.int32)
+    table[:-1, 0] = np.arange(first.count + 1)
+    table[0, 1:-1] = np.arange(second.count) + first.count + 1
+    places = tuple(pairs.T)
+    table[places] = np.arange(len(pairs)) + first.count + second.count + 1
+    look_ups = first.look_ups + second.look_ups - int(counts[places].sum())
+    pixels, table = first.pixels + second.pixels, table.ravel()
+    return Block(pixels, count, look_ups, (first, second), pairs, table), table[keys]
 
 
 def _stripes(blocks: Sequence[Block], levels: int, stripe_rows: int) -> list[list[Block]]:
@@ -351,179 +371,41 @@ def _stripes(blocks: Sequence[Block], levels: int, stripe_rows: int) -> list[lis
     return [stripe for stripe in stripes if stripe]
 
 
-class _Writer:
-    """Collects what `Patterns` and `Program` hold, stripe by stripe."""
-
-    def __init__(self, order: int, levels: int) -> None:
-        self.levels = levels
-        self.first_rows = np.zeros(order, dtype=np.int32)
-        self.pixels: list[int] = []
-        self.parts: list[tuple[int, int]] = []
-        self.starts: list[tuple[int, int, int]] = [(0, 0, 0)]
-        self.instructions: list[tuple[int, int, int, int, int]] = []
-        self.codes: list[NDArray[np.int32]] = []
-        self.rows: list[NDArray[np.int32]] = []
-        self.size = 0
-
-    def stripe(self, blocks: Sequence[Block]) -> None:
-        """Add a stripe."""
-        pixels = sorted(pixel for block in blocks for pixel in block.pixels)
-        self.first_rows[pixels] = np.arange(len(pixels)) * (self.levels - 1)
-        self.pixels += pixels
-        self.next_row = len(pixels) * (self.levels - 1)
-        for block in blocks:
-            self._block(block)
-            self._instruct(END, 0, 0, block.count + 1)
-        if self.next_row > MOST_ROWS:
-            raise ValueError(f"a stripe of {self.next_row} rows; a list holds {MOST_ROWS}")
-        rows = self.starts[-1][2] + self.next_row
-        self.starts.append((len(self.pixels), len(self.parts), rows))
-
-    def _instruct(self, kind: int, argument: int, width: int, last: int) -> None:
-        self.instructions.append((kind, argument, width, last, len(self.starts) - 1))
-
-    def _block(self, block: Block) -> list[int]:
-        """Add a block's instructions; return the row of each of its codes, from 1 on."""
-        if not block.halves:
-            (pixel,) = block.pixels
-            self._instruct(LEAF, pixel, 0, block.count + 1)
-            return [int(self.first_rows[pixel]) + code for code in range(self.levels - 1)]
-        first, second = (self._block(half) for half in block.halves)
-        table = block.table()
-        rows = np.full_like(table, -1)
-        new = list(range(self.next_row, self.next_row + len(block.pairs)))
-        rows[block.pairs[:, 0], block.pairs[:, 1]] = new
-        self.parts += [(first[a - 1], second[b - 1]) for a, b in block.pairs.tolist()]
-        self.next_row += len(new)
-        self._instruct(MERGE, self.size, table.shape[1], block.count + 1)
-        self.codes.append(table.ravel())
-        self.rows.append(rows.ravel())
-        self.size += table.size
-        return first + second + new
-
-    def patterns(self) -> Iterator[NDArray]:
-        """Yield the arrays of `Patterns` after `blank`."""
-        yield np.array(self.pixels, dtype=np.int32)
-        yield from np.ascontiguousarray(np.array(self.starts, dtype=np.int32).T)
-        yield np.array(self.parts, dtype=np.uint16).reshape(-1, 2)
-
-    def program(self) -> Program:
-        """Return the program."""
-        kinds, arguments, widths, last, stripes = np.array(self.instructions, dtype=np.int32).T
-        codes, rows = (
-            np.concatenate(tables) if tables else np.empty(0, dtype=np.int32)
-            for tables in (self.codes, self.rows)
-        )
-        columns = [np.ascontiguousarray(one) for one in (arguments, widths, last, stripes)]
-        arguments, widths, last, stripes = columns
-        return Program(
-            kinds.astype(np.uint8), arguments, widths, codes, rows, last, self.first_rows, stripes
-        )
-
-
 @njit(cache=True, nogil=True)
-def _read(program, blank, images, stripes, starts, rows):
-    """Count the rows of each (sample, stripe) pair, or list them once there is room for them.
-
-    Counts go to the entry after the pair's own, so that their running sum gives the starts.
-    """
-    counting = rows.size == 0
-    codes = np.empty(64, dtype=np.int32)
-    tops = np.empty(64, dtype=np.int32)  # the row of the pattern that a block on the stack is
-    lasts = np.empty(64, dtype=np.int32)
-    fill = np.zeros(stripes, dtype=np.int64)
-    for sample in range(len(images)):
-        for stripe in range(stripes):
-            fill[stripe] = 0 if counting else starts[sample * stripes + stripe]
-        depth = 0
-        for i in range(len(program.kinds)):
-            stripe = program.stripes[i]  # of the block
-            kind, argument = program.kinds[i], program.arguments[i]
-            if kind == LEAF:
-                level = np.int32(images[sample, argument])
-                no = np.int32(blank[argument])
-                code = 0 if level == no else (level + 1 if level < no else level)
-                codes[depth], lasts[depth] = code, program.last[i]
-                tops[depth] = program.first_rows[argument] + code - 1
-                depth += 1
-            elif kind == MERGE:
-                a, b = depth - 2, depth - 1
-                place = argument + codes[a] * program.widths[i] + codes[b]
-                code = program.codes[place]
-                if code == program.last[i]:
-                    for one in (a, b):
-                        if 0 < codes[one] < lasts[one]:
-                            if not counting:
-                                rows[fill[stripe]] = tops[one]
-                            fill[stripe] += 1
-                elif program.rows[place] >= 0:
-                    tops[a] = program.rows[place]
-                elif codes[a] == 0:
-                    tops[a] = tops[b]
-                codes[a], lasts[a] = code, program.last[i]
-                depth -= 1
-            else:
-                depth -= 1
-                if 0 < codes[depth] < lasts[depth]:
-                    if not counting:
-                        rows[fill[stripe]] = tops[depth]
-                    fill[stripe] += 1
-        if counting:
-            starts[sample * stripes + 1 : (sample + 1) * stripes + 1] = fill
-
-
-@njit(cache=True, nogil=True)
-def _gather_starts(starts, indices, row_starts):
-    """Fill in where the rows of each (stripe, sample) pair begin; return how many there are."""
-    stripes, place = len(row_starts), 0
+def _gather(rows, starts, indices, patterns):
+    """Return the arrays of `BatchLists`, given those of `TokenLists`."""
+    stripes, batch = len(patterns.row_starts) - 1, len(indices)
+    row_starts = np.empty((stripes, batch + 1), dtype=np.int32)
+    end = 0
     for stripe in range(stripes):
-        row_starts[stripe, 0] = place
-        for i in range(len(indices)):
+        row_starts[stripe, 0] = end
+        for i in range(batch):
             pair = indices[i] * stripes + stripe
-            place += starts[pair + 1] - starts[pair]
-            row_starts[stripe, i + 1] = place
-    return place
-
-
-@njit(cache=True, nogil=True)
-def _gather(rows, starts, indices, row_starts, found):
-    """Copy the rows of the samples of a batch."""
-    stripes = len(row_starts)
+            end += starts[pair + 1] - starts[pair]
+            row_starts[stripe, i + 1] = end
+    found, samples = np.empty(end, dtype=np.uint16), np.empty(end, dtype=np.uint16)
+    sample_starts = np.full(patterns.row_starts[-1] + 1, end, dtype=np.int32)
+    blanks = np.empty(len(patterns.blank), dtype=np.int32)
     for stripe in range(stripes):
-        for i in range(len(indices)):
+        first, last = patterns.row_starts[stripe], patterns.row_starts[stripe + 1]
+        counts = np.zeros(last - first, dtype=np.int32)
+        for i in range(batch):
             source, place = starts[indices[i] * stripes + stripe], row_starts[stripe, i]
             for j in range(row_starts[stripe, i + 1] - place):
-                found[place + j] = rows[source + j]
-
-
-@njit(cache=True, nogil=True)
-def _transpose(patterns, rows, row_starts, samples, sample_starts, blanks):
-    """Sort (sample, row) pairs by row, and count the samples that are blank at each pixel."""
-    stripes, batch = len(row_starts), row_starts.shape[1] - 1
-    upper = patterns.levels - 1
-    for stripe in range(stripes):
-        first = patterns.row_starts[stripe]
-        count = patterns.row_starts[stripe + 1] - first
-        counts = np.zeros(count, dtype=np.int32)
-        for i in range(row_starts[stripe, 0], row_starts[stripe, batch]):
-            counts[rows[i]] += 1
-        places = np.empty(count, dtype=np.int32)
-        place = row_starts[stripe, 0]
-        for row in range(count):
-            places[row] = place
-            sample_starts[first + row] = place
-            place += counts[row]
-        for sample in range(batch):
-            for i in range(row_starts[stripe, sample], row_starts[stripe, sample + 1]):
-                samples[places[rows[i]]] = sample
-                places[rows[i]] += 1
-        pixel, last_pixel = patterns.pixel_starts[stripe], patterns.pixel_starts[stripe + 1]
-        singles = (last_pixel - pixel) * upper
-        merge = patterns.merge_starts[stripe]
-        for row in range(count - 1, singles - 1, -1):
-            for part in patterns.parts[merge + row - singles]:
+                row = rows[source + j]
+                found[place + j] = row
+                counts[row] += 1
+        places = row_starts[stripe, 0] + np.cumsum(counts) - counts
+        sample_starts[first:last] = places
+        for i in range(batch):
+            for j in range(row_starts[stripe, i], row_starts[stripe, i + 1]):
+                samples[places[found[j]]] = i
+                places[found[j]] += 1
+        # A merged row's samples hold its parts, too.
+        pixels = patterns.pixels[patterns.pixel_starts[stripe] : patterns.pixel_starts[stripe + 1]]
+        singles = len(pixels) * (patterns.levels - 1)
+        for row in range(len(counts) - 1, singles - 1, -1):
+            for part in patterns.parts[patterns.merge_starts[stripe] + row - singles]:
                 counts[part] += counts[row]
-        for i in range(last_pixel - pixel):
-            taken = counts[i * upper : (i + 1) * upper].sum()
-            blanks[patterns.pixels[pixel + i]] = batch - taken
-    sample_starts[-1] = len(samples)
+        blanks[pixels] = batch - counts[:singles].reshape(len(pixels), -1).sum(1)
+    return found, row_starts, samples, sample_starts, blanks

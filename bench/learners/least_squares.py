@@ -14,7 +14,7 @@ from bench.kernels.indicators import indicator_matrix
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.interval import IntervalLearner, device_of
 from bench.learners.losses import ERROR_UNIT
-from bench.models.linear import LinearConfig
+from bench.models.linear import LinearConfig, pair_features
 from data_prep.images import ImageData
 from data_prep.one_versus_all import (
     POSITIVE_TARGET,
@@ -82,13 +82,13 @@ class LeastSquares(IntervalLearner):
         super().__init__(cells)
         self.ridge = ridge
         self.data: ImageData = cells[0].data
-        rng = generator(cells[0].seed, "feature pairs")
-        self.model = cells[0].model.build(self.data.pixels, self.data.levels, rng)
+        model, rng = cells[0].model, generator(cells[0].seed, "feature pairs")
+        self.pairs: Tensor = model.pairs(self.data.pixels * (self.data.levels - 1), rng)
         self.parts: dict[str, Part] = {}
 
     def load_data(self) -> None:
         """Read the images that all cells share."""
-        cells = self.run_log.cells
+        cells, self.pairs = self.run_log.cells, self.pairs.to(self.device)
         stack = OneVersusAllStack([problem_of(cell) for cell in cells], cells[0].execution.root)
         self.parts = {name: part.to(self.device) for name, part in stack.parts().items()}
 
@@ -102,15 +102,15 @@ class LeastSquares(IntervalLearner):
             point = {"epoch": 1, "train_error": train_error, "test_error": test_error}
             self.run_log.add_point(index, point)
             extra = {"constant_error": share * (1 - share), "parameters": len(weights)}
-            kept = {"weight": weights[:, index].float().cpu(), "pairs": self.model.pairs.cpu()}
+            kept = {"weight": weights[:, index].float().cpu(), "pairs": self.pairs.cpu()}
             self.run_log.end(index, Outcome(Status.CONVERGED, {**point, **extra}, kept))
 
     def _features(self, part: Part, chunk: slice) -> Tensor:
-        return self.model.features(indicator_matrix(part.inputs[chunk], self.data.levels))
+        return pair_features(indicator_matrix(part.inputs[chunk], self.data.levels), self.pairs)
 
     def _solve(self, part: Part) -> Tensor:
         """Return the weights of all cells, shape (features, cells), float64."""
-        size = self.model.weight.numel()
+        size = self._features(part, slice(0, 1)).shape[1]
         normal = self.ridge * torch.eye(size, dtype=torch.float64, device=self.device)
         right = normal.new_zeros(size, len(self.run_log.cells))
         for chunk in _chunks(part):

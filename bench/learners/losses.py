@@ -2,10 +2,9 @@
 
 Outputs have shape (predictors, samples) or (predictors, samples, classes), labels shape
 (predictors, samples), uint8. Losses and errors of every sample have shape (predictors, samples),
-errors of the best constant shape (predictors,).
+errors of the best constant shape (predictors,). `classes`, shape (predictors, 1), are the
+predictors' own.
 """
-
-from typing import Protocol
 
 from torch import Tensor
 from torch.nn import functional
@@ -14,22 +13,6 @@ from data_prep.one_versus_all import POSITIVE_TARGET
 
 # The squared error is in units of the targets' distance, so that it reads as for labels 0 and 1.
 ERROR_UNIT = POSITIVE_TARGET**2
-
-
-class Loss(Protocol):
-    """A loss with its error; `classes`, shape (predictors, 1), are the predictors' own classes."""
-
-    def losses(self, outputs: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        """Return each sample's loss."""
-        ...
-
-    def errors(self, outputs: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        """Return each sample's error."""
-        ...
-
-    def constant_errors(self, labels: Tensor, classes: Tensor) -> Tensor:
-        """Return the error of the best constant on the training labels."""
-        ...
 
 
 class OneClass:
@@ -66,4 +49,4 @@ class AllClasses:
         return 1 - counts.amax(1) / counts.sum(1)
 
 
-LOSSES: dict[str, Loss] = {"one_class": OneClass(), "all_classes": AllClasses()}
+LOSSES = {"one_class": OneClass(), "all_classes": AllClasses()}

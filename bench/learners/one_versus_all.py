@@ -13,11 +13,11 @@ from bench.core.errors import require
 from bench.core.seeding import derive_seed
 from bench.core.settings import Count, Positive, identity, settings
 from bench.core.status import Status
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.lanes import LANES
-from bench.kernels.patterns import READ
+from bench.kernels.patterns import MOST_SAMPLES, READ
+from bench.kernels.tiles import total_errors
 from bench.learners.base import LearnerConfig, Outcome
-from bench.learners.compiled_steps import CompiledSteps, plain_step
+from bench.learners.compiled_steps import CompiledSteps, PlainSteps
 from bench.learners.interval import IntervalLearner, device_of, max_epochs
 from bench.learners.losses import ERROR_UNIT
 from bench.models.cp import CPBlock, CPConfig
@@ -68,6 +68,9 @@ class OneVersusAllConfig(LearnerConfig):
         device_of(cells[0])
         for cell in cells:
             max_epochs(cell)
+            most = f"at most {MOST_SAMPLES}, as the lists of a batch hold 16-bit numbers"
+            size = cell.data.batch_size
+            require(size <= MOST_SAMPLES, f"data.batch_size={size}", most)
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share to be trained together: images and training."""
@@ -151,7 +154,7 @@ class OneVersusAll(IntervalLearner):
         self.register_buffer("last_finite_losses", self.losses.clone())
         self.register_buffer("epochs_below", torch.zeros(len(cells), dtype=torch.int64))
         self.parts: dict[str, Part] = {}
-        self.compiled: CompiledSteps | None = None
+        self.steps: CompiledSteps | PlainSteps
 
     def load_data(self) -> None:
         """Bring the images to the device."""
@@ -160,9 +163,12 @@ class OneVersusAll(IntervalLearner):
     def read(self, parts: dict[str, Part]) -> None:
         """Take samples to train and measure on, and list their patterns if they are on a CPU."""
         self.parts, data = parts, self.stack.data
+        images = {name: part.inputs for name, part in parts.items()}
         if self.device.type == "cpu" and self.block.tiled.dtype == torch.float32:
-            images = {name: part.inputs.numpy() for name, part in parts.items()}
-            self.compiled = CompiledSteps(images, data.levels, data.batch_size)
+            arrays = {name: part.numpy() for name, part in images.items()}
+            self.steps = CompiledSteps(arrays, data.levels, data.batch_size)
+        else:
+            self.steps = PlainSteps(images, data.levels)
 
     def threads(self) -> int:
         """Return how many threads are asked for; by default one, as stacks share the cores."""
@@ -214,20 +220,12 @@ class OneVersusAll(IntervalLearner):
         """
         targets = self.targets("train", indices.to(self.device))
         self.block.steps += 1
-        if self.compiled is not None:
-            return self.compiled.step(self.block, indices, targets, self.rate)
-        inputs = self._inputs("train", indices.to(self.device))
-        return plain_step(self.block, inputs, targets, self.rate)
+        return self.steps.step(self.block, indices, targets, self.rate)
 
     def targets(self, name: str, chosen: Tensor | slice) -> Tensor:
         """Return the targets of samples, shape (predictors, samples)."""
         targets = self.parts[name].targets(self.block.members, chosen)
         return POSITIVE_TARGET * targets.to(self.block.tiled.dtype)
-
-    def _inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
-        """Return samples as matrix products read them."""
-        levels = self.stack.data.levels
-        return IndicatorBatch(indicator_matrix(self.parts[name].inputs[chosen], levels), levels)
 
     @torch.no_grad()
     def errors(self, name: str) -> tuple[Tensor, Tensor]:
@@ -243,20 +241,16 @@ class OneVersusAll(IntervalLearner):
         """
         block, samples = self.block, len(self.parts[name])
         most = 1.0 if name == "test" else torch.inf
-        totals = torch.zeros(len(block.members), dtype=torch.float64, device=self.device)
+        totals = torch.zeros(len(block.members), dtype=torch.float64)
         underflows = torch.zeros_like(totals)
         size = self.stack.data.batch_size
         for start in range(0, samples, size):
             chosen = slice(start, min(start + size, samples))
-            targets = self.targets(name, chosen)
-            if self.compiled is not None:
-                counts = self.compiled.add_errors(block, name, chosen, targets, most, totals)
-            else:
-                predictions, counts = block(self._inputs(name, chosen))
-                errors = (predictions - targets).square() / ERROR_UNIT
-                totals += errors.clamp(max=most).sum(1)
-            underflows += counts
-        return totals / samples, underflows / (samples * block.ranks)
+            predictions, counts = self.steps.predict(block, name, chosen)
+            wanted = self.targets(name, chosen).cpu().numpy()
+            total_errors(predictions.cpu().numpy(), wanted, ERROR_UNIT, most, totals.numpy())
+            underflows += counts.cpu()
+        return totals / samples, underflows / (samples * block.ranks.cpu())
 
     def _ended(self) -> dict[int, Status]:
         """Return how predictors ended of those that trained, by their index."""
@@ -271,7 +265,7 @@ class OneVersusAll(IntervalLearner):
     def _measure(self) -> None:
         """Add a point to the curves of the block's predictors."""
         (train, underflow), (test, _) = self.errors("train"), self.errors("test")
-        losses = self.losses[self.block.members].double()
+        losses = self.losses[self.block.members].double().cpu()
         columns = {"train_loss": losses, "running_train_error": losses / ERROR_UNIT}
         columns |= {"train_error": train, "test_error": test, "underflow_share": underflow}
         rows = torch.stack(list(columns.values()), 1).tolist()

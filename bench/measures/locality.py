@@ -50,7 +50,6 @@ def locality(
     found = {}
     for name, mask in partitions(*images.shape[-2:]).items():
         rank = estimate_separation_rank(network, images, mask, samples=samples, seed=seed)
-        assert rank.effective_error is not None
         found[f"separation_rank_{name}"] = rank.effective
         found[f"separation_rank_{name}_error"] = rank.effective_error
     ratio = found["separation_rank_checkerboard"] / found["separation_rank_halves"]

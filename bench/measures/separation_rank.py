@@ -5,74 +5,35 @@ a network on images the matrix is sampled: a row for each content of the pixels 
 for each content of the others.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bench.core.errors import require
 from bench.core.seeding import generator
-from bench.measures.ranks import effective_rank, numerical_rank
+from bench.measures.ranks import effective_rank
 
 Network = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class SeparationRank:
-    """Singular values of a matricization and the ranks read off them.
+class SeparationRank(NamedTuple):
+    """What a sampled matrix says of a network's separation rank.
 
     Parameters
     ----------
     singular_values : Tensor
-        Shape (..., k), falling.
-    effective, numerical : Tensor
-        Shape (...): effective rank, and number of values above the tolerance times the largest.
-    effective_error : Tensor or None
-        Standard error of the effective rank over the choice of samples; None if it is exact.
+        Shape (..., samples), falling; as many are above rounding as the separation rank at least.
+    effective : Tensor
+        Shape (...): the effective rank.
+    effective_error : Tensor
+        Shape (...): its standard error over the choice of samples.
     """
 
     singular_values: Tensor
     effective: Tensor
-    numerical: Tensor
-    effective_error: Tensor | None = None
-
-
-def separation_rank(
-    tensor: Tensor, modes: Sequence[int], tolerance: float = 1e-6
-) -> SeparationRank:
-    """Return the separation rank of a tensor with respect to some of its modes and the others.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Shape (d_1, ..., d_N), small enough to be decomposed.
-    modes : sequence of int
-        The modes on one side: at least one, not all, each once.
-    tolerance : float
-        Singular values of at most this share of the largest count as zero.
-
-    Returns
-    -------
-    SeparationRank
-        Exact up to rounding.
-    """
-    chosen = sorted(set(modes))
-    require(
-        len(chosen) == len(modes)
-        and 0 < len(chosen) < tensor.ndim
-        and set(chosen) <= set(range(tensor.ndim)),
-        f"modes={list(modes)} of a tensor of order {tensor.ndim}",
-        f"some, not all, of the modes 0 to {tensor.ndim - 1}, each once",
-    )
-    sizes = [tensor.shape[mode] for mode in chosen]
-    rows = int(torch.tensor(sizes).prod())
-    matrix = tensor.movedim(chosen, list(range(len(chosen)))).reshape(rows, -1)
-    return _ranks(torch.linalg.svdvals(matrix), tolerance)
-
-
-def _ranks(values: Tensor, tolerance: float, error: Tensor | None = None) -> SeparationRank:
-    return SeparationRank(values, effective_rank(values), numerical_rank(values, tolerance), error)
+    effective_error: Tensor
 
 
 @torch.no_grad()
@@ -82,7 +43,6 @@ def estimate_separation_rank(
     mask: Tensor,
     *,
     samples: int = 64,
-    tolerance: float = 1e-4,
     batch_size: int = 1024,
     seed: int = 0,
 ) -> SeparationRank:
@@ -90,8 +50,8 @@ def estimate_separation_rank(
 
     Two disjoint sets of images are sampled. Entry (i, j) of a matrix is the output at the image
     whose masked pixels are those of image i of the first set and whose other pixels are those of
-    image j of the second. The matrix's rank never exceeds the network's separation rank, so the
-    numerical rank is a lower bound of it, and `samples` is the most it can be.
+    image j of the second. The matrix's rank never exceeds the network's separation rank, and
+    `samples` is the most it can be.
 
     Parameters
     ----------
@@ -105,9 +65,6 @@ def estimate_separation_rank(
         each.
     samples : int
         Rows and columns of the matrix, at least 3.
-    tolerance : float
-        Singular values of at most this share of the largest count as zero; float32 outputs carry
-        rounding of about 1e-6.
     batch_size : int
         Most images evaluated at once.
     seed : int
@@ -116,10 +73,10 @@ def estimate_separation_rank(
     Returns
     -------
     SeparationRank
-        Leading dimension: the outputs, none if there is one. NaN and 0 for an output that is not
-        finite at all mixed images. `effective_error` is the standard
-        error by the jackknife, a row and a column left out at a time; the effective rank of the
-        sampled matrix moreover grows with `samples`, so compare networks at equal `samples`.
+        Leading dimension: the outputs, none if there is one. An output that is not finite at all
+        mixed images has the effective rank NaN. The standard error is that of the jackknife, a row
+        and a column left out at a time; the effective rank of the sampled matrix moreover grows
+        with `samples`, so compare networks at equal `samples`.
     """
     require(samples >= 3, f"samples={samples}", "an integer of at least 3")
     require(
@@ -134,7 +91,7 @@ def estimate_separation_rank(
     matrix = _sampled_matrix(network, rows, columns, mask, batch_size)
     matrix = matrix.where(matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), 0.0)
     values = torch.linalg.svdvals(matrix)
-    return _ranks(values, tolerance, _jackknife_error(matrix))
+    return SeparationRank(values, effective_rank(values), _jackknife_error(matrix))
 
 
 def _sampled_matrix(

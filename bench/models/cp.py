@@ -37,23 +37,14 @@ class CPConfig(Settings):
     init_mean: Finite = 1.0
     init_std: NonNegative = 1e-3
 
-    def build(self, order: int, mode_dim: int, generator: torch.Generator) -> "CPFactorization":
-        """Return a freshly started factorization."""
-        return CPFactorization(
-            order,
-            mode_dim,
-            self.rank,
-            init_mean=self.init_mean,
-            init_std=self.init_std,
-            generator=generator,
-        )
-
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "CPFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
         cube = len(set(mode_dims)) == 1 and len(mode_dims) >= 2
         given = f"model=cp for a tensor of shape {list(mode_dims)}"
         require(cube, given, "two modes or more, of equal dimension")
-        return self.build(len(mode_dims), mode_dims[0], seeded(seed, "initialization"))
+        start = {"init_mean": self.init_mean, "init_std": self.init_std}
+        rng = seeded(seed, "initialization")
+        return CPFactorization(len(mode_dims), mode_dims[0], self.rank, **start, generator=rng)
 
 
 class CPFactorization(nn.Module):
@@ -166,14 +157,10 @@ class CPBlock(nn.Module):
     def __init__(self, members: Tensor, ranks: Tensor, factors: Tensor) -> None:
         super().__init__()
         self.tiling = tile(ranks.cpu().numpy())
-        starts = torch.zeros(len(ranks), dtype=torch.int64)
-        starts[torch.from_numpy(self.tiling.predictors)] = torch.from_numpy(self.tiling.lanes)
-        within = torch.cat([torch.arange(rank) for rank in [0, *ranks.tolist()]])
-        lanes = starts.repeat_interleave(ranks.cpu()) + within
         self.register_buffer("members", members)
         self.register_buffer("ranks", ranks)
         self.register_buffer("owner", torch.repeat_interleave(ranks))
-        self.register_buffer("lanes", lanes.to(ranks.device))
+        self.register_buffer("lanes", torch.from_numpy(self.tiling.lanes).to(ranks.device))
         tiles, (levels, order) = int(self.tiling.tile_starts[-1]), factors.shape[1:]
         ones = factors.new_ones(tiles, order, levels, LANES)
         self.register_buffer("tiled", ones)
@@ -192,8 +179,17 @@ class CPBlock(nn.Module):
         tiled = self.tiled if tiled is None else tiled
         return tiled.permute(0, 3, 2, 1)[self.lanes // LANES, self.lanes % LANES]
 
-    def forward(self, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
-        """Evaluate every predictor at a batch, as any device can; no gradients.
+    def forward(
+        self, inputs: IndicatorBatch, factors: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluate every predictor at a batch, as any device can.
+
+        Parameters
+        ----------
+        inputs : IndicatorBatch
+            The batch.
+        factors : Tensor, optional
+            In place of the components, to be differentiated by; of the same shape.
 
         Returns
         -------
@@ -202,11 +198,9 @@ class CPBlock(nn.Module):
         underflows : Tensor
             Shape (predictors,), int64: see `bench.kernels.cp.cp_components`.
         """
-        return self.evaluate(self.components(), inputs)
-
-    def evaluate(self, factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, differentiable, for factors shaped as the components."""
-        values, underflows = cp_components(factors, inputs)
+        values, underflows = cp_components(
+            self.components() if factors is None else factors, inputs
+        )
         shape = (len(self.members), len(inputs))
         predictions = values.new_zeros(shape).index_add(0, self.owner, values)
         counts = underflows.new_zeros(shape[0]).index_add(0, self.owner, underflows)

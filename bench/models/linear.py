@@ -1,9 +1,15 @@
-"""One-layer predictors with as many free parameters as a CP factorization."""
+"""One-layer predictors with as many free parameters as a CP factorization.
+
+A CP component has order * (mode_dim - 1) + 1 free parameters: its factors, less the scales that can
+be moved between them. A linear function of all indicators has as many. For each further component,
+as many products of two random indicators are added, so that both predictors have the same number of
+free parameters.
+"""
 
 from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.core.settings import Count, Settings, settings
 
@@ -22,61 +28,25 @@ class LinearConfig(Settings):
 
     rank: Count = 5
 
-    def build(self, order: int, mode_dim: int, generator: torch.Generator) -> "LinearPredictor":
-        """Return an untrained predictor."""
-        return LinearPredictor(order, mode_dim, self.rank, generator=generator)
+    def pairs(self, indicators: int, generator: torch.Generator) -> Tensor:
+        """Return the random pairs of so many indicators, shape (2, pairs), int64."""
+        shape = (2, (self.rank - 1) * (indicators + 1))
+        return torch.randint(indicators, shape, generator=generator)
 
 
-class LinearPredictor(nn.Module):
-    """A linear function of indicator features and of random products of pairs of them.
-
-    A CP component has order * (mode_dim - 1) + 1 free parameters: its factors, less the scales that
-    can be moved between them. A linear function of all indicators has as many. For each further
-    component, as many products of two random indicators are added, so that both predictors have
-    the same number of free parameters.
+def pair_features(matrix: Tensor, pairs: Tensor) -> Tensor:
+    """Return the features that a predictor is linear in.
 
     Parameters
     ----------
-    order, mode_dim : int
-        Number of inputs, and how many values each takes.
-    rank : int
-        The CP rank that is matched.
-    generator : torch.Generator
-        Source of the pairs.
+    matrix : Tensor
+        Shape (batch, indicators + 1), int8: see `bench.kernels.indicators.indicator_matrix`.
+    pairs : Tensor
+        Shape (2, pairs), int64: see `LinearConfig.pairs`.
 
-    Attributes
-    ----------
-    weight : Parameter
-        Shape (features,), float32; zero until trained.
+    Returns
+    -------
+    Tensor
+        Shape (batch, indicators + 1 + pairs), int8.
     """
-
-    pairs: Tensor
-
-    def __init__(
-        self, order: int, mode_dim: int, rank: int, *, generator: torch.Generator | None = None
-    ) -> None:
-        super().__init__()
-        indicators = order * (mode_dim - 1)
-        shape = (2, (rank - 1) * (indicators + 1))
-        self.register_buffer("pairs", torch.randint(indicators, shape, generator=generator))
-        self.weight = nn.Parameter(torch.zeros(indicators + 1 + shape[1]))
-
-    def features(self, matrix: Tensor) -> Tensor:
-        """Return the features of an indicator matrix.
-
-        Parameters
-        ----------
-        matrix : Tensor
-            Shape (batch, indicators + 1), int8: see `bench.kernels.indicators.indicator_matrix`.
-
-        Returns
-        -------
-        Tensor
-            Shape (batch, features), int8.
-        """
-        first, second = self.pairs
-        return torch.cat([matrix, matrix[:, first] * matrix[:, second]], 1)
-
-    def forward(self, matrix: Tensor) -> Tensor:
-        """Return the predictions for an indicator matrix, shape (batch,)."""
-        return self.features(matrix).to(self.weight.dtype) @ self.weight
+    return torch.cat([matrix, matrix[:, pairs[0]] * matrix[:, pairs[1]]], 1)

@@ -5,10 +5,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from bench.core.settings import as_plain
-from bench.perf import dynamics, regularizer, tensor_rank
+from bench.perf import tensor_rank, yardsticks
 from bench.perf.timing import medians, ratio
 from bench.report import tables
 from bench.store import provenance
@@ -18,7 +17,7 @@ from data_prep.pathfinder_scenes import SceneConfig, draw_images
 def measure(rounds: int) -> pd.DataFrame:
     """Return all measurements as a table of what was measured and its result."""
     rows = tensor_rank.measure(rounds)
-    for name, slow, fast in [regularizer.regularized_step(), *dynamics.comparisons()]:
+    for name, slow, fast in yardsticks.comparisons():
         times = medians({"slow": slow, "fast": fast}, rounds)
         rows.append((name, ratio(times["slow"], times["fast"])))
     scene, count = SceneConfig(), 100
@@ -41,7 +40,6 @@ def write(table: pd.DataFrame, folder: Path, command: str) -> None:
         "Commit": f"`{git.commit}{' (changed)' * bool(git.dirty)}`",
         "Versions": ", ".join(f"{k} {v}" for k, v in provenance.versions().items()),
         "Hardware": ", ".join(f"{k} {v}" for k, v in as_plain(host).items()),
-        "Threads": str(torch.get_num_threads()),
         "Made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     origin = ["# Where these measurements come from", ""]

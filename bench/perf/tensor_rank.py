@@ -6,11 +6,7 @@ depends on the images, which compress well or badly, and could depend on the fac
 in training has them all near 1, one late in training has some that are negative or small.
 """
 
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -18,47 +14,28 @@ from torch import Tensor, nn
 from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.seeding import generator
-from bench.core.settings import Factory
-from bench.core.status import Status
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
-from bench.learners.one_versus_all import OneVersusAll, OneVersusAllConfig
-from bench.models.cp import CPConfig
+from bench.learners.compiled_steps import CompiledSteps
+from bench.learners.one_versus_all import OneVersusAll
 from bench.perf.timing import medians, ratio
-from bench.store.location import RunLocation
-from bench.store.tracker import Tracker
-from bench.store.wandb_runs import TrackingConfig
+from bench.plan import plan_benchmark
 from data_prep.one_versus_all import Part
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
 SAMPLES, BATCH, PIXELS = 60_000, 5_000, 784
 RANKS, CLASSES = range(1, 16), range(10)
 SOLO_RANKS = (1, 5, 10, 15)
-DATA_SETS = (MNIST, FashionMNIST)
 RANDOM = "random images"
 FIGURE_STEPS = 12 * 10_000  # the published number of steps of each of the figure's fits
 FIGURE_PROCESSES = 2
 FIGURE_STACKS = {"mnist": 2, "fashion_mnist": 2, RANDOM: 2}  # random labels are on the originals
 LATE_SPREAD, LATE_FEW = 0.05, 4  # of a component's factors so many are negative, so many small
-RECORD_POINTS = 25
 
 
 def cells(ranks: Sequence[int], classes: Sequence[int]) -> list[Cell]:
     """Return the cells of a grid of ranks and classes on MNIST."""
-    optimizer = Factory("torch.optim.Adam", {"lr": 5e-4})
-    trainer = Factory("pytorch_lightning.Trainer", {"max_epochs": 1000})
-    return [
-        Cell(
-            "original",
-            0,
-            data=MNIST(target_class=target),
-            model=CPConfig(rank=rank),
-            learner=OneVersusAllConfig(),
-            optimizer=optimizer,
-            trainer=trainer,
-        )
-        for rank in ranks
-        for target in classes
-    ]
+    axes = [f"ranks={[*ranks]}", f"classes={[*classes]}", "seeds=[0]", "variants=[original]"]
+    return [*plan_benchmark("tensor_rank", ["data=mnist", *axes]).cells]
 
 
 def random_images() -> Tensor:
@@ -70,24 +47,13 @@ def random_images() -> Tensor:
 def all_images() -> dict[str, Tensor]:
     """Return the images to measure on, by name; without the data sets whose files are missing."""
     found = {}
-    for data in (kind() for kind in DATA_SETS):
+    for data in (MNIST(), FashionMNIST()):
         try:
             data.files(None, download=False)
         except UserError:
             continue
         found[data.name] = data.split(None, "train").inputs
     return {**found, RANDOM: random_images()}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let PyTorch and the compiled steps use one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def learner_of(chosen: list[Cell], images: Tensor, *, late: bool = False) -> OneVersusAll:
@@ -167,12 +133,14 @@ def _batches() -> Iterator[Tensor]:
 
 
 def measure(rounds: int) -> list[tuple[str, str]]:
-    """Return the table's rows: what was measured, and the number with its unit."""
-    images = all_images()
-    with one_thread():
-        rows = steps(images, rounds)
-        rows.append(("largest relative error of values, gradients", accuracy(images[RANDOM])))
-    return [*rows, records_cost(cells(RANKS, CLASSES))]
+    """Return the table's rows: what was measured on one thread, and the number with its unit."""
+    images, threads = all_images(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        error = accuracy(images[RANDOM])
+        return [*steps(images, rounds), ("largest relative error of values, gradients", error)]
+    finally:
+        torch.set_num_threads(threads)
 
 
 def steps(images: Mapping[str, Tensor], rounds: int) -> list[tuple[str, str]]:
@@ -221,30 +189,15 @@ def accuracy(images: Tensor) -> str:
     learner = learner_of(cells([1], CLASSES), images, late=True)
     block, indices = learner.block, torch.arange(BATCH)
     targets = learner.targets("train", indices)
-    assert learner.compiled is not None
-    predictions, _ = learner.compiled.predict(block, "train", slice(0, BATCH))
-    gradient = learner.compiled.gradient(block, indices, targets)
+    assert isinstance(learner.steps, CompiledSteps)
+    predictions, _ = learner.steps.predict(block, "train", slice(0, BATCH))
+    gradient = learner.steps.gradient(block, indices, targets)
     factors = block.components().double().requires_grad_()
     inputs = IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2)
-    exact, _ = block.evaluate(factors, inputs)
+    exact, _ = block(inputs, factors)
     (slope,) = torch.autograd.grad((exact - targets).square().mean(1).sum(), factors)
     pairs = ((predictions, exact.detach()), (gradient, slope))
     errors = [
         ((a.double() - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)) for a, b in pairs
     ]
     return ", ".join(f"{error.max():.1e}" for error in errors)
-
-
-def records_cost(stack: list[Cell]) -> tuple[str, str]:
-    """Time all W&B runs and records of a stack, with curves of 25 points."""
-    with tempfile.TemporaryDirectory() as folder:
-        location = RunLocation(Path(folder), "tensor_rank", TrackingConfig())
-        start = time.perf_counter()
-        with Tracker(stack, location) as tracker:
-            for i in range(len(stack)):
-                for epoch in range(RECORD_POINTS):
-                    tracker.log(i, {"epoch": epoch, "train_error": 0.1, "test_error": 0.1})
-                weights = {"factors": torch.ones(PIXELS, 2, stack[i].model.rank)}
-                tracker.finish(i, Status.MAX_STEPS, {"train_error": 0.1}, weights)
-        elapsed = time.perf_counter() - start
-    return f"W&B runs and records of {len(stack)} predictors", f"{elapsed:.1f} s"

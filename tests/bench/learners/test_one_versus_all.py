@@ -1,8 +1,10 @@
 """Stacked training against the obvious loop, and against training alone."""
 
+import hashlib
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -71,19 +73,6 @@ def test_a_stack_trains_each_predictor_as_alone_in_every_bit_on_a_cpu():
     for i, one in enumerate(GRID):
         (alone,) = factors_after([one], 50, torch.float32)
         assert torch.equal(together[i], alone)
-
-
-def test_the_number_of_threads_changes_no_bit():
-    cells = [cell(12, target_class=target) for target in range(5)]
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3):
-            torch.set_num_threads(count)
-            found.append(torch.cat(factors_after(cells, 5, torch.float32)))
-    finally:
-        torch.set_num_threads(threads)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
 
 
 @pytest.mark.parametrize("levels", [2, 3, 17])
@@ -210,7 +199,7 @@ class Saving:
     def after_interval(self, learner):
         self.intervals -= 1
         if self.intervals == 0:
-            learner.epochs_below[2] = 7
+            learner.epochs_below[-1] = 7
             learner.save_checkpoint(self.path)
             raise KeyboardInterrupt
 
@@ -223,7 +212,7 @@ def test_a_resumed_stack_is_the_uninterrupted_one_in_every_bit(tmp_path):
     started, train_epoch = [], second.train_epoch
 
     def noted(batches):
-        started.append((int(second.epoch), int(second.epochs_below[2])))
+        started.append((int(second.epoch), int(second.epochs_below[-1])))
         train_epoch(batches)
 
     second.train_epoch = noted
@@ -233,6 +222,66 @@ def test_a_resumed_stack_is_the_uninterrupted_one_in_every_bit(tmp_path):
         assert torch.equal(ours.weights["factors"], theirs.weights["factors"])
         assert ours.metrics == theirs.metrics
     assert second.run_log.curves == whole.run_log.curves
+
+
+def wide_grid(threads):
+    """Return cells of three groups of tiles, one of which takes two tiles."""
+    settings = {"target_class": 3, "max_epochs": 4, "every": 2}
+    cells = [cell(14, **settings), cell(20, **settings), cell(9, seed=1, **settings)]
+    cells.append(cell(5, variant="random_labels", **settings))
+    return [replace(one, execution=replace(one.execution, threads=threads)) for one in cells]
+
+
+def digests(folder):
+    """Train alike in many ways; return the set of digests of all bits, and of the start's."""
+    found, cells = set(), wide_grid(1)
+    starts = [initial_factors(one).numpy().tobytes() for one in cells]
+    for threads in (1, 2):
+        cells = wide_grid(threads)
+        for division in ([[0, 1, 2, 3]], [[3], [1], [0], [2]], [[2, 0], [3, 1]], "resumed"):
+            bits = {}
+            for chosen in [range(4)] if division == "resumed" else division:
+                stack, checkpoint = [cells[i] for i in chosen], None
+                if division == "resumed":
+                    checkpoint = folder / f"{threads}.ckpt"
+                    with suppress(KeyboardInterrupt):
+                        fitted(stack, [Saving(checkpoint, 1)])
+                log = fitted(stack, checkpoint=checkpoint).run_log
+                for i, curve, outcome in zip(chosen, log.curves, log.outcomes, strict=True):
+                    bits[i] = repr(curve).encode(), outcome.weights["factors"].numpy().tobytes()
+            joined = b"".join(part for i in range(4) for part in bits[i])
+            found.add(hashlib.sha256(joined).hexdigest())
+    return sorted(found), hashlib.sha256(b"".join(starts)).hexdigest()
+
+
+OLD_PROCESSORS = [
+    {"ATEN_CPU_CAPABILITY": "avx2"},
+    {
+        "ATEN_CPU_CAPABILITY": "default",
+        "NUMBA_CPU_NAME": "generic",
+        "NUMBA_CPU_FEATURES": "",
+        "GLIBC_TUNABLES": "glibc.cpu.hwcaps=-AVX512F,-AVX2,-FMA",
+    },
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processor", OLD_PROCESSORS, ids=["avx2", "default"])
+def test_every_division_thread_and_processor_gives_the_same_bits(processor, here, tmp_path):
+    script = "import sys, pathlib, test_one_versus_all as tests\n"
+    script += "print(tests.digests(pathlib.Path(sys.argv[1])))"
+    path = os.pathsep.join([os.path.dirname(__file__), *sys.path])
+    call = [sys.executable, "-c", script, str(tmp_path)]
+    environment = {**os.environ, **processor, "PYTHONPATH": path}
+    found = subprocess.run(call, env=environment, capture_output=True, text=True, check=True)
+    assert len(here[0]) == 1
+    assert found.stdout.strip() == repr(here)
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    """Return this processor's digests."""
+    return digests(tmp_path_factory.mktemp("here"))
 
 
 def test_training_goes_on_from_any_epoch_to_whole_intervals():

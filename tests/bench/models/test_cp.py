@@ -29,11 +29,11 @@ def test_every_entry_is_tensorly_s():
 
 
 def test_the_start_is_the_published_one_and_follows_the_generator():
-    model = CPConfig(rank=15).build(784, 2, generator(0, "start"))
+    model = CPConfig(rank=15).factorize([2] * 784, seed=0)
     assert model.factors.shape == (784, 2, 15)
     assert model.factors.mean().item() == pytest.approx(1, abs=1e-4)
     assert model.factors.std().item() == pytest.approx(1e-3, rel=0.02)
-    again = CPConfig(rank=15).build(784, 2, generator(0, "start"))
+    again = CPConfig(rank=15).factorize([2] * 784, seed=0)
     assert torch.equal(model.factors, again.factors)
 
 

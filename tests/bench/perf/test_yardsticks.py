@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from bench.perf.dynamics import cp_step, hierarchical_step
-from bench.perf.regularizer import regularized_step
+from bench.models.cp import CPConfig
+from bench.models.hierarchical import HierarchicalConfig
 from bench.perf.tensor_rank import (
     accuracy,
     cells,
@@ -14,6 +14,7 @@ from bench.perf.tensor_rank import (
     random_images,
 )
 from bench.perf.timing import medians
+from bench.perf.yardsticks import SMALL, completion_step, regularized_step
 
 
 def test_the_penalty_is_beside_the_same_loss():
@@ -22,12 +23,12 @@ def test_the_penalty_is_beside_the_same_loss():
 
 
 @pytest.mark.parametrize(
-    "comparison",
-    [cp_step(3, 6, 6, observed=50), hierarchical_step([5, 5, 5, 5], width=6, observed=50)],
+    ("model", "mode_dims"),
+    [(CPConfig(rank=6, **SMALL), [6] * 3), (HierarchicalConfig(width=6), [5] * 4)],
     ids=["cp", "hierarchical"],
 )
-def test_a_full_tensor_step_and_an_entry_by_entry_step_have_the_same_loss(comparison):
-    _, slow, fast = comparison
+def test_a_full_tensor_step_and_an_entry_by_entry_step_have_the_same_loss(model, mode_dims):
+    _, slow, fast = completion_step(model, mode_dims, observed=50)
     for _ in range(3):  # equal losses after equal updates: the gradients agree too
         torch.testing.assert_close(fast(), slow(), rtol=1e-4, atol=1e-7)
 
