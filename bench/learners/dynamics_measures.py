@@ -73,7 +73,13 @@ class Measure(nn.Module, ABC):
 
 
 class Errors(Measure):
-    """Relative errors: of the measured values, and of the whole tensor."""
+    """Relative errors: of the measured values, and of the whole tensor.
+
+    `recovered` is 1 if the reconstruction error in the end is below 1 %, and 0 otherwise, so that
+    its mean over runs is the rate of success.
+    """
+
+    recovered_below = 0.01
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return `train_error` and `reconstruction_error`."""
@@ -81,6 +87,10 @@ class Errors(Measure):
             "train_error": problem.train_error(end_tensor),
             "reconstruction_error": problem.reconstruction_error(end_tensor),
         }
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return whether the whole tensor has been recovered: 1 or 0."""
+        return {"recovered": float(curve[-1]["reconstruction_error"] < self.recovered_below)}
 
 
 class LearnedNorms(Measure):
