@@ -22,28 +22,28 @@ class LossConfig:
     Parameters
     ----------
     kind : str
-        ``square``: r^2. ``l1``: abs(r). ``huber``: r^2 / 2 up to the threshold, then linear.
+        ``square``: r^2. ``half_square``: r^2 / 2. ``l1``: abs(r). ``huber``: r^2 / 2 up to the
+        threshold, then linear.
     huber_threshold : float
         Above 0.
     reduction : str
         ``mean`` or ``sum`` over the measurements.
     """
 
-    kind: Literal["square", "l1", "huber"] = "square"
+    kind: Literal["square", "half_square", "l1", "huber"] = "square"
     huber_threshold: Positive = 1.0
     reduction: Literal["mean", "sum"] = "mean"
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """Reduce residuals of shape (..., measurements) to losses of shape (...)."""
-        if self.kind == "square":
-            losses = residuals.square()
-        elif self.kind == "l1":
-            losses = residuals.abs()
-        else:
-            zero = torch.zeros_like(residuals)
-            losses = functional.huber_loss(
-                residuals, zero, reduction="none", delta=self.huber_threshold
-            )
+        losses = {
+            "square": torch.square,
+            "half_square": lambda r: r.square() / 2,
+            "l1": torch.abs,
+            "huber": lambda r: functional.huber_loss(
+                r, torch.zeros_like(r), reduction="none", delta=self.huber_threshold
+            ),
+        }[self.kind](residuals)
         return losses.mean(-1) if self.reduction == "mean" else losses.sum(-1)
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, product, repeat
+from itertools import chain, groupby, product, repeat
 
 import numpy as np
 
@@ -121,8 +121,8 @@ def mode_tree(
         pattern ``grid`` a square number: 4 means 2 x 2 windows.
     pattern : str
         ``adjacent``: neighbors first; the nodes left over at a level form one smaller window.
-        ``half``: opposite parts first, node i with node i + n/2, so that neighbors meet last;
-        the nodes left over are those before the second part.
+        ``half``: the two halves interleaved, node i before node i + n/2 and of an odd number the
+        middle one last, then windows of neighbors in this order [HTF, released code].
         ``grid``: square windows of an image. An arity for all levels is kept as long as its
         windows divide the grid, then one last window pools all that is left: 28 -> 14 -> 7 -> 1
         for 2 x 2 windows. One arity per level may leave smaller windows at the far borders.
@@ -166,14 +166,10 @@ def _adjacent_windows(nodes: int, arity: int) -> tuple[Window, ...]:
 
 
 def _half_windows(nodes: int, arity: int) -> tuple[Window, ...]:
-    full, left_over = divmod(nodes, arity)
-    if full == 0:
-        return (tuple(range(nodes)),)
-    kept = [*range(full), *range(full + left_over, nodes)]
-    windows = [tuple(kept[start::full]) for start in range(full)]
-    if left_over:
-        windows.append(tuple(range(full, full + left_over)))
-    return tuple(windows)
+    half = nodes // 2
+    pairs = zip(range(half), range(nodes - half, nodes), strict=True)
+    order = [*chain.from_iterable(pairs), *range(half, nodes - half)]
+    return tuple(tuple(order[start : start + arity]) for start in range(0, nodes, arity))
 
 
 def _checked_grid(order: int, grid_shape: tuple[int, int] | None) -> tuple[int, int]:

@@ -171,20 +171,39 @@ def _plot_against_loss(axis: Axes, runs: pd.DataFrame, curves: pd.DataFrame, met
 
 
 def plot_tubal(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
-    """Plot test error by R and by scale, and the two phases: angles and singular tubes [TUB]."""
-    rows = [(part, part.runs, curves_of(part.runs, results)) for part in parts]
-    figure, axes = panels(len(rows), 4, 14.5, 3.2 * len(rows))
-    for line, (part, runs, curves) in zip(axes, rows, strict=True):
+    """Plot test error by R and by scale, and the two phases: angles and singular tubes [TUB].
+
+    Errors of repeats that go on from one another are shown as the table averages them: each over
+    the repeats of a run, at equal iterations since their beginnings.
+    """
+    figure, axes = panels(len(parts), 4, 14.5, 3.2 * len(parts))
+    for line, part in zip(axes, parts, strict=True):
+        runs, curves = part.runs, curves_of(part.runs, results)
+        folded = _by_repeat(runs, curves)
         good = runs[usable(runs)]
         smallest = runs[SCALE] == good.groupby(SCALE)[RANK].nunique().idxmax()
-        _plot_mean_errors(line[0], runs[smallest], curves, RANK, "R = {:g}")
         widest = runs[RANK] == 200 if (runs[RANK] == 200).any() else runs[RANK] > 0
-        _plot_mean_errors(line[1], runs[widest], curves, SCALE, "scale {:.0e}")
-        _plot_published_errors(line[0], part, config)
+        for axis, chosen, column, other, words in (
+            (line[0], runs[smallest], RANK, SCALE, "R = {:g}"),
+            (line[1], runs[widest], SCALE, RANK, "scale {:.0e}"),
+        ):
+            _plot_mean_errors(axis, chosen, folded, column, words)
+            shown = part.rows[part.rows[other].isin(chosen[other])]
+            _plot_published_errors(axis, shown.sort_values(column), config)
         first = good[smallest[good.index]].sort_values([RANK, "seed"]).index[0]
-        _plot_phases(line[2], line[3], curves[curves.run_key == first])
+        phases = curves[(curves.run_key == first) & (curves.iteration <= folded.iteration.max())]
+        _plot_phases(line[2], line[3], phases)
         line[0].set_title(part.title, fontsize=9, loc="left")
     return figure
+
+
+def _by_repeat(runs: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
+    """Count the iterations of each repeat from its own beginning."""
+    settings = curves[["run_key"]].join(runs.filter(like="learner.milestone_"), on="run_key")
+    since = (curves.iteration - 1) % settings["learner.milestone_period"] + 1
+    single = settings["learner.milestone_repeats"] == 1
+    counted = curves.assign(iteration=curves.iteration.where(single, since))
+    return counted[single | (curves.iteration > 0)]
 
 
 def _plot_mean_errors(
@@ -192,17 +211,16 @@ def _plot_mean_errors(
 ) -> None:
     joined = curves.merge(runs[[column]], left_on="run_key", right_index=True)
     for color, (value, part) in zip(cycle(PALETTE), joined.groupby(column), strict=False):
-        errors = part.groupby("iteration").reconstruction_error
+        of_runs = part.groupby(["iteration", "run_key"]).reconstruction_error.mean()
+        errors = of_runs.groupby("iteration")
         axis.plot(errors.mean(), color=color, linewidth=1.4, label=words.format(value))
         low, high = errors.min(), errors.max()
         axis.fill_between(low.index, low, high, color=color, alpha=0.12, linewidth=0)
-    title = "mean, least and largest"
+    title = "mean, least and largest; marks: published"
     finish(axis, title, "iteration", "mean test error", yscale="log")
 
 
-def _plot_published_errors(axis: Axes, part: Section, config: ReportConfig) -> None:
-    scale = part.rows.groupby(SCALE)[RANK].nunique().idxmax()
-    rows = part.rows[part.rows[SCALE] == scale]
+def _plot_published_errors(axis: Axes, rows: pd.DataFrame, config: ReportConfig) -> None:
     iterations = [int(name.rpartition("_")[2]) for name in config.metrics]
     errors = rows[[f"{name}_published" for name in config.metrics]].to_numpy()
     for color, values in zip(cycle(PALETTE), errors, strict=False):
