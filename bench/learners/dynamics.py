@@ -386,11 +386,7 @@ class ReplicateState(nn.Module):
     def divergence(self, row: int, iteration: int) -> tuple[int, float]:
         """Return the first iteration whose loss was not finite, and the loss before it."""
         every = self.losses.shape[1]
-        slot = iteration % every
-        since = self.losses[row].roll(-slot - 1)  # oldest first; the last is `iteration`'s
-        finite = since.isfinite().tolist()
-        bad = every
-        while bad > 0 and not finite[bad - 1]:
-            bad -= 1
-        last = float(since[bad - 1]) if bad > 0 else float(self.finite[row])
-        return iteration - (every - 1 - bad), last
+        since = self.losses[row].roll(-(iteration % every) - 1)  # the last is `iteration`'s
+        known = torch.cat([self.finite[row : row + 1], since])
+        last = max(known.isfinite().nonzero().flatten().tolist(), default=0)
+        return iteration - every + 1 + last, float(known[last])

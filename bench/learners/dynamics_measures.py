@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import UserError, require
+from bench.core.errors import require
 from bench.core.settings import resolve
 from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
 from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
-from bench.measures.trajectories import GrowthLaw, expected_exponent, fit_growth_law
+from bench.measures.trajectories import expected_exponent, fit_growth_law
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]
@@ -280,33 +280,27 @@ class Growth(Measure):
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return the mean exponent of the learned components, and what theory says of it."""
-        laws = self._laws(curve)
-        result = {"theory": expected_exponent(self.vectors), "components_fitted": float(len(laws))}
-        if not laws:
-            return result
-        return result | {"exponent": sum(law.exponent for law in laws) / len(laws)}
+        exponents = self._exponents(curve)
+        fitted = {"exponent": sum(exponents) / len(exponents)} if exponents else {}
+        count = float(len(exponents))
+        return {"theory": expected_exponent(self.vectors), "components_fitted": count, **fitted}
 
-    def _laws(self, curve: Curve) -> list[GrowthLaw]:
-        columns = [name for name in curve[0] if name.startswith("norm_")]
-        table = {
-            name: torch.tensor([point[name] for point in curve], dtype=torch.float64)
-            for name in [*columns, *(c.replace("norm", "drive") for c in columns), "flow_time"]
+    def _exponents(self, curve: Curve) -> list[float]:
+        columns = {
+            name: torch.tensor([p[name] for p in curve], dtype=torch.float64) for name in curve[0]
         }
-        largest = max(float(table[name].max()) for name in columns)
-        laws = []
-        for name in columns:
-            norms, drives = table[name], table[name.replace("norm", "drive")]
+        names = [name for name in columns if name.startswith("norm_")]
+        largest = max(float(columns[name].max()) for name in names)
+        exponents = []
+        for norms, drives in ((columns[n], columns[n.replace("norm", "drive")]) for n in names):
             if norms.max() < self.least_share * largest:
                 continue
             first = _first(norms > self.from_share * norms.max())
-            last = _first(norms > self.to_share * norms.max())
-            if last - first >= self.least_points:
-                part = slice(first, last)
-                try:
-                    laws.append(fit_growth_law(table["flow_time"][part], norms[part], drives[part]))
-                except UserError:  # a component that falls for most of the way
-                    continue
-        return laws
+            part = slice(first, _first(norms > self.to_share * norms.max()))
+            if part.stop - part.start >= self.least_points:
+                law = fit_growth_law(columns["flow_time"][part], norms[part], drives[part])
+                exponents += [law[0]] if law else []  # none if it falls for most of the way
+        return exponents
 
 
 class RankOneDistance(Measure):

@@ -11,12 +11,12 @@ from bench.models.cp import CPFactorization
 from bench.models.hierarchical import HierarchicalTensorFactorization
 from bench.optim import GroupRMSprop
 from data_prep.problems import (
+    CompletionConfig,
     LossConfig,
     MeasurementConfig,
     ObservedEntries,
     RecoveryProblem,
     TargetConfig,
-    make_problem,
 )
 
 Comparison = tuple[str, Callable[[], Tensor], Callable[[], Tensor]]
@@ -82,7 +82,9 @@ def _problem(
     family: Literal["cp", "hierarchical"], mode_dims: list[int], observed: int
 ) -> RecoveryProblem:
     target = TargetConfig(family=family, mode_dims=tuple(mode_dims), rank=5)
-    return make_problem(target, MeasurementConfig(count=observed), LossConfig(), seed=0)
+    measurements = MeasurementConfig(count=observed)
+    data = CompletionConfig(name=family, target=target, measurements=measurements)
+    return data.problem(0, LossConfig(), torch.float32)
 
 
 def _one_hot_inputs(problem: RecoveryProblem, mode_dims: list[int]) -> Tensor:
