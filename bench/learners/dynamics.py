@@ -22,7 +22,6 @@ from bench.models.replicates import select_replicates, stack_replicates
 from bench.optim import GroupRMSprop
 from data_prep.problems import LossConfig, RecoveryProblem
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # In what replicates of one stack may differ: their shapes, and so their operations, are equal.
 REPLICATED = ("init_mean", "init_std", "start", "determinant_sign")
 # Optimizers that move each entry by its own gradients alone, or each replicate on its own.
@@ -128,7 +127,7 @@ class DynamicsConfig(LearnerConfig):
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of parameters, gradients, intermediate values and problems."""
         cell = cells[0]
-        bytes_each = PRECISIONS[self.precision].itemsize
+        bytes_each = getattr(torch, self.precision).itemsize
         model = _sample_model(cell.model, cell.data.mode_dims)
         parameters = sum(p.numel() for p in model.parameters())
         values = _problem_values(cell.data, self.loss)
@@ -171,7 +170,7 @@ class Dynamics(IntervalLearner):
         steps: StepsConfig = cells[0].trainer
         self.schedule = steps.schedule()
         self.time_limit = float("inf") if steps.time_limit is None else steps.time_limit
-        dtype = PRECISIONS[config.precision]
+        dtype = getattr(torch, config.precision)
         data = cells[0].data
         self.problem: RecoveryProblem = stack_replicates(
             [data.problem(cell.seed, config.loss, dtype) for cell in cells]

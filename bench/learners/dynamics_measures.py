@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import torch
@@ -295,9 +296,10 @@ class Growth(Measure):
         for norms, drives in ((columns[n], columns[n.replace("norm", "drive")]) for n in names):
             if norms.max() < self.least_share * largest:
                 continue
-            first = _first(norms > self.from_share * norms.max())
-            part = slice(first, _first(norms > self.to_share * norms.max()))
-            if part.stop - part.start >= self.least_points:
+            shares = (self.from_share, self.to_share)
+            first, last = (int((norms > s * norms.max()).int().argmax()) for s in shares)
+            if last - first >= self.least_points:
+                part = slice(first, last)
                 law = fit_growth_law(columns["flow_time"][part], norms[part], drives[part])
                 exponents += [law[0]] if law else []  # none if it falls for most of the way
         return exponents
@@ -319,18 +321,9 @@ class RankOneDistance(Measure):
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return the largest distance before the norm first reaches the bound."""
-        early = []
-        for point in curve:
-            if point["relative_norm"] > self.until_share:
-                break
-            early.append(point["rank_one_distance"])
-        return {"largest_rank_one_distance": max(early, default=math.nan)}
-
-
-def _first(mask: Tensor) -> int:
-    """Return the first index at which a mask is true; its length if it never is."""
-    indices = mask.nonzero()
-    return int(indices[0]) if len(indices) else len(mask)
+        early = takewhile(lambda point: not point["relative_norm"] > self.until_share, curve)
+        distances = (point["rank_one_distance"] for point in early)
+        return {"largest_rank_one_distance": max(distances, default=math.nan)}
 
 
 def measure_class(name: str) -> type[Measure]:

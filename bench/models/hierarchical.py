@@ -118,17 +118,12 @@ class HierarchicalTensorFactorization(nn.Module):
     ) -> None:
         super().__init__()
         self.mode_dims = tuple(mode_dims)
-        require(
-            len(self.mode_dims) >= 2 and min(self.mode_dims) >= 1,
-            f"mode_dims={list(self.mode_dims)}",
-            "at least 2 modes, of dimension at least 1",
-        )
-        self.tree = tree or mode_tree(len(self.mode_dims), arity, pattern)
-        require(
-            self.tree.order == len(self.mode_dims),
-            f"a mode tree over {self.tree.order} modes for {len(self.mode_dims)} mode dimensions",
-            "a tree that covers the modes, each once",
-        )
+        order = len(self.mode_dims)
+        self.tree = tree or mode_tree(order, arity, pattern)
+        given = f"a mode tree over {self.tree.order} modes for {order} mode dimensions"
+        require(self.tree.order == order, given, "a tree that covers the modes, each once")
+        given = f"mode_dims={list(self.mode_dims)}"
+        require(min(self.mode_dims) >= 1, given, "modes of dimension at least 1")
         self.widths = checked_widths(widths, self.tree.depth)
         self._start(init_mean, init_std, generator(seed, "hierarchical factorization"))
 
@@ -226,9 +221,8 @@ class HierarchicalTensorFactorization(nn.Module):
         """
         levels = [self.leaf_weights, *self.inner_weights]
         differences = []
-        for children, own, groups in zip(
-            levels, self._rows(), self.tree.window_groups, strict=True
-        ):
+        pooled = self.tree.window_groups
+        for children, own, groups in zip(levels, self._rows(), pooled, strict=True):
             columns = children.square().sum(-2)
             rows = own.square() if own is self.root_weights else own.square().sum(-1)
             rows = rows.view(*columns.shape[:-2], -1, columns.shape[-1])

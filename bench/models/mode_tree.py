@@ -67,13 +67,11 @@ class ModeTree:
     @cached_property
     def nodes(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """The modes below each node, level by level from the leaves to the root, in tree order."""
-        modes = self.leaf_order
-        levels: list[tuple[Window, ...]] = [tuple((mode,) for mode in modes)]
-        for groups in self.window_groups:
-            children = iter(levels[-1])
-            arities = [group.arity for group in groups for _ in range(group.windows)]
-            pooled = (tuple(next(children) for _ in range(arity)) for arity in arities)
-            levels.append(tuple(tuple(mode for child in node for mode in child) for node in pooled))
+        below: list[Window] = [(mode,) for mode in range(self.order)]
+        levels = [tuple(below[mode] for mode in self.leaf_order)]
+        for windows, order in zip(self.levels, self._depth_first[1:], strict=True):
+            below = [tuple(mode for node in window for mode in below[node]) for window in windows]
+            levels.append(tuple(below[node] for node in order))
         return tuple(levels)
 
     @cached_property
@@ -145,12 +143,12 @@ def mode_tree(
         require(size >= 2, f"arity={size}", "an integer of at least 2")
     if pattern == "grid":
         return _grid_tree(_checked_grid(order, grid_shape), arity)
-    windows_of = _adjacent_windows if pattern == "adjacent" else _half_windows
     levels, nodes = [], order
     for size in repeat(arity) if isinstance(arity, int) else given:
         if nodes == 1:
             break
-        levels.append(windows_of(nodes, size))
+        pooled = range(nodes) if pattern == "adjacent" else _interleaved_halves(nodes)
+        levels.append(tuple(tuple(pooled[at : at + size]) for at in range(0, nodes, size)))
         nodes = len(levels[-1])
     require(
         nodes == 1 and (isinstance(arity, int) or len(given) == len(levels)),
@@ -161,34 +159,25 @@ def mode_tree(
     return ModeTree(tuple(levels))
 
 
-def _adjacent_windows(nodes: int, arity: int) -> tuple[Window, ...]:
-    return tuple(tuple(range(start, min(start + arity, nodes))) for start in range(0, nodes, arity))
-
-
-def _half_windows(nodes: int, arity: int) -> tuple[Window, ...]:
+def _interleaved_halves(nodes: int) -> list[int]:
     half = nodes // 2
     pairs = zip(range(half), range(nodes - half, nodes), strict=True)
-    order = [*chain.from_iterable(pairs), *range(half, nodes - half)]
-    return tuple(tuple(order[start : start + arity]) for start in range(0, nodes, arity))
+    return [*chain.from_iterable(pairs), *range(half, nodes - half)]
 
 
 def _checked_grid(order: int, grid_shape: tuple[int, int] | None) -> tuple[int, int]:
     side = math.isqrt(order)
     height, width = grid_shape or (side, side)
-    require(
-        height * width == order,
-        f"a grid of {height} x {width} for {order} modes",
-        "a height and a width whose product is the number of modes",
-        "give grid_shape=(height, width)",
-    )
+    given = f"a grid of {height} x {width} for {order} modes"
+    expected = "a height and a width whose product is the number of modes"
+    require(height * width == order, given, expected, "give grid_shape=(height, width)")
     return height, width
 
 
 def _window_side(arity: int) -> int:
     side = math.isqrt(arity)
-    require(
-        side * side == arity, f"arity={arity} with pattern=grid", "a square number such as 4 or 9"
-    )
+    given = f"arity={arity} with pattern=grid"
+    require(side * side == arity, given, "a square number such as 4 or 9")
     return side
 
 
