@@ -4,6 +4,7 @@ import torch
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.balancedness import layer_differences, vector_differences
+from bench.models.hierarchical import HierarchicalTensorFactorization
 from bench.models.matrix import MatrixConfig
 
 
@@ -46,7 +47,20 @@ def matrix_drift(step_size):
     return largest_change(differences)
 
 
-@pytest.mark.parametrize("drift", [cp_drift, matrix_drift])
+def hierarchical_drift(step_size):
+    model = HierarchicalTensorFactorization([2, 3, 2, 2, 3], 3, init_std=0.7).double()
+    target = normal(2, 3, 2, 2, 3)
+    differences = []
+    for _ in range(round(0.4 / step_size)):
+        differences.append(model.conserved_differences().detach())
+        loss = (model.full_tensor() - target).square().sum() / 2
+        gradients = torch.autograd.grad(loss, list(model.parameters()))
+        for weights, gradient in zip(model.parameters(), gradients, strict=True):
+            weights.data.sub_(step_size * gradient)
+    return largest_change(differences)
+
+
+@pytest.mark.parametrize("drift", [cp_drift, matrix_drift, hierarchical_drift])
 def test_drift_falls_linearly_with_the_step_size(drift):
     coarse, fine = drift(1e-2), drift(2.5e-3)
     assert coarse / fine == pytest.approx(4, rel=0.1)
