@@ -239,15 +239,16 @@ class Dynamics(IntervalLearner):
         converged = state.patience >= self.config.patience
         late = (self._flow_time() >= self.time_limit) & ~converged & ~diverged
         state.remember_finite(losses)
-        ended = converged | diverged | late
-        if not ended.any():
+        if not (converged | diverged | late).any():
             return
-        self._losses_with_gradients()
+        # Those that the last step has broken stay, and the next check finds that they diverged.
+        intact = self._losses_with_gradients().isfinite()
+        converged, late = converged & intact, late & intact
         self._record(converged | late)
         self._end(diverged, Status.DIVERGED, self.iteration - 1)
         self._end(converged, Status.CONVERGED)
         self._end(late, Status.MAX_STEPS)
-        self._keep(~ended)
+        self._keep(~(converged | diverged | late))
 
     def _measure(self) -> None:
         """Add a point to the curves of the replicates that train; take out those that diverged."""

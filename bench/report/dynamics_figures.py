@@ -156,8 +156,10 @@ def plot_entry(axis: Axes, title: str, runs: pd.DataFrame, curves: pd.DataFrame)
     """Plot the unobserved entry against the loss, and what it is by the theory of [NORM]."""
     _plot_against_loss(axis, runs, curves, "unobserved_entry")
     losses = np.geomspace(max(curves.train_loss.min(), 1e-8), 0.1, 50)
-    label = r"theory, $1/\sqrt{3\,loss}$"
-    axis.plot(losses, (3 * losses) ** -0.5, "--", color="0.4", linewidth=1.2, label=label)
+    # The sum of the three squared residuals, of which the last alone stays, in terms of the loss
+    squares = 2 if (runs["learner.loss.kind"] == "half_square").all() else 3
+    label = rf"theory, $1/\sqrt{{{squares}\,loss}}$"
+    axis.plot(losses, (squares * losses) ** -0.5, "--", color="0.4", linewidth=1.2, label=label)
     scales = {"xscale": "log", "yscale": "log", "ylim": (0.05, None)}
     finish(axis, title, "train loss", "|unobserved entry|", **scales)
     axis.invert_xaxis()

@@ -214,6 +214,14 @@ def test_the_time_limit_ends_runs_at_equal_flow_time():
         assert learner.run_log.curves[0][-1]["flow_time"] == pytest.approx(5.0)
 
 
+def test_a_run_that_its_last_step_breaks_has_diverged():
+    values = {"optimizer": "gradient_descent", "optimizer.lr": 1e30, "model.init_std": 0.5}
+    values |= {"learner.check_every": 1, "trainer.time_limit": 5.0}
+    (outcome,) = train(cells_of(values=values, count=1)).run_log.outcomes
+    assert outcome.status is Status.DIVERGED
+    assert outcome.metrics["diverged_at"] == 1
+
+
 def test_the_divergence_is_found_among_the_losses_since_the_last_check():
     state = ReplicateState(1, 4, torch.float64)
     for iteration, loss in enumerate([9.0, 8.0, 7.0, 6.0, 5.0, math.inf, math.nan, math.nan]):
