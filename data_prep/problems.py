@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,28 +22,28 @@ class LossConfig:
     Parameters
     ----------
     kind : str
-        ``square``: r^2. ``l1``: abs(r). ``huber``: r^2 / 2 up to the threshold, then linear.
+        ``square``: r^2. ``half_square``: r^2 / 2. ``l1``: abs(r). ``huber``: r^2 / 2 up to the
+        threshold, then linear.
     huber_threshold : float
         Above 0.
     reduction : str
         ``mean`` or ``sum`` over the measurements.
     """
 
-    kind: Literal["square", "l1", "huber"] = "square"
+    kind: Literal["square", "half_square", "l1", "huber"] = "square"
     huber_threshold: Positive = 1.0
     reduction: Literal["mean", "sum"] = "mean"
 
     def __call__(self, residuals: Tensor) -> Tensor:
         """Reduce residuals of shape (..., measurements) to losses of shape (...)."""
-        if self.kind == "square":
-            losses = residuals.square()
-        elif self.kind == "l1":
-            losses = residuals.abs()
-        else:
-            zero = torch.zeros_like(residuals)
-            losses = functional.huber_loss(
-                residuals, zero, reduction="none", delta=self.huber_threshold
-            )
+        losses = {
+            "square": torch.square,
+            "half_square": lambda r: r.square() / 2,
+            "l1": torch.abs,
+            "huber": lambda r: functional.huber_loss(
+                r, torch.zeros_like(r), reduction="none", delta=self.huber_threshold
+            ),
+        }[self.kind](residuals)
         return losses.mean(-1) if self.reduction == "mean" else losses.sum(-1)
 
 
@@ -76,32 +76,20 @@ class TargetConfig:
     orthonormal: bool = False
 
     def __post_init__(self) -> None:
-        square = len(self.mode_dims) == 3 and self.mode_dims[0] == self.mode_dims[1]
-        shape = list(self.mode_dims)
+        dims, shape = self.mode_dims, list(self.mode_dims)
+        square = len(dims) == 3 and dims[0] == dims[1]
         fits, expected = {
-            "matrix": (len(self.mode_dims) == 2, "two dimensions"),
+            "matrix": (len(dims) == 2, "two dimensions"),
             "tubal": (square, "three dimensions n, n, k: square slices"),
-        }.get(self.family, (len(self.mode_dims) >= 2, "two dimensions or more"))
-        require(fits, f"data.target.mode_dims={shape} for a {self.family} target", expected)
-        largest = self.largest_rank()
-        require(
-            self.rank <= largest,
-            f"data.target.rank={self.rank} for a {self.family} target of shape {shape}",
-            f"an integer from 1 to {largest}",
-        )
-        require(
-            not self.orthonormal or self.family == "hierarchical",
-            f"data.target.orthonormal=true for a {self.family} target",
-            "data.target.family=hierarchical",
-        )
-
-    def largest_rank(self) -> int:
-        """Return the largest rank that the family and the shape allow for."""
-        if self.family == "cp":
-            return math.prod(self.mode_dims) // max(self.mode_dims)
-        if self.family == "tubal":
-            return self.mode_dims[0]
-        return min(self.mode_dims)
+        }.get(self.family, (len(dims) >= 2, "two dimensions or more"))
+        target = f"a {self.family} target"
+        require(fits, f"data.target.mode_dims={shape} for {target}", expected)
+        largest = {"cp": math.prod(dims) // max(dims), "tubal": dims[0]}.get(self.family, min(dims))
+        given = f"data.target.rank={self.rank} for {target} of shape {shape}"
+        require(self.rank <= largest, given, f"an integer from 1 to {largest}")
+        fits = not self.orthonormal or self.family == "hierarchical"
+        given = f"data.target.orthonormal=true for {target}"
+        require(fits, given, "data.target.family=hierarchical")
 
     def sample(self, rng: torch.Generator) -> Tensor:
         """Return a target, float64."""
@@ -242,52 +230,78 @@ class RecoveryProblem(nn.Module):
         return difference.norm(dim=-1) / target.norm(dim=-1)
 
 
-def check_together(target: TargetConfig, measurements: MeasurementConfig) -> None:
-    """Raise `UserError` for more observed entries than there are, or unsuitable measurements."""
-    entries = math.prod(target.mode_dims)
-    require(
-        measurements.kind != "entries" or measurements.count <= entries,
-        f"data.measurements.count={measurements.count} of shape {list(target.mode_dims)}",
-        f"an integer from 1 to {entries}, the number of entries",
-    )
-    require(
-        measurements.kind != "symmetric_gaussian" or target.family == "tubal",
-        f"data.measurements.kind=symmetric_gaussian for a {target.family} target",
-        "data.target.family=tubal",
-        "take data.measurements.kind=gaussian",
-    )
+@settings
+class CompletionConfig:
+    """Settings of the completion and sensing problems in `configs/data/`.
 
-
-def make_problem(
-    target: TargetConfig,
-    measurements: MeasurementConfig,
-    loss: LossConfig,
-    seed: int,
-    dtype: torch.dtype = torch.float32,
-) -> RecoveryProblem:
-    """Sample a problem; target, measurements and noise each depend on the seed alone.
-
-    Raises
-    ------
-    UserError
-        For more observed entries than the target has, and for measurements that do not suit it.
+    Parameters
+    ----------
+    name : str
+        What tables and W&B call the problem.
+    target : TargetConfig
+        The tensor to recover.
+    measurements : MeasurementConfig
+        What of it is seen.
     """
-    check_together(target, measurements)
-    tensor = target.sample(generator(seed, "target", target.family))
-    rng = generator(seed, "measurements", measurements.kind)
-    operator = OPERATORS[measurements.kind](target.mode_dims, measurements.count, rng)
-    noise = _normal(generator(seed, "noise"), measurements.count) * measurements.noise_std
-    return RecoveryProblem(tensor, operator, loss, noise).to(dtype)
+
+    name: str
+    target: TargetConfig
+    measurements: MeasurementConfig
+
+    def __post_init__(self) -> None:
+        target, kind, count = self.target, self.measurements.kind, self.measurements.count
+        entries = math.prod(target.mode_dims)
+        given = f"data.measurements.count={count} of shape {list(target.mode_dims)}"
+        expected = f"an integer from 1 to {entries}, the number of entries"
+        require(kind != "entries" or count <= entries, given, expected)
+        given = f"data.measurements.kind={kind} for a {target.family} target"
+        fits = kind != "symmetric_gaussian" or target.family == "tubal"
+        hint = "take data.measurements.kind=gaussian"
+        require(fits, given, "data.target.family=tubal", hint)
+
+    @property
+    def mode_dims(self) -> tuple[int, ...]:
+        """The target's shape."""
+        return self.target.mode_dims
+
+    @property
+    def rank(self) -> int:
+        """The target's rank."""
+        return self.target.rank
+
+    def problem(self, seed: int, loss: LossConfig, dtype: torch.dtype) -> RecoveryProblem:
+        """Sample a problem; target, measurements and noise each depend on the seed alone."""
+        measurements = self.measurements
+        target = self.target.sample(generator(seed, "target", self.target.family))
+        rng = generator(seed, "measurements", measurements.kind)
+        operator = OPERATORS[measurements.kind](self.mode_dims, measurements.count, rng)
+        noise = _normal(generator(seed, "noise"), measurements.count) * measurements.noise_std
+        return RecoveryProblem(target, operator, loss, noise).to(dtype)
 
 
-def norms_or_rank_problem(loss: LossConfig, dtype: torch.dtype = torch.float32) -> RecoveryProblem:
-    """Return the 2 x 2 completion problem in which norms diverge and rank falls [NORM].
+@settings
+class NormsOrRankConfig:
+    """Settings of `configs/data/norms_or_rank.yaml`: 2 x 2 completion [NORM].
 
-    Observed: 1 off the diagonal and 0 in the lower right corner. The upper left entry is not
-    observed and has no right value: NaN in the target.
+    Parameters
+    ----------
+    name : str
+        What tables and W&B call the problem.
     """
-    target = torch.tensor([[math.nan, 1.0], [1.0, 0.0]], dtype=torch.float64)
-    return RecoveryProblem(target, ObservedEntries(torch.tensor([1, 2, 3]), 2), loss).to(dtype)
+
+    name: str = "norms or rank"
+
+    mode_dims: ClassVar[tuple[int, ...]] = (2, 2)
+    rank: ClassVar[int] = 1  # the infimum over all matrices that fit the observations
+
+    def problem(self, seed: int, loss: LossConfig, dtype: torch.dtype) -> RecoveryProblem:
+        """Return the problem, the same for every seed, in which norms diverge and the rank falls.
+
+        Observed: 1 off the diagonal and 0 in the lower right corner. The upper left entry is not
+        observed and has no right value: NaN in the target.
+        """
+        target = torch.tensor([[math.nan, 1.0], [1.0, 0.0]], dtype=torch.float64)
+        return RecoveryProblem(target, ObservedEntries(torch.tensor([1, 2, 3]), 2), loss).to(dtype)
 
 
 def _cp_tensor(mode_dims: Sequence[int], rank: int, rng: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class TSVD(NamedTuple):
-    """The factors of ``tensor = left * f_diagonal(tubes) * t_transpose(right)``.
+    """The factors of ``tensor = left * D * t_transpose(right)``, D with the tubes on its diagonal.
 
     Attributes
     ----------
@@ -46,16 +46,6 @@ def t_transpose(tensor: Tensor) -> Tensor:
     return torch.cat([transposed[..., :1], transposed[..., 1:].flip(-1)], dim=-1)
 
 
-def t_identity(size: int, tube_length: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Return the unit of the t-product, shape (size, size, tube_length)."""
-    return f_diagonal(torch.eye(1, tube_length, dtype=dtype).expand(size, -1))
-
-
-def f_diagonal(tubes: Tensor) -> Tensor:
-    """Put tubes of shape (..., p, k) on the diagonal of a tensor of shape (..., p, p, k)."""
-    return tubes.mT.diag_embed().movedim(-3, -1)
-
-
 def t_svd(tensor: Tensor) -> TSVD:
     """Return the singular value decomposition under the t-product [TUB, preliminaries].
 
@@ -81,18 +71,6 @@ def singular_tubes(tensor: Tensor) -> Tensor:
     slices = to_fourier(tensor)
     values = torch.linalg.svdvals(slices).to(slices.dtype)
     return torch.fft.irfft(values.mT, n=tensor.shape[-1])
-
-
-def tubal_rank(tensor: Tensor, tolerance: float = 1e-6) -> Tensor:
-    """Count the singular tubes whose norm exceeds `tolerance` times the largest one's.
-
-    Returns
-    -------
-    Tensor
-        Shape (...), int64.
-    """
-    norms = torch.linalg.vector_norm(singular_tubes(tensor), dim=-1)
-    return (norms > tolerance * norms[..., :1]).sum(-1)
 
 
 def to_fourier(tensor: Tensor) -> Tensor:

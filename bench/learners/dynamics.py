@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from bench.core.cell import Cell
 from bench.core.errors import require
+from bench.core.seeding import derive_seed
 from bench.core.settings import Count, Factory, NonNegative, as_plain, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
@@ -21,9 +22,8 @@ from bench.models.replicates import select_replicates, stack_replicates
 from bench.optim import GroupRMSprop
 from data_prep.problems import LossConfig, RecoveryProblem
 
-PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 # In what replicates of one stack may differ: their shapes, and so their operations, are equal.
-REPLICATED = ("init_mean", "init_std")
+REPLICATED = ("init_mean", "init_std", "start", "determinant_sign")
 # Optimizers that move each entry by its own gradients alone, or each replicate on its own.
 STACKABLE = ("GroupRMSprop", "SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
 
@@ -72,8 +72,10 @@ class DynamicsConfig(LearnerConfig):
         Iterations whose reconstruction errors are metrics, `error_at_500` for 500.
     milestone_period, milestone_repeats : int
         If there are several repeats, a milestone's error is the mean over the iterations m,
-        m + period, ..., m + (repeats - 1) period: that of repeats of which only the first has a
-        fresh start and the others go on. Beyond the last iteration the last error counts.
+        m + period, ..., m + (repeats - 1) period: that of repeats which go on where the one before
+        has ended.
+    restarts : tuple of int
+        Iterations at which the weights start afresh.
     """
 
     loss: LossConfig = LossConfig()
@@ -85,6 +87,7 @@ class DynamicsConfig(LearnerConfig):
     milestones: tuple[Count, ...] = ()
     milestone_period: Count = 1
     milestone_repeats: Count = 1
+    restarts: tuple[Count, ...] = ()
 
     name: ClassVar[str] = "dynamics"
     step: ClassVar[str] = "iteration"
@@ -124,7 +127,7 @@ class DynamicsConfig(LearnerConfig):
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of parameters, gradients, intermediate values and problems."""
         cell = cells[0]
-        bytes_each = PRECISIONS[self.precision].itemsize
+        bytes_each = getattr(torch, self.precision).itemsize
         model = _sample_model(cell.model, cell.data.mode_dims)
         parameters = sum(p.numel() for p in model.parameters())
         values = _problem_values(cell.data, self.loss)
@@ -167,7 +170,7 @@ class Dynamics(IntervalLearner):
         steps: StepsConfig = cells[0].trainer
         self.schedule = steps.schedule()
         self.time_limit = float("inf") if steps.time_limit is None else steps.time_limit
-        dtype = PRECISIONS[config.precision]
+        dtype = getattr(torch, config.precision)
         data = cells[0].data
         self.problem: RecoveryProblem = stack_replicates(
             [data.problem(cell.seed, config.loss, dtype) for cell in cells]
@@ -199,17 +202,24 @@ class Dynamics(IntervalLearner):
 
     def _train_until(self, end: int) -> None:
         """Step until an iteration is reached or no replicate trains any more."""
-        every, optimizer = self.config.check_every, self.optimizer
+        every = self.config.check_every
         while self.iteration < end and len(self.state.members):
-            slot = self.iteration % every
+            if self.iteration in self.config.restarts:
+                self._restart()
             losses = self._losses_with_gradients()
-            self.state.losses[:, slot] = losses
-            if slot == 0:
-                self._check(losses)
-                if not len(self.state.members):
-                    return
-            optimizer.step()
+            self.state.losses[:, self.iteration % every] = losses
+            self.optimizer.step()
             self.iteration += 1
+            if self.iteration % every == 0:
+                self._check(losses)
+
+    def _restart(self) -> None:
+        """Give the replicates other weights, as at the start."""
+        cells = [self.run_log.cells[index] for index in self.state.members.tolist()]
+        seeds = [derive_seed(cell.seed, "restart", self.iteration) for cell in cells]
+        pairs = zip(cells, seeds, strict=True)
+        models = [cell.model.factorize(cell.data.mode_dims, seed) for cell, seed in pairs]
+        self.model.load_state_dict(stack_replicates(models).state_dict())
 
     def _losses_with_gradients(self) -> Tensor:
         self.optimizer.zero_grad()
@@ -218,25 +228,27 @@ class Dynamics(IntervalLearner):
         return losses.detach()
 
     def _check(self, losses: Tensor) -> None:
-        """Take out the replicates that have diverged or converged; gradients stay up to date."""
+        """Take out the replicates that have diverged or converged, by their losses before the step.
+
+        So does the published code: what is kept are the weights after that step.
+        """
         state = self.state
-        below = losses < self.config.converged_below
         state.patience += 1
-        state.patience *= below
+        state.patience *= losses < self.config.converged_below
         diverged = ~losses.isfinite()
         converged = state.patience >= self.config.patience
         late = (self._flow_time() >= self.time_limit) & ~converged & ~diverged
         state.remember_finite(losses)
-        ended = converged | diverged | late
-        if not ended.any():
+        if not (converged | diverged | late).any():
             return
+        # Those that the last step has broken stay, and the next check finds that they diverged.
+        intact = self._losses_with_gradients().isfinite()
+        converged, late = converged & intact, late & intact
         self._record(converged | late)
-        self._end(diverged, Status.DIVERGED)
+        self._end(diverged, Status.DIVERGED, self.iteration - 1)
         self._end(converged, Status.CONVERGED)
         self._end(late, Status.MAX_STEPS)
-        self._keep(~ended)
-        if len(state.members):
-            self._losses_with_gradients()
+        self._keep(~(converged | diverged | late))
 
     def _measure(self) -> None:
         """Add a point to the curves of the replicates that train; take out those that diverged."""
@@ -244,9 +256,9 @@ class Dynamics(IntervalLearner):
         diverged = ~losses.isfinite()
         if diverged.any():
             self.state.losses[:, self.iteration % self.config.check_every] = losses
-            self._end(diverged, Status.DIVERGED)
+            self._end(diverged, Status.DIVERGED, self.iteration)
             self._keep(~diverged)
-            losses = self._losses_with_gradients()
+            self._losses_with_gradients()
         self._record(torch.ones_like(self.state.members, dtype=torch.bool))
 
     @torch.no_grad()
@@ -272,15 +284,18 @@ class Dynamics(IntervalLearner):
         rate = self.optimizer.param_groups[0]["lr"]
         return torch.full((len(self.state.members),), self.iteration * rate, device=self.device)
 
-    def _end(self, chosen: Tensor, status: Status) -> None:
-        """Give chosen replicates their outcomes: the last point and what sums up the curve."""
+    def _end(self, chosen: Tensor, status: Status, last: int = 0) -> None:
+        """Give chosen replicates their outcomes: the last point and what sums up the curve.
+
+        For those that diverged, `last` is the last iteration whose loss is known.
+        """
         for row in chosen.nonzero().flatten().tolist():
             index = int(self.state.members[row])
             curve = self.run_log.curves[index]
             metrics = dict(curve[-1])
             weights = {}
             if status is Status.DIVERGED:
-                step, loss = self.state.divergence(row, self.iteration)
+                step, loss = self.state.divergence(row, last)
                 metrics |= {"diverged_at": step, "last_finite_loss": loss}
             else:
                 metrics |= self._milestones(curve)
@@ -297,8 +312,8 @@ class Dynamics(IntervalLearner):
         result = {}
         for milestone in self.config.milestones:
             reached = [milestone + repeat * period for repeat in range(repeats)]
-            values = [errors.get(min(step, self.iteration)) for step in reached]
-            if milestone in errors and None not in values:
+            values = [errors.get(step) for step in reached]
+            if None not in values:
                 result[f"error_at_{milestone}"] = sum(cast(list[float], values)) / repeats
         return result
 
@@ -371,11 +386,7 @@ class ReplicateState(nn.Module):
     def divergence(self, row: int, iteration: int) -> tuple[int, float]:
         """Return the first iteration whose loss was not finite, and the loss before it."""
         every = self.losses.shape[1]
-        slot = iteration % every
-        since = self.losses[row].roll(-slot - 1)  # oldest first; the last is `iteration`'s
-        finite = since.isfinite().tolist()
-        bad = every
-        while bad > 0 and not finite[bad - 1]:
-            bad -= 1
-        last = float(since[bad - 1]) if bad > 0 else float(self.finite[row])
-        return iteration - (every - 1 - bad), last
+        since = self.losses[row].roll(-(iteration % every) - 1)  # the last is `iteration`'s
+        known = torch.cat([self.finite[row : row + 1], since])
+        last = max(known.isfinite().nonzero().flatten().tolist(), default=0)
+        return iteration - every + 1 + last, float(known[last])

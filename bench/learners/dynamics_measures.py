@@ -3,16 +3,17 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import UserError, require
+from bench.core.errors import require
 from bench.core.settings import resolve
 from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
 from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
-from bench.measures.trajectories import GrowthLaw, expected_exponent, fit_growth_law
+from bench.measures.trajectories import expected_exponent, fit_growth_law
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]
@@ -73,7 +74,13 @@ class Measure(nn.Module, ABC):
 
 
 class Errors(Measure):
-    """Relative errors: of the measured values, and of the whole tensor."""
+    """Relative errors: of the measured values, and of the whole tensor.
+
+    `recovered` is 1 if the reconstruction error in the end is below 1 %, and 0 otherwise, so that
+    its mean over runs is the rate of success.
+    """
+
+    recovered_below = 0.01
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return `train_error` and `reconstruction_error`."""
@@ -81,6 +88,10 @@ class Errors(Measure):
             "train_error": problem.train_error(end_tensor),
             "reconstruction_error": problem.reconstruction_error(end_tensor),
         }
+
+    def summary(self, curve: Curve, row: int) -> dict[str, float]:
+        """Return whether the whole tensor has been recovered: 1 or 0."""
+        return {"recovered": float(curve[-1]["reconstruction_error"] < self.recovered_below)}
 
 
 class LearnedNorms(Measure):
@@ -270,33 +281,28 @@ class Growth(Measure):
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return the mean exponent of the learned components, and what theory says of it."""
-        laws = self._laws(curve)
-        result = {"theory": expected_exponent(self.vectors), "components_fitted": float(len(laws))}
-        if not laws:
-            return result
-        return result | {"exponent": sum(law.exponent for law in laws) / len(laws)}
+        exponents = self._exponents(curve)
+        fitted = {"exponent": sum(exponents) / len(exponents)} if exponents else {}
+        count = float(len(exponents))
+        return {"theory": expected_exponent(self.vectors), "components_fitted": count, **fitted}
 
-    def _laws(self, curve: Curve) -> list[GrowthLaw]:
-        columns = [name for name in curve[0] if name.startswith("norm_")]
-        table = {
-            name: torch.tensor([point[name] for point in curve], dtype=torch.float64)
-            for name in [*columns, *(c.replace("norm", "drive") for c in columns), "flow_time"]
+    def _exponents(self, curve: Curve) -> list[float]:
+        columns = {
+            name: torch.tensor([p[name] for p in curve], dtype=torch.float64) for name in curve[0]
         }
-        largest = max(float(table[name].max()) for name in columns)
-        laws = []
-        for name in columns:
-            norms, drives = table[name], table[name.replace("norm", "drive")]
+        names = [name for name in columns if name.startswith("norm_")]
+        largest = max(float(columns[name].max()) for name in names)
+        exponents = []
+        for norms, drives in ((columns[n], columns[n.replace("norm", "drive")]) for n in names):
             if norms.max() < self.least_share * largest:
                 continue
-            first = _first(norms > self.from_share * norms.max())
-            last = _first(norms > self.to_share * norms.max())
+            shares = (self.from_share, self.to_share)
+            first, last = (int((norms > s * norms.max()).int().argmax()) for s in shares)
             if last - first >= self.least_points:
                 part = slice(first, last)
-                try:
-                    laws.append(fit_growth_law(table["flow_time"][part], norms[part], drives[part]))
-                except UserError:  # a component that falls for most of the way
-                    continue
-        return laws
+                law = fit_growth_law(columns["flow_time"][part], norms[part], drives[part])
+                exponents += [law[0]] if law else []  # none if it falls for most of the way
+        return exponents
 
 
 class RankOneDistance(Measure):
@@ -315,18 +321,9 @@ class RankOneDistance(Measure):
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return the largest distance before the norm first reaches the bound."""
-        early = []
-        for point in curve:
-            if point["relative_norm"] > self.until_share:
-                break
-            early.append(point["rank_one_distance"])
-        return {"largest_rank_one_distance": max(early, default=math.nan)}
-
-
-def _first(mask: Tensor) -> int:
-    """Return the first index at which a mask is true; its length if it never is."""
-    indices = mask.nonzero()
-    return int(indices[0]) if len(indices) else len(mask)
+        early = takewhile(lambda point: not point["relative_norm"] > self.until_share, curve)
+        distances = (point["rank_one_distance"] for point in early)
+        return {"largest_rank_one_distance": max(distances, default=math.nan)}
 
 
 def measure_class(name: str) -> type[Measure]:

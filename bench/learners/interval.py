@@ -97,6 +97,8 @@ class IntervalLearner(nn.Module, ABC):
         threads = torch.get_num_threads()
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True)
+        # Filling memory that is written before it is read took 14 % of a short step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         torch.set_num_threads(self.threads())
         try:
             self.start(device_of(self.run_log.cells[0]))
@@ -109,6 +111,7 @@ class IntervalLearner(nn.Module, ABC):
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore
 
     def save_checkpoint(self, path: Path) -> None:
         """Write plain values and tensors from which `fit` goes on, to the bit."""

@@ -1,9 +1,8 @@
-"""Quantities that gradient flow keeps constant, and how far a trajectory moves them."""
+"""Quantities that gradient flow keeps constant."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
-import torch
 from torch import Tensor
 
 
@@ -11,8 +10,7 @@ def vector_differences(squared_norms: Tensor) -> Tensor:
     """Return the differences that gradient flow conserves in each component.
 
     For a component that is the outer product of K vectors, ``||w^n||^2 - ||w^(n+1)||^2`` is
-    constant in time [TF and HTF, dynamical
-    characterization].
+    constant in time [TF and HTF, dynamical characterization].
 
     Parameters
     ----------
@@ -42,22 +40,3 @@ def layer_differences(factors: Sequence[Tensor]) -> list[Tensor]:
         L - 1 tensors of shapes (..., width_l, width_l).
     """
     return [after.mT @ after - before @ before.mT for before, after in pairwise(factors)]
-
-
-def largest_drift(trajectory: Tensor, quantity_dims: int = 2) -> Tensor:
-    """Return the largest change since the start of quantities that should be constant.
-
-    Parameters
-    ----------
-    trajectory : Tensor
-        Shape (times, ..., quantities): conserved quantities over time.
-    quantity_dims : int
-        How many trailing dimensions count quantities; those between count replicates.
-
-    Returns
-    -------
-    Tensor
-        Shape (...): one number for each replicate, over all times and quantities.
-    """
-    moved = (trajectory - trajectory[0]).abs()
-    return torch.amax(moved, dim=(0, *range(-quantity_dims, 0)))

@@ -14,9 +14,8 @@ from bench.core.settings import AtLeastTwo, Count, Finite, NonNegative, Settings
 from bench.kernels.khatri_rao import khatri_rao
 from bench.measures.ranks import effective_rank
 from bench.models.mode_tree import Arity, ModeTree, WindowGroup, mode_tree
-from bench.models.product_pooling import evaluate_tree
 
-MAX_FULL_TENSOR = 2**20  # entries up to which the full tensor is formed for measures and entries
+MAX_FULL_TENSOR = 2**20  # entries up to which the full tensor is formed for measures
 
 
 @settings
@@ -45,15 +44,9 @@ class HierarchicalConfig(Settings):
 
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
-        return HierarchicalTensorFactorization(
-            mode_dims,
-            self.width,
-            self.arity,
-            self.pattern,
-            init_mean=self.init_mean,
-            init_std=self.init_std,
-            seed=seed,
-        )
+        start = {"init_mean": self.init_mean, "init_std": self.init_std, "seed": seed}
+        shape = (mode_dims, self.width, self.arity, self.pattern)
+        return HierarchicalTensorFactorization(*shape, **start)
 
 
 def checked_widths(widths: int | Sequence[int], depth: int) -> list[int]:
@@ -125,17 +118,12 @@ class HierarchicalTensorFactorization(nn.Module):
     ) -> None:
         super().__init__()
         self.mode_dims = tuple(mode_dims)
-        require(
-            len(self.mode_dims) >= 2 and min(self.mode_dims) >= 1,
-            f"mode_dims={list(self.mode_dims)}",
-            "at least 2 modes, of dimension at least 1",
-        )
-        self.tree = tree or mode_tree(len(self.mode_dims), arity, pattern)
-        require(
-            self.tree.order == len(self.mode_dims),
-            f"a mode tree over {self.tree.order} modes for {len(self.mode_dims)} mode dimensions",
-            "a tree that covers the modes, each once",
-        )
+        order = len(self.mode_dims)
+        self.tree = tree or mode_tree(order, arity, pattern)
+        given = f"a mode tree over {self.tree.order} modes for {order} mode dimensions"
+        require(self.tree.order == order, given, "a tree that covers the modes, each once")
+        given = f"mode_dims={list(self.mode_dims)}"
+        require(min(self.mode_dims) >= 1, given, "modes of dimension at least 1")
         self.widths = checked_widths(widths, self.tree.depth)
         self._start(init_mean, init_std, generator(seed, "hierarchical factorization"))
 
@@ -145,7 +133,8 @@ class HierarchicalTensorFactorization(nn.Module):
 
         order, widths = self.tree.order, self.widths
         leaves = normal(order, max(self.mode_dims), widths[0])
-        self.leaf_weights = nn.Parameter(leaves * self._leaf_rows.unsqueeze(-1))
+        rows = torch.arange(max(self.mode_dims)) < torch.tensor(self._tree_dims).unsqueeze(-1)
+        self.leaf_weights = nn.Parameter(leaves * rows.unsqueeze(-1))
         nodes = [sum(group.windows for group in groups) for groups in self.tree.window_groups]
         self.inner_weights = nn.ParameterList(
             normal(*shape) for shape in zip(nodes[:-1], widths[:-1], widths[1:], strict=True)
@@ -157,69 +146,6 @@ class HierarchicalTensorFactorization(nn.Module):
         """The modes' dimensions in tree order."""
         return [self.mode_dims[mode] for mode in self.tree.leaf_order]
 
-    @property
-    def _leaf_rows(self) -> Tensor:
-        """Which rows of the leaf weights belong to a mode: (order, max_mode_dim), bool."""
-        return torch.arange(max(self.mode_dims)) < torch.tensor(self._tree_dims).unsqueeze(-1)
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of free weights of one replicate."""
-        inner = sum(math.prod(weights.shape[-3:]) for weights in self.inner_weights)
-        return sum(self.mode_dims) * self.widths[0] + inner + self.widths[-1]
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """Return the entries at `indices`.
-
-        Evaluates the full tensor, or the network at each of them, whichever takes fewer operations.
-
-        Parameters
-        ----------
-        indices : Tensor
-            Shape (batch, order), int64.
-
-        Returns
-        -------
-        Tensor
-            Shape (..., batch).
-        """
-        entries = math.prod(self.mode_dims)
-        if entries <= MAX_FULL_TENSOR and self._full_tensor_cost() <= self._network_cost(indices):
-            strides = [math.prod(self.mode_dims[n + 1 :]) for n in range(len(self.mode_dims))]
-            flat = (indices * torch.tensor(strides, device=indices.device)).sum(-1)
-            return self.full_tensor().flatten(-len(strides)).index_select(-1, flat)
-        return self.evaluate(nn.functional.one_hot(indices, max(self.mode_dims)))
-
-    def _network_cost(self, indices: Tensor) -> int:
-        """Multiplications of one evaluation through the network."""
-        leaves, levels = self.leaf_weights, self.inner_weights
-        return len(indices) * sum(math.prod(each.shape[-3:]) for each in (leaves, *levels))
-
-    def _full_tensor_cost(self) -> int:
-        """Multiplications of one evaluation of the full tensor."""
-        cost = math.prod(self.mode_dims) * self.widths[-1]
-        for nodes, weights in zip(self.tree.nodes[1:], self.inner_weights, strict=False):
-            entries = sum(math.prod(self.mode_dims[mode] for mode in node) for node in nodes)
-            cost += entries * math.prod(weights.shape[-2:])
-        return cost
-
-    def evaluate(self, features: Tensor) -> Tensor:
-        """Apply the network to any features, stably at any order.
-
-        Parameters
-        ----------
-        features : Tensor
-            Shape (batch, order, max(mode_dims)); one-hot vectors give the tensor's entries.
-
-        Returns
-        -------
-        Tensor
-            Shape (..., batch).
-        """
-        leaves = features[:, self.tree.leaf_order].movedim(0, 1).to(self.leaf_weights.dtype)
-        levels = [self.leaf_weights, *self.inner_weights]
-        return evaluate_tree(leaves, levels, self.root_weights[..., None], self.tree).squeeze(-1)
-
     def full_tensor(self) -> Tensor:
         """Return the end tensor, shape (..., *mode_dims), by halves.
 
@@ -230,9 +156,8 @@ class HierarchicalTensorFactorization(nn.Module):
         for groups, weights in zip(self.tree.window_groups, self.inner_weights, strict=False):
             nodes = _node_tensors(nodes, groups, weights)
         sizes = [node.shape[-2] for node in nodes]
-        split = min(
-            range(1, len(nodes)), key=lambda at: math.prod(sizes[:at]) + math.prod(sizes[at:])
-        )
+        both = [math.prod(sizes[:at]) + math.prod(sizes[at:]) for at in range(1, len(sizes))]
+        split = both.index(min(both)) + 1
         first = khatri_rao(nodes[:split]) * self.root_weights.unsqueeze(-2)
         tensor = first @ khatri_rao(nodes[split:]).mT
         leading = tensor.ndim - 2
@@ -296,14 +221,12 @@ class HierarchicalTensorFactorization(nn.Module):
         """
         levels = [self.leaf_weights, *self.inner_weights]
         differences = []
-        for children, own, groups in zip(
-            levels, self._rows(), self.tree.window_groups, strict=True
-        ):
+        pooled = self.tree.window_groups
+        for children, own, groups in zip(levels, self._rows(), pooled, strict=True):
             columns = children.square().sum(-2)
             rows = own.square() if own is self.root_weights else own.square().sum(-1)
-            parts = rows.view(*columns.shape[:-2], -1, columns.shape[-1]).split(
-                [group.windows for group in groups], -2
-            )
+            rows = rows.view(*columns.shape[:-2], -1, columns.shape[-1])
+            parts = rows.split([group.windows for group in groups], -2)
             for windows, row in zip(_windows(columns, groups, 1), parts, strict=True):
                 differences.append((windows - row.unsqueeze(-2)).flatten(-3))
         return torch.cat(differences, -1)
@@ -351,9 +274,8 @@ class HierarchicalTensorFactorization(nn.Module):
             above = weights[level]
             if above is not None:
                 outside = above.double() @ outside @ above.double().mT
-            outside = _normalized(_siblings(grams[level], outside, self.tree.window_groups[level]))[
-                0
-            ]
+            siblings = _siblings(grams[level], outside, self.tree.window_groups[level])
+            outside = _normalized(siblings)[0]
             roots = _square_root(grams[level]).mT @ _square_root(outside)
             singular = torch.nn.functional.normalize(torch.linalg.svdvals(roots), dim=-1)
             singular = (singular * log_norm[..., None, None].exp()).to(self.root_weights.dtype)
@@ -380,27 +302,6 @@ class HierarchicalTensorFactorization(nn.Module):
             grams.append(gram)
         root = (gram.prod(-3, keepdim=True) * self._root_outer()).sum((-3, -2, -1))
         return grams, (root.log() + log_scale) / 2
-
-    @torch.no_grad()
-    def frobenius_norm(self) -> Tensor:
-        """Return the end tensor's Frobenius norm, shape (...), from Gram matrices at any order."""
-        return self._grams()[1].exp().to(self.root_weights.dtype)
-
-    @torch.no_grad()
-    def normalize_to(self, norm: float) -> None:
-        """Multiply all weights by one number that gives the end tensor Frobenius norm `norm`."""
-        require(norm > 0, f"norm={norm}", "a number above 0")
-        _, log_norm = self._grams()
-        require(
-            bool(log_norm.isfinite().all()),
-            "normalizing a zero tensor",
-            "a tensor of a norm above 0",
-            "raise init_std",
-        )
-        degree = sum(map(len, self.tree.nodes))
-        factor = ((math.log(norm) - log_norm) / degree).exp()
-        for weights in self.parameters():
-            weights.mul_(factor.view(*factor.shape, *[1] * (weights.ndim - factor.ndim)))
 
 
 def _windows(values: Tensor, groups: Sequence[WindowGroup], node_dims: int) -> list[Tensor]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, product, repeat
+from itertools import chain, groupby, product, repeat
 
 import numpy as np
 
@@ -67,13 +67,11 @@ class ModeTree:
     @cached_property
     def nodes(self) -> tuple[tuple[tuple[int, ...], ...], ...]:
         """The modes below each node, level by level from the leaves to the root, in tree order."""
-        modes = self.leaf_order
-        levels: list[tuple[Window, ...]] = [tuple((mode,) for mode in modes)]
-        for groups in self.window_groups:
-            children = iter(levels[-1])
-            arities = [group.arity for group in groups for _ in range(group.windows)]
-            pooled = (tuple(next(children) for _ in range(arity)) for arity in arities)
-            levels.append(tuple(tuple(mode for child in node for mode in child) for node in pooled))
+        below: list[Window] = [(mode,) for mode in range(self.order)]
+        levels = [tuple(below[mode] for mode in self.leaf_order)]
+        for windows, order in zip(self.levels, self._depth_first[1:], strict=True):
+            below = [tuple(mode for node in window for mode in below[node]) for window in windows]
+            levels.append(tuple(below[node] for node in order))
         return tuple(levels)
 
     @cached_property
@@ -121,8 +119,8 @@ def mode_tree(
         pattern ``grid`` a square number: 4 means 2 x 2 windows.
     pattern : str
         ``adjacent``: neighbors first; the nodes left over at a level form one smaller window.
-        ``half``: opposite parts first, node i with node i + n/2, so that neighbors meet last;
-        the nodes left over are those before the second part.
+        ``half``: the two halves interleaved, node i before node i + n/2 and of an odd number the
+        middle one last, then windows of neighbors in this order [HTF, released code].
         ``grid``: square windows of an image. An arity for all levels is kept as long as its
         windows divide the grid, then one last window pools all that is left: 28 -> 14 -> 7 -> 1
         for 2 x 2 windows. One arity per level may leave smaller windows at the far borders.
@@ -145,12 +143,12 @@ def mode_tree(
         require(size >= 2, f"arity={size}", "an integer of at least 2")
     if pattern == "grid":
         return _grid_tree(_checked_grid(order, grid_shape), arity)
-    windows_of = _adjacent_windows if pattern == "adjacent" else _half_windows
     levels, nodes = [], order
     for size in repeat(arity) if isinstance(arity, int) else given:
         if nodes == 1:
             break
-        levels.append(windows_of(nodes, size))
+        pooled = range(nodes) if pattern == "adjacent" else _interleaved_halves(nodes)
+        levels.append(tuple(tuple(pooled[at : at + size]) for at in range(0, nodes, size)))
         nodes = len(levels[-1])
     require(
         nodes == 1 and (isinstance(arity, int) or len(given) == len(levels)),
@@ -161,38 +159,25 @@ def mode_tree(
     return ModeTree(tuple(levels))
 
 
-def _adjacent_windows(nodes: int, arity: int) -> tuple[Window, ...]:
-    return tuple(tuple(range(start, min(start + arity, nodes))) for start in range(0, nodes, arity))
-
-
-def _half_windows(nodes: int, arity: int) -> tuple[Window, ...]:
-    full, left_over = divmod(nodes, arity)
-    if full == 0:
-        return (tuple(range(nodes)),)
-    kept = [*range(full), *range(full + left_over, nodes)]
-    windows = [tuple(kept[start::full]) for start in range(full)]
-    if left_over:
-        windows.append(tuple(range(full, full + left_over)))
-    return tuple(windows)
+def _interleaved_halves(nodes: int) -> list[int]:
+    half = nodes // 2
+    pairs = zip(range(half), range(nodes - half, nodes), strict=True)
+    return [*chain.from_iterable(pairs), *range(half, nodes - half)]
 
 
 def _checked_grid(order: int, grid_shape: tuple[int, int] | None) -> tuple[int, int]:
     side = math.isqrt(order)
     height, width = grid_shape or (side, side)
-    require(
-        height * width == order,
-        f"a grid of {height} x {width} for {order} modes",
-        "a height and a width whose product is the number of modes",
-        "give grid_shape=(height, width)",
-    )
+    given = f"a grid of {height} x {width} for {order} modes"
+    expected = "a height and a width whose product is the number of modes"
+    require(height * width == order, given, expected, "give grid_shape=(height, width)")
     return height, width
 
 
 def _window_side(arity: int) -> int:
     side = math.isqrt(arity)
-    require(
-        side * side == arity, f"arity={arity} with pattern=grid", "a square number such as 4 or 9"
-    )
+    given = f"arity={arity} with pattern=grid"
+    require(side * side == arity, given, "a square number such as 4 or 9")
     return side
 
 

@@ -14,11 +14,11 @@ from bench.models.hierarchical import HierarchicalConfig
 from bench.optim import GroupRMSprop
 from bench.regularizers import InputGradientChange, Patch
 from data_prep.problems import (
+    CompletionConfig,
     LossConfig,
     MeasurementConfig,
     ObservedEntries,
     TargetConfig,
-    make_problem,
 )
 
 
@@ -76,7 +76,9 @@ NETWORKS = {"cp": cp_network, "hierarchical": hierarchical_network}
 def completion_step(config: Any, mode_dims: Sequence[int], observed: int) -> Comparison:
     """Compare a full-batch step entry by entry with one by way of the full tensor."""
     target = TargetConfig(family=config.name, mode_dims=tuple(mode_dims), rank=5)
-    problem = make_problem(target, MeasurementConfig(count=observed), LossConfig(), seed=0)
+    measurements = MeasurementConfig(count=observed)
+    data = CompletionConfig(name=config.name, target=target, measurements=measurements)
+    problem = data.problem(0, LossConfig(), torch.float32)
     assert isinstance(problem.operator, ObservedEntries)
     indices = torch.stack(torch.unravel_index(problem.operator.indices, mode_dims), 1)
     inputs = functional.one_hot(indices, max(mode_dims)).float()

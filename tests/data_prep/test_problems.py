@@ -3,17 +3,17 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.settings import validate
-from bench.kernels.tproduct import t_identity, t_product, t_svd, t_transpose, tubal_rank
+from bench.kernels.tproduct import singular_tubes, t_product, t_svd, t_transpose
 from bench.measures.ranks import numerical_rank
 from bench.models.replicates import stack_replicates
 from data_prep.problems import (
+    CompletionConfig,
     InnerProducts,
     LossConfig,
     MeasurementConfig,
+    NormsOrRankConfig,
     ObservedEntries,
     TargetConfig,
-    make_problem,
-    norms_or_rank_problem,
 )
 
 
@@ -36,7 +36,12 @@ TARGETS = [
 
 def problem(target, count=20, seed=0, dtype=torch.float64, **measurements):
     config = validate(MeasurementConfig, {"count": count, **measurements}, "data.measurements")
-    return make_problem(target, config, LossConfig(), seed, dtype)
+    data = CompletionConfig(name="test", target=target, measurements=config)
+    return data.problem(seed, LossConfig(), dtype)
+
+
+def tubal_rank(tensor):
+    return int((singular_tubes(tensor).norm(dim=-1) > 1e-9).sum())
 
 
 def matricization_rank(tensor, rows):
@@ -151,6 +156,8 @@ def test_losses_are_what_they_are_called():
     square = torch.tensor([4.25, 1.0])
     torch.testing.assert_close(LossConfig()(residuals), square / 2)
     torch.testing.assert_close(LossConfig(reduction="sum")(residuals), square)
+    half = loss_config("half_square", reduction="sum")
+    torch.testing.assert_close(half(residuals), square / 2)
     torch.testing.assert_close(loss_config("l1")(residuals), torch.tensor([1.25, 0.5]))
     huber = loss_config("huber", huber_threshold=1.0, reduction="sum")
     torch.testing.assert_close(huber(residuals), torch.tensor([0.125 + 1.5, 0.5]))
@@ -191,7 +198,7 @@ def test_one_problem_serves_many_end_tensors():
 
 
 def test_the_two_by_two_problem_observes_all_but_the_upper_left_entry():
-    recovery = norms_or_rank_problem(LossConfig())
+    recovery = NormsOrRankConfig().problem(0, LossConfig(), torch.float32)
     fitted = torch.tensor([[123.0, 1.0], [1.0, 0.0]], requires_grad=True)
     assert recovery(fitted).item() == 0
     recovery(fitted + 1).backward()
@@ -246,6 +253,7 @@ def test_orthonormal_factors_give_the_published_norm():
     """T * T^T has the norm of the unit of its rank, times the tubes' transform."""
     target = problem(target_of("tubal", [6, 6, 4], 2, norm=None)).target
     left = t_svd(target).left[:, :2]
-    unit = t_identity(2, 4, torch.float64)
+    unit = torch.zeros(2, 2, 4, dtype=torch.float64)
+    unit[..., 0] = torch.eye(2)
     torch.testing.assert_close(t_product(t_transpose(left), left), unit)
     assert target.norm().item() == pytest.approx(2**0.5)

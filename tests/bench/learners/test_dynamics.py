@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
+from bench.core.seeding import derive_seed
 from bench.core.status import Status
 from bench.learners.base import Outcome
 from bench.learners.dynamics import Dynamics, ReplicateState
-from bench.learners.dynamics_measures import Errors, measure_class
+from bench.learners.dynamics_measures import Errors, Measure, measure_class
 from bench.learners.schedule import StepsConfig
 from bench.plan import check, plan_benchmark, stacks
 
@@ -156,6 +157,54 @@ def test_training_stops_after_the_loss_was_low_in_successive_checks():
     assert ends[4][-1]["iteration"] == last["iteration"] + 15
 
 
+def test_training_stops_where_the_published_code_does():
+    """There an epoch is checked by the loss before its step, and then the run ends."""
+    values = {"learner.check_every": 5, "learner.patience": 2, "learner.converged_below": 9e-4}
+    values |= {"trainer.max_steps": 300, "trainer.measurements": 1}
+    (cell,) = cells_of(values=values, count=1)
+    learner = train([cell])
+    other = Dynamics([cell], cell.learner)
+    optimizer, epoch, in_a_row = other.make_optimizer(), 0, 0
+    while in_a_row < 2:
+        optimizer.zero_grad()
+        loss = other.problem(other.model.full_tensor()).sum()
+        loss.backward()
+        optimizer.step()
+        if (epoch + 1) % 5 == 0:
+            in_a_row = in_a_row + 1 if loss < 9e-4 else 0
+        epoch += 1
+    assert learner.run_log.curves[0][-1]["iteration"] == epoch < 300
+    ended = learner.run_log.outcomes[0].weights
+    assert torch.equal(ended["factors"], other.model.state_dict()["factors"][0])
+
+
+def test_repeats_go_on_or_start_afresh_as_in_the_published_loop():
+    """The slow way: repeats in a loop, of which some draw new weights [TUB, released code]."""
+    values = {"learner.milestone_period": 6, "learner.milestone_repeats": 4}
+    values |= {"learner.milestones": "[2,6]", "learner.restarts": "[12]", "model.init_std": 0.1}
+    values |= {"trainer.max_steps": 24, "trainer.measurements": 12}
+    (cell,) = cells_of("tubal_sensing", values, count=1)
+    (outcome,) = train([cell]).run_log.outcomes
+    other = Dynamics([cell], cell.learner)
+    optimizer, errors = other.make_optimizer(), {2: [], 6: []}
+    for repeat in range(4):
+        if repeat == 2:
+            seed = derive_seed(cell.seed, "restart", 12)
+            fresh = cell.model.factorize(cell.data.mode_dims, seed)
+            other.model.factor.data.copy_(fresh.factor.detach())
+        for step in range(1, 7):
+            optimizer.zero_grad()
+            other.problem(other.model.full_tensor()).sum().backward()
+            optimizer.step()
+            if step in errors:
+                end = other.model.full_tensor().detach()
+                errors[step].append(float(other.problem.reconstruction_error(end)))
+    for step, values in errors.items():
+        assert outcome.metrics[f"error_at_{step}"] == pytest.approx(sum(values) / 4, rel=1e-12)
+    assert errors[6][1] < errors[6][0]
+    assert errors[2][2] > errors[6][1]
+
+
 def test_the_time_limit_ends_runs_at_equal_flow_time():
     for rate in (0.5, 0.1):
         values = {"optimizer": "gradient_descent", "optimizer.lr": rate}
@@ -163,6 +212,14 @@ def test_the_time_limit_ends_runs_at_equal_flow_time():
         learner = train(cells_of(values=values, count=1))
         assert learner.run_log.outcomes[0].status is Status.MAX_STEPS
         assert learner.run_log.curves[0][-1]["flow_time"] == pytest.approx(5.0)
+
+
+def test_a_run_that_its_last_step_breaks_has_diverged():
+    values = {"optimizer": "gradient_descent", "optimizer.lr": 1e30, "model.init_std": 0.5}
+    values |= {"learner.check_every": 1, "trainer.time_limit": 5.0}
+    (outcome,) = train(cells_of(values=values, count=1)).run_log.outcomes
+    assert outcome.status is Status.DIVERGED
+    assert outcome.metrics["diverged_at"] == 1
 
 
 def test_the_divergence_is_found_among_the_losses_since_the_last_check():
@@ -181,6 +238,13 @@ def test_schedules_rise_to_the_last_step():
     logarithmic = StepsConfig(max_steps=1000, measurements=6, spacing="logarithmic").schedule()
     assert logarithmic == [3, 10, 32, 100, 316, 1000]
     assert StepsConfig(max_steps=3, measurements=10).schedule() == [1, 2, 3]
+
+
+def test_recovery_is_an_error_below_one_percent():
+    curve = [{"reconstruction_error": 0.5}, {"reconstruction_error": 0.0099}]
+    assert Errors.summary(Errors.__new__(Errors), curve, 0) == {"recovered": 1.0}
+    curve[-1]["reconstruction_error"] = 0.0101
+    assert Errors.summary(Errors.__new__(Errors), curve, 0) == {"recovered": 0.0}
 
 
 @pytest.mark.parametrize("grid", ["published", "quick"])
@@ -220,7 +284,7 @@ def test_any_optimizer_of_torch_trains_and_one_that_mixes_entries_trains_alone()
     assert others[0].learner.stack_key(others[0]) != others[1].learner.stack_key(others[1])
 
 
-class Largest(Errors):
+class Largest(Measure):
     """A measure of somebody else's."""
 
     def forward(self, model, problem, end_tensor):

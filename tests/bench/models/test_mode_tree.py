@@ -36,6 +36,24 @@ def test_half_pools_neighbours_last():
     assert mode_tree(5, 2, "half").levels[0] == ((0, 3), (1, 4), (2,))
 
 
+def published_half_windows(modes, arity):
+    """The released code: interleave the halves, an odd number's middle last, and cut windows."""
+    half = modes // 2
+    order = [0] * modes
+    order[0 : 2 * half : 2] = range(half)
+    order[1 : 2 * half : 2] = range(modes - half, modes)
+    if modes % 2:
+        order[-1] = half
+    return tuple(tuple(order[start : start + arity]) for start in range(0, modes, arity))
+
+
+@given(st.integers(2, 40), st.integers(2, 5))
+def test_half_trees_of_any_arity_are_the_published_ones(order, arity):
+    for windows in mode_tree(order, arity, "half").levels:
+        nodes = sum(map(len, windows))
+        assert windows == published_half_windows(nodes, arity)
+
+
 def test_grid_pools_square_windows_of_an_image():
     assert mode_tree(16, 4, "grid").levels[0][1] == (2, 3, 6, 7)
 
