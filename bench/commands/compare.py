@@ -88,7 +88,7 @@ def _beside(
         known = sorted({*made_by, *there} - {""}) or ["none"]
         expected = f"a recorded experiment of {name}: {', '.join(known)}"
         require(against in {*made_by}, f"--against {against}", expected)
-        others, frame = frame[made_by == against], frame[made_by != against]
+        others, frame = frame.loc[made_by == against], frame.loc[made_by != against]
     return pd.concat([frame.assign(experiment=name), others.assign(experiment=against)])
 
 

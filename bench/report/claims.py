@@ -10,7 +10,7 @@ from bench.core.status import Status
 from bench.report.intervals import mean_interval, ratio_interval, unit_means
 from bench.report.report_config import Claim, ReportConfig, in_words
 from bench.report.tables import Section, matching, poor_fits, references, resolved
-from bench.store.results import usable
+from bench.store.results import numbers, usable
 
 UNKNOWN = float("nan")
 # A fit's error has settled if it fell by less than SETTLED of the trivial predictor's during the
@@ -185,14 +185,15 @@ def trained(part: Section, config: ReportConfig, curves: pd.DataFrame | None = N
     runs = part.runs
     done = runs.status == Status.CONVERGED
     for name, least in config.trained.items():
-        done |= runs.get(name, pd.Series(0.0, runs.index)) >= least
+        done |= numbers(runs, name) >= least
     published = part.rows[[f"{metric}_published" for metric in config.metrics]]
     error = config.compared
     if published.notna().any(axis=None) or curves is None or error not in curves:
         return done
     own = curves[curves.run_key.isin(runs.index)]
     step = "epoch" if "epoch" in own else "iteration"
-    late = own[own[step] >= (1 - LATE) * own.groupby("run_key")[step].transform("max")]
+    last = own.run_key.map(own.groupby("run_key")[step].max())
+    late = own[own[step] >= (1 - LATE) * last]
     ends = late.sort_values(step).groupby("run_key")[error].agg(["first", "last"])
     ends, trivial = ends.reindex(runs.index), references(runs, config)
     fallen = ends["first"] - ends["last"]
@@ -220,8 +221,8 @@ def _finding(
     counts = len(pairs), len(expected), len(unit_means(pairs, config.unit)), len(good)
     untrained = int((~trained(part, config, curves)[good.index]).sum())
     poor = int(poor_fits(good, config).any(axis="columns").sum())
-    numbers = *_estimate(pairs, config), published
-    return Finding(claim, part.title, *numbers, *counts, untrained, poor)
+    estimate = *_estimate(pairs, config), published
+    return Finding(claim, part.title, *estimate, *counts, untrained, poor)
 
 
 def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> pd.DataFrame:

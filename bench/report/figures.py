@@ -63,8 +63,8 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
     lines = [line for row in rows for line in _lines(row)]
     width = max(map(len, lines))
     with plt.rc_context(STYLE):
-        size = (COLUMN if width == 1 else PAGE, HEIGHT * len(lines) + 0.4)
-        figure = plt.figure(figsize=size, layout="constrained")
+        inches = COLUMN if width == 1 else PAGE
+        figure = plt.figure(layout="constrained")
         axes = figure.subplots(len(lines), width, squeeze=False)
         dashes = dashes_of(parts, config.dash)
         entries: dict[str, Style] = {}
@@ -77,7 +77,8 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
                 entries |= one.draw(axis, styles_of(parts, one.hue), dashes, leads)
         handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
         longest = max(map(len, entries), default=0)
-        columns = max(1, min(4, int(size[0] / (0.45 + 0.05 * longest))))
+        columns = max(1, min(4, int(inches / (0.45 + 0.05 * longest))))
+        figure.set_size_inches(inches, HEIGHT * len(lines) + 0.15 * (1 + len(entries) / columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
 

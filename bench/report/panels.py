@@ -127,6 +127,7 @@ class PlottedPanel:
         if not config.unit and y in self.runs:
             axis.scatter(self.runs[self.x], self.runs[y], 4, "0.6", zorder=0)
             entries["each run"] = {"color": "0.6", "ls": "none", "marker": ".", "ms": 4}
+        entries |= self._marks(axis)
         ticks = sorted(self.rows.dropna(subset=y)[self.x].unique())
         if self.panel.log:
             axis.xaxis.minorticks_off()
@@ -134,7 +135,7 @@ class PlottedPanel:
             axis.set_ylim(bottom=0)
         step = len(ticks) // 9 + 1
         axis.set_xticks(ticks, [f"{t:.4g}" if not i % step else "" for i, t in enumerate(ticks)])
-        return entries | self._marks(axis)
+        return entries
 
     def _marks(self, axis: Axes) -> dict[str, Style]:
         """Plot the trivial predictor's error; return what the legend says of marks and bars."""

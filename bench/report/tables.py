@@ -13,7 +13,7 @@ import pandas as pd
 from bench.core.status import Status
 from bench.report.intervals import unit_intervals
 from bench.report.report_config import ReportConfig, in_words
-from bench.store.results import AT_BEST, MISSING, settings, usable
+from bench.store.results import AT_BEST, MISSING, numbers, settings, usable
 
 # The rules by which a run's numbers are taken from its curve, and how a metric's column ends.
 SELECTIONS = {"last": "", "best validation": AT_BEST}
@@ -148,7 +148,7 @@ def _section(
 def references(runs: pd.DataFrame, config: ReportConfig) -> pd.Series:
     """Return what a trivial predictor reaches in each run; NaN where that is not known."""
     if isinstance(config.reference, str):
-        return runs.get(config.reference, pd.Series(np.nan, runs.index)).astype(float)
+        return numbers(runs, config.reference)
     return pd.Series(config.reference, runs.index)
 
 
@@ -165,7 +165,7 @@ def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFr
     good = runs[usable(runs)]
     for metric in config.metrics:
         column = f"{metric}{SELECTIONS[rule]}"
-        values = good.get(column, pd.Series(np.nan, good.index)).astype(float)
+        values = numbers(good, column)
         grouped = good[[*keys, *config.over]].assign(value=values).groupby(keys, dropna=False)
         rows[metric] = grouped.value.agg(config.summary)
         rows[f"{metric}_std"] = grouped.value.std()
@@ -185,17 +185,17 @@ def poor_fits(runs: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
     and the best constant's, the reference, is p (1 - p). All samples may also have underflowed.
     """
     trivial, count = references(runs, config), usable(runs)
-    errors = runs.get(config.compared, pd.Series(np.nan, runs.index)).astype(float)
+    errors = numbers(runs, config.compared)
     zero = trivial if not isinstance(config.reference, str) else (1 - (1 - 4 * trivial) ** 0.5) / 2
-    dead = np.isclose(errors, zero, rtol=ROUNDING) | (runs.get("underflow_share", 0) == 1)
+    dead = np.isclose(errors, zero, rtol=ROUNDING) | (numbers(runs, "underflow_share") == 1)
     worse = errors > trivial * (1 + ROUNDING)
     return pd.DataFrame({"dead": count & dead, "worse": count & worse & ~dead})
 
 
 def _caption(runs: pd.DataFrame, config: ReportConfig, rest: str) -> str:
     """Say what is averaged, how many runs there are, and the rest of the setting."""
-    numbers = {key: runs[key].nunique() for key in config.over}
-    averaged = [f"{n} {config.label(key)} value{'s' * (n != 1)}" for key, n in numbers.items()]
+    counts = {key: runs[key].nunique() for key in config.over}
+    averaged = [f"{n} {config.label(key)} value{'s' * (n != 1)}" for key, n in counts.items()]
     summary = "Mean ± standard deviation" if config.summary == "mean" else "Median [least, largest]"
     counted = f"{int(usable(runs).sum())} of {len(runs)} runs done"
     rules = " ".join(RULES[rule] for rule in config.selections)
@@ -214,9 +214,9 @@ def cells_as_text(
     measured = [metric for metric in wanted if rows[metric].notna().any()] or wanted
     for metric in measured:
         ends = ("min", "max") if config.summary == "median" else ("std",)
-        numbers = rows[[metric, *(f"{metric}_{end}" for end in ends)]].to_numpy(float)
+        shown = rows[[metric, *(f"{metric}_{end}" for end in ends)]].to_numpy(float)
         write = _median_and_range if config.summary == "median" else _mean_and_std
-        text[config.label(metric)] = [write(*values) for values in numbers]
+        text[config.label(metric)] = [write(*values) for values in shown]
     names = {"baseline": config.baseline.name} if config.baseline else {}
     for end, name in (names | {"published": "published"}).items():
         for metric in measured:
@@ -227,8 +227,12 @@ def cells_as_text(
         f"{row.done}/{row.expected}" + (f" ({without})" if (without := _counted(row)) else "")
         for _, row in rows.iterrows()
     ]
-    single = [name for name in text if len(text) > 1 and text[name].nunique() == 1]
-    single = [name for name in single if name == "runs" or name in map(config.label, keys)]
+    named = [*map(config.label, keys), "runs"]
+    single = [
+        name
+        for name in named
+        if text[name].nunique() == 1 and (len(text) > 1 or name == "selection")
+    ]
     said = [f"{name} {text[name].iloc[0]}" for name in single if name != "selection"]
     return text.drop(columns=single), f"In every row: {', '.join(said)}." if said else ""
 

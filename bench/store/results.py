@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from pandas.api.types import is_object_dtype
 
@@ -153,14 +154,15 @@ class Results:
             return self
         frame = pd.concat(parts)
         missing = frame.status == MISSING
-        frame = pd.concat([frame[missing], frame[~missing]])
-        frame = frame[~frame.index.duplicated(keep="last")]
-        frame = frame[~frame.duplicated(config_columns(frame), keep="last")].sort_index()
-        curves = [curve for curve in (self.curves, other.curves) if len(curve)]
-        if len(curves) == 2:
-            curves[0] = curves[0][~curves[0].run_key.isin(curves[1].run_key)]
+        frame = pd.concat([frame.loc[missing], frame.loc[~missing]])
+        frame = frame.loc[~frame.index.duplicated(keep="last")]
+        frame = frame.loc[~frame.duplicated(config_columns(frame), keep="last")].sort_index()
+        first, second = self.curves, other.curves
+        if len(first) and len(second):
+            first = first[~first.run_key.isin(second.run_key)]
+        curves = [part for part in (first, second) if len(part)]
         joined = pd.concat(curves) if curves else self.curves
-        kept = joined[joined.run_key.isin(frame.index)].reset_index(drop=True)
+        kept = joined.loc[joined.run_key.isin(frame.index)].reset_index(drop=True)
         damaged = tuple(dict.fromkeys((*self.damaged, *other.damaged)))
         return Results(_one_type_each(frame), kept, damaged)
 
@@ -266,6 +268,11 @@ def _curve_frame(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFr
 def config_columns(frame: pd.DataFrame) -> list[str]:
     """Return the columns that are configuration values."""
     return [str(name) for name in frame if "." in str(name) or name in ("variant", "seed")]
+
+
+def numbers(frame: pd.DataFrame, column: str) -> pd.Series:
+    """Return a column as floats; NaN where there is none."""
+    return pd.Series(frame.get(column, np.nan), frame.index, dtype=float)
 
 
 def require_runs(frame: pd.DataFrame, benchmark: str) -> pd.DataFrame:
