@@ -4,18 +4,16 @@ from typing import Any
 
 import click
 
-from bench.commands.common import config_dir, overrides, print_damaged, report
-from bench.commands.training import locate, preview, previewed, train
+from bench.commands.common import config_dir, overrides, print_damaged
+from bench.commands.training import benchmarked, preview, previewed
 from bench.configuration import benchmarks, choices, raw
 from bench.core.errors import require
 from bench.core.files import require_writable
-from bench.execute.work import Work
 from bench.plan import check, defaults, plan_benchmark
 from bench.report.claims import outcomes
 from bench.report.publish import publish
 from bench.report.report_config import ReportConfig
 from bench.report.tables import markdown, sections
-from bench.store.results import Results
 from bench.store.summary import log_summary
 
 EXAMPLE = "Example: rankbench bench tensor_rank data=mnist classes=6 ranks=1,2,5"
@@ -49,25 +47,15 @@ def command(
     check(plan.cells, plan.sweep.max_memory)
     if previewed(plan, cfg, dry_run):
         return 0
-    location = locate(plan, len(plan.cells) + 1)
     require_writable(plan.results_dir / name, "results_dir")
-    results = Results.from_runs(plan.runs_dir, name)
-    work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())
-    pending = work.pending()
-    report(f"{name}: {len(work.cells)} cells, {len(pending)} to run in {len(work.stacks())} stacks")
-    location.write_plan(plan.cells)
-    if pending:
-        train(work, len(pending))
-        results = Results.from_runs(plan.runs_dir, name)
-    for line in work.failures():
-        report(f"rankbench: {line}")
+    work, results = benchmarked(plan)
     print_damaged(results)
     config = ReportConfig.of(name)
     parts = sections(results.frame, config)
     print(markdown(parts, config, outcomes(parts, config, results.curves)), end="")
     figure = publish(results, config, plan.results_dir / name)
-    log_summary(location, figure.parent)
-    print(f"\nfigure: {figure}\nruns:   {location.folder}")
+    log_summary(work.location, figure.parent)
+    print(f"\nfigure: {figure}\nruns:   {work.location.folder}")
     return 1 if work.missing() else 0
 
 

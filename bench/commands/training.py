@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.commands.common import reachable
+from bench.commands.common import reachable, report
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
@@ -17,6 +17,7 @@ from bench.execute.launch import launch
 from bench.execute.work import Work
 from bench.plan import Plan, stacks
 from bench.store.location import RunLocation
+from bench.store.results import Results
 
 
 def preview(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,6 +43,22 @@ def _describe(stack: list[Cell]) -> str:
     gigabytes = first.learner.memory(stack) / 1e9
     variants = ", ".join(dict.fromkeys(cell.variant for cell in stack))
     return f"{len(stack):5} cells {gigabytes:7.3f} GB  {first.data.name}  {variants}"
+
+
+def benchmarked(plan: Plan) -> tuple[Work, Results]:
+    """Train the cells of a benchmark that are not recorded yet; return all of its results."""
+    location = locate(plan, len(plan.cells) + 1)
+    results = Results.from_runs(plan.runs_dir, plan.benchmark)
+    work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())
+    pending, divided = work.pending(), len(work.stacks())
+    report(f"{plan.benchmark}: {len(work.cells)} cells, {len(pending)} to run in {divided} stacks")
+    location.write_plan(plan.cells)
+    if pending:
+        train(work, len(pending))
+        results = Results.from_runs(plan.runs_dir, plan.benchmark)
+    for line in work.failures():
+        report(f"rankbench: {line}")
+    return work, results
 
 
 def locate(plan: Plan, wandb_runs: int) -> RunLocation:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.cell import Cell
 from bench.core.errors import require
@@ -153,6 +153,10 @@ class LearnerConfig(Settings, ABC):
     @abstractmethod
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the memory, in bytes, that training the cells together takes at most."""
+
+    @abstractmethod
+    def module(self, cell: Cell) -> nn.Module:
+        """Return an untrained module whose state is what a run's `model.pt` holds."""
 
     @abstractmethod
     def build(self, cells: Sequence[Cell]) -> Learner:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.core.cell import Cell
@@ -144,6 +144,10 @@ class CircuitsConfig(LearnerConfig):
     def outputs(self, data: ImageData) -> int:
         """Return how many outputs a circuit has."""
         return 1 if self.objective == "one_class" else data.classes
+
+    def module(self, cell: Cell) -> nn.Module:
+        """Return a freshly started circuit."""
+        return circuit_of(cell)
 
     def build(self, cells: Sequence[Cell]) -> "Circuits":
         """Return a learner of the cells."""

@@ -133,6 +133,10 @@ class DynamicsConfig(LearnerConfig):
         values = _problem_values(cell.data, self.loss)
         return float(len(cells) * bytes_each * (8 * parameters + 4 * values))
 
+    def module(self, cell: Cell) -> nn.Module:
+        """Return a freshly started factorization."""
+        return cell.model.factorize(cell.data.mode_dims, cell.seed)
+
     def build(self, cells: Sequence[Cell]) -> "Dynamics":
         """Return a learner of the cells; its data are inside."""
         return Dynamics(cells, self)

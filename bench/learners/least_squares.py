@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.cell import Cell
 from bench.core.seeding import generator
@@ -14,7 +14,7 @@ from bench.kernels.indicators import indicator_matrix
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.interval import IntervalLearner, device_of
 from bench.learners.losses import ERROR_UNIT
-from bench.models.linear import LinearConfig, pair_features
+from bench.models.linear import LinearConfig, LinearPredictor, pair_features
 from data_prep.images import ImageData
 from data_prep.one_versus_all import (
     POSITIVE_TARGET,
@@ -61,6 +61,10 @@ class LeastSquaresConfig(LearnerConfig):
         features = columns * cells[0].model.rank
         samples = sum(data.counts.values())
         return samples * (columns + len(cells)) + 8 * features * (2 * features + CHUNK)
+
+    def module(self, cell: Cell) -> nn.Module:
+        """Return an untrained predictor."""
+        return LinearPredictor(cell.model, cell.data.pixels, cell.data.levels)
 
     def build(self, cells: Sequence[Cell]) -> "LeastSquares":
         """Return a learner of the cells, which share their images."""

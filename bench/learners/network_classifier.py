@@ -77,6 +77,10 @@ class ClassificationConfig(LearnerConfig):
         graphs = 4 if cell.regularizer and cell.regularizer.coefficient else 1
         return 16 * parameters + 4 * graphs * self.batch_size * values
 
+    def module(self, cell: Cell) -> nn.Module:
+        """Return a freshly started network."""
+        return network_of(cell)
+
     def build(self, cells: Sequence[Cell]) -> "NetworkClassifier":
         """Return the learner of a cell."""
         (cell,) = cells

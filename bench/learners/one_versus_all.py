@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.cell import Cell
 from bench.core.errors import require
@@ -20,7 +20,7 @@ from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.compiled_steps import CompiledSteps, PlainSteps
 from bench.learners.interval import IntervalLearner, device_of, max_epochs
 from bench.learners.losses import ERROR_UNIT
-from bench.models.cp import CPBlock, CPConfig
+from bench.models.cp import CPBlock, CPConfig, CPPredictor
 from data_prep.images import ImageData
 from data_prep.one_versus_all import (
     POSITIVE_TARGET,
@@ -89,6 +89,10 @@ class OneVersusAllConfig(LearnerConfig):
         values = 4 * data.batch_size * (max(ranks) + LANES)
         targets = len(cells) * (9 * data.batch_size + samples)
         return COMPILER + images + patterns + parameters + values + targets
+
+    def module(self, cell: Cell) -> nn.Module:
+        """Return an untrained predictor."""
+        return CPPredictor(cell.data.pixels, cell.data.levels, cell.model.rank)
 
     def build(self, cells: Sequence[Cell]) -> "OneVersusAll":
         """Return a learner of the cells."""

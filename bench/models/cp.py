@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bench.core.errors import require
 from bench.core.seeding import generator as seeded
 from bench.core.settings import Count, Finite, NonNegative, Settings, settings
-from bench.kernels.cp import cp_components
+from bench.kernels.cp import cp_components, slow_cp_components
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.kernels.lanes import LANES
@@ -45,6 +45,29 @@ class CPConfig(Settings):
         start = {"init_mean": self.init_mean, "init_std": self.init_std}
         rng = seeded(seed, "initialization")
         return CPFactorization(len(mode_dims), mode_dims[0], self.rank, **start, generator=rng)
+
+
+class CPPredictor(nn.Module):
+    """A trained CP predictor: the entry of a tensor of low rank at each input [TF, equation 3].
+
+    Parameters
+    ----------
+    order, mode_dim, rank : int
+        Number of inputs, how many values each takes, and number of components.
+
+    Attributes
+    ----------
+    factors : Parameter
+        Shape (order, mode_dim, rank), float32; zero until a state is loaded.
+    """
+
+    def __init__(self, order: int, mode_dim: int, rank: int) -> None:
+        super().__init__()
+        self.factors = nn.Parameter(torch.zeros(order, mode_dim, rank))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the scores of inputs of shape (batch, order), integers, as (batch,) float32."""
+        return slow_cp_components(self.factors.permute(2, 1, 0), inputs.long()).sum(0)
 
 
 class CPFactorization(nn.Module):

@@ -9,9 +9,10 @@ free parameters.
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.settings import Count, Settings, settings
+from bench.kernels.indicators import indicator_matrix
 
 
 @settings
@@ -32,6 +33,38 @@ class LinearConfig(Settings):
         """Return the random pairs of so many indicators, shape (2, pairs), int64."""
         shape = (2, (self.rank - 1) * (indicators + 1))
         return torch.randint(indicators, shape, generator=generator)
+
+
+class LinearPredictor(nn.Module):
+    """A trained linear function of `pair_features`.
+
+    Parameters
+    ----------
+    config : LinearConfig
+        The model's settings.
+    order, mode_dim : int
+        Number of inputs, and how many values each takes.
+
+    Attributes
+    ----------
+    weight : Parameter
+        Shape (features,), float32; zero until a state is loaded, like `pairs`.
+    """
+
+    pairs: Tensor
+
+    def __init__(self, config: LinearConfig, order: int, mode_dim: int) -> None:
+        super().__init__()
+        self.levels = mode_dim
+        indicators = order * (mode_dim - 1)
+        pairs = config.pairs(indicators, torch.Generator())
+        self.register_buffer("pairs", torch.zeros_like(pairs))
+        self.weight = nn.Parameter(torch.zeros(indicators + 1 + pairs.shape[1]))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return the scores of inputs of shape (batch, order), integers, as (batch,) float32."""
+        features = pair_features(indicator_matrix(inputs, self.levels), self.pairs)
+        return features.float() @ self.weight
 
 
 def pair_features(matrix: Tensor, pairs: Tensor) -> Tensor:
