@@ -1,5 +1,7 @@
 """What learners that Lightning's Trainer drives have in common."""
 
+import ctypes
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +24,7 @@ from bench.learners.base import Hook, RunLog
 from bench.learners.interval import require_optimizer
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 # What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
 DEFAULTS = {
     "devices": 1,
@@ -154,6 +157,13 @@ class NetworkLearner(LightningModule, ABC):
     def progress(self) -> tuple[float, float]:
         """Return the share of the work that is done, and the mean current loss."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what Lightning sets 44 times per step, without a module's checks."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def share_done(self) -> float:
         """Return the share of the epochs, or of the steps, that is done."""
         trainer = self.trainer
@@ -239,6 +249,9 @@ class NetworkLearner(LightningModule, ABC):
         checkpoint : Path, optional
             What `save_checkpoint` has written; training goes on from it, to the bit.
         """
+        _keep_freed_memory()
+        # Nothing reads memory that was not written, so do not fill it with NaN for determinism.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         trainer, threads = trainer_of(self.cell, _Measurements(hooks)), torch.get_num_threads()
         torch.set_num_threads(1 if self.single_threaded else threads)
         try:
@@ -261,6 +274,17 @@ class NetworkLearner(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the measurements of a checkpoint of the same cells."""
         self.run_log.load_state_dict(checkpoint["run_log"])
+
+
+def _keep_freed_memory() -> None:
+    """Let the GNU C library keep memory that a step frees, for the next step.
+
+    Else it returns the pages to the system and gets them anew, which takes a tenth of a step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
 
 
 class _Measurements(Checkpoint):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, NonNegative, Settings, settings
 from bench.regularizers.double_backward import InputGradients
-from bench.regularizers.patches import Patch, PatchSampler
+from bench.regularizers.patches import HalfOf, Patch, PatchChoice, PatchSampler
 
 
 @settings
@@ -26,18 +27,35 @@ class InputGradientChangeConfig(Settings):
         Steps from one with the penalty to the next; its weight is multiplied by as much.
     freeze_statistics, patches_per_sample, swap_differing : bool
         Departures from the published form; see `InputGradientChange`.
+    random_roles : bool
+        Whether each batch draws which of two fixed patches is A, as published; else it is the
+        first.
+    local : bool
+        A placebo: A and B touch. They are the halves of one of the two fixed patches, or, where
+        patches lie anywhere, B is beside A. All else, the cost included, stays as it is, so that
+        only the distance between what is to be tied together is lost.
     """
 
     name: ClassVar[str] = "input_gradient_change"
+    later: ClassVar[frozenset[str]] = frozenset({"random_roles", "local"})
 
     coefficient: NonNegative = 1.0
     every: Count = 1
     freeze_statistics: bool = False
     patches_per_sample: bool = False
     swap_differing: bool = False
+    random_roles: bool = False
+    local: bool = False
 
     def build(self, patches: tuple[PatchSampler, PatchSampler], seed: int) -> "InputGradientChange":
         """Return the penalty for patches A and B."""
+        fixed = [patch for patch in patches if isinstance(patch, Patch)]
+        if fixed and (self.local or self.random_roles):
+            chosen = HalfOf(fixed) if self.local else PatchChoice(fixed)
+            patches = chosen, chosen
+        elif self.local:
+            first, second = patches
+            patches = first, replace(second, distance=0, adjacent=True)  # pyright: ignore
         return InputGradientChange(
             *patches,
             freeze_statistics=self.freeze_statistics,
@@ -221,9 +239,11 @@ class InputGradientChange(nn.Module):
             differs = torch.stack([(other != own).flatten(1).any(1) for other in later], 1)
             counts, steps = differs.any(1).to(inputs.dtype), 1 + differs.long().argmax(1)
         others = inputs[(samples + steps) % len(inputs)]
-        index = pixels.unsqueeze(1).expand(len(inputs), inputs.shape[1], -1)
-        swapped = inputs.flatten(2).scatter(2, index, _at(others, pixels))
-        return swapped.view_as(inputs), counts
+        height, width = inputs.shape[-2:]
+        mask = torch.zeros(len(pixels), height * width, dtype=torch.bool, device=inputs.device)
+        mask = mask.scatter(1, pixels, True).view(-1, 1, height, width)
+        # In the images' own order of memory: another one makes every layer slow.
+        return torch.empty_like(inputs).copy_(torch.where(mask, others, inputs)), counts
 
     def _alignment(self, before: Tensor, after: Tensor) -> Tensor:
         """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""

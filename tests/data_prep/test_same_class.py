@@ -51,13 +51,15 @@ def test_a_batch_is_the_two_images_on_a_black_canvas(distance):
     part = data.part(None, "train", 0)
     indices = torch.tensor([3, 150])
     images = part(indices)
-    assert images.shape == (2, 10, 30)
+    assert images.shape == (2, 1, 10, 30)
+    assert images.is_contiguous(memory_format=torch.channels_last)
     left, right = data.patches
     assert right.left - left.right == distance
     for one, pair in zip(images, part.pairs[indices].tolist(), strict=True):
         for patch, image in zip((left, right), pair, strict=True):
-            assert torch.equal(patch.of(one), part.raw[image])
-        assert one.sum() == sum(patch.of(one).sum() for patch in (left, right))
+            assert torch.equal(patch.of(one)[0], part.raw[image, ..., 0] / 255)
+        inside = sum(int(patch.of(one).count_nonzero()) for patch in (left, right))
+        assert one.count_nonzero() == inside
     assert abs(left.left - (30 - right.right)) <= 1
 
 
@@ -87,7 +89,7 @@ def test_images_are_scaled_by_the_mean_over_areas():
         ({"train": 201}, "a multiple of 2"),
         ({"test": 0}, "greater than or equal to 2"),
         ({"distance": -1}, "greater than or equal to 0"),
-        ({"images": "imagenet"}, "'cifar10', 'fashion_mnist'"),
+        ({"images": "imagenet"}, "'cifar10', 'cifar10_jpeg', 'fashion_mnist'"),
         ({"canvas": [30]}, "data.canvas"),
     ],
 )
