@@ -116,7 +116,8 @@ def _caption(runs: pd.DataFrame, config: ReportConfig) -> str:
 def cells_as_text(section: Section, config: ReportConfig) -> pd.DataFrame:
     """Return a section as text: what all tables for readers show."""
     rows = section.rows
-    keys = [*config.rows, "selection"]
+    # What no run has, as a setting that is younger than all of them, is left out.
+    keys = [key for key in (*config.rows, "selection") if rows[key].notna().any()]
     text = pd.DataFrame(
         {config.label(key): rows[key].astype(str).where(rows[key].notna(), "-") for key in keys}
     )
