@@ -9,7 +9,7 @@ import torch
 from bench.core.errors import UserError
 from bench.core.settings import validate
 from data_prep.pathfinder import Pathfinder
-from data_prep.pathfinder_scenes import SceneConfig, draw_images
+from data_prep.pathfinder_scenes import SceneConfig, draw_image, draw_images
 
 
 def task(**values):
@@ -84,3 +84,29 @@ def test_bad_tasks_are_refused(values):
     ((name, value),) = values.items()
     with pytest.raises(UserError, match=f"data.{name}={value}"):
         validate(Pathfinder, values, "data")
+
+
+def test_published_images_are_standardized_and_their_labels_drawn(tmp_path):
+    data = task(train=80, test=8, standardize=True, drawn_labels=True)
+    train, test = (data.part(str(tmp_path), name, seed=0) for name in ("train", "test"))
+    images = train(torch.arange(80))
+    assert images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert images.std().item() == pytest.approx(1, abs=1e-5)
+    raw = data.images(str(tmp_path))["train"] / 255
+    expected = (data.images(str(tmp_path))["test"] / 255 - raw.mean()) / raw.std()
+    np.testing.assert_allclose(test(torch.arange(8))[:, 0], expected, atol=1e-4)
+    assert 20 < train.labels.sum() < 60
+    assert train.labels.tolist() != [1, 0] * 40
+    for index, label in enumerate(train.labels[:6].tolist()):
+        drawn = draw_image(data.scene, bool(label), 0, "train", index)
+        assert np.array_equal(data.images(str(tmp_path))["train"][index], drawn)
+
+
+def test_each_run_may_have_images_of_its_own(tmp_path):
+    fresh = task(train=4, test=2, draw_seed=None)
+    ours = [fresh.part(str(tmp_path), "train", seed)(torch.arange(4)) for seed in (0, 1)]
+    assert not torch.equal(*ours)
+    kept = task(train=4, test=2, draw_seed=1).part(str(tmp_path), "train", 0)(torch.arange(4))
+    assert torch.equal(ours[1], kept)
+    paths = [fresh.files(str(tmp_path), seed=seed)[0][0] for seed in (0, 1)]
+    assert len({*paths}) == len([*(tmp_path / "pathfinder").iterdir()]) == 2

@@ -6,12 +6,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.resnet import BasicBlock, ResNet
 
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.models.arithmetic_circuit import ConvArithmeticCircuit
 from bench.regularizers import InputGradientChange, InputGradients, Patch, PatchChoice, RandomPatch
+from bench.regularizers.input_gradient_change import InputGradientChangeConfig
 
 FIRST, SECOND = Patch(2, 3, 8, 6), Patch(16, 20, 10, 9)
 
@@ -334,3 +336,49 @@ def test_samples_without_a_differing_patch_do_not_count():
     assert regularizer(network, images, network(images), torch.zeros(4)) == 0
     published = InputGradientChange(*patches)
     assert published(network, images, network(images), torch.zeros(4)).item() == pytest.approx(1)
+
+
+def both(**options):
+    config = InputGradientChangeConfig(**options)
+    regularizer = config.build((FIRST, SECOND), 0)
+    return [regularizer._sample_patches(torch.zeros(2, 1, 32, 32))[0] for _ in range(40)]
+
+
+def test_roles_are_drawn_where_the_published_form_is_asked_for():
+    assert set(both()) == {(FIRST, SECOND)}
+    assert set(both(random_roles=True)) == {(FIRST, SECOND), (SECOND, FIRST)}
+
+
+def test_the_placebo_s_patches_touch():
+    left, right = Patch(2, 3, 8, 3), Patch(2, 6, 8, 3)
+    above, below = Patch(16, 20, 10, 4), Patch(16, 24, 10, 4)
+    expected = {(left, right), (right, left), (above, below), (below, above)}
+    assert set(both(local=True)) == expected
+    anywhere = InputGradientChangeConfig(local=True).build((RandomPatch(2), RandomPatch(2)), 0)
+    for _ in range(20):
+        ((first, second),) = anywhere._sample_patches(torch.zeros(2, 1, 9, 9))
+        assert pixels_between(first, second) == 0
+
+
+def test_a_regularized_step_stays_in_the_order_of_its_images():
+    """Operations on tensors of two orders take many times as long."""
+
+    class Orders(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            maps = [a for a in args if isinstance(a, torch.Tensor) and a.ndim == 4]
+            wide = [a for a in maps if a.shape[0] == 6 and a.shape[1] > 1 and a.shape[2] > 1]
+            last = torch.channels_last
+            if func in costly:
+                mixed.extend(func for a in wide if not a.is_contiguous(memory_format=last))
+            return func(*args, **(kwargs or {}))
+
+    aten, mixed = torch.ops.aten, []
+    costly = {aten.threshold_backward.default, aten.native_batch_norm_backward.default}
+    costly |= {aten.add.Tensor, aten.addcmul.default, aten.convolution_backward.default}
+    network = small_resnet(1).to(memory_format=torch.channels_last)
+    inputs = batch(1, torch.float32)[0].contiguous(memory_format=torch.channels_last)
+    regularizer = InputGradientChange(FIRST, SECOND)
+    with Orders():
+        outputs, penalty = regularizer.evaluate(network, inputs, None)
+        (outputs.sum() + penalty).backward()
+    assert not mixed
