@@ -130,14 +130,13 @@ class LabeledImages(Settings, ABC):
         """Where everything lies that a network has to relate: by default the whole image."""
         return Rectangle(0, 0, *self.image_shape)
 
+    def of_run(self, seed: int) -> "LabeledImages":
+        """Return the settings of the images that a run of this seed reads."""
+        return self
+
     @abstractmethod
     def files(
-        self,
-        root: str | None,
-        *,
-        download: bool = True,
-        workers: int | None = None,
-        seed: int = 0,
+        self, root: str | None, *, download: bool = True, workers: int | None = None
     ) -> list[tuple[Path, str]]:
         """Return the files in use with their SHA-256, verified; download or make missing ones.
 
@@ -149,8 +148,6 @@ class LabeledImages(Settings, ABC):
             Whether missing files may be downloaded or made.
         workers : int, optional
             Processes that make them; by default as many as pay off.
-        seed : int
-            The run's seed, for images that are made for each.
 
         Raises
         ------

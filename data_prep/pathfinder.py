@@ -61,7 +61,7 @@ class Pathfinder(LabeledImages):
         return RandomSquare(PATCH_SIZE), RandomSquare(PATCH_SIZE)
 
     def of_run(self, seed: int) -> "Pathfinder":
-        """Return the settings under which a run of this seed draws its images."""
+        """Return the settings of the images that a run of this seed reads."""
         return self if self.draw_seed is not None else replace(self, draw_seed=seed)
 
     @cached_property
@@ -78,15 +78,10 @@ class Pathfinder(LabeledImages):
         return data_root(root) / "pathfinder" / f"length{self.scene.length}_{digest}.npz"
 
     def files(
-        self,
-        root: str | None,
-        *,
-        download: bool = True,
-        workers: int | None = None,
-        seed: int = 0,
+        self, root: str | None, *, download: bool = True, workers: int | None = None
     ) -> list[tuple[Path, str]]:
         """Return the file of all images with the SHA-256 of their pixels; see `images`."""
-        own = self.of_run(seed)
+        own = self.of_run(0)
         return [(own.path(root), checksum(own.images(root, draw=download, workers=workers)))]
 
     def images(

@@ -106,12 +106,7 @@ class IsSameClass(LabeledImages):
         return Rectangle(first.top, first.left, first.height, second.right - first.left)
 
     def files(
-        self,
-        root: str | None,
-        *,
-        download: bool = True,
-        workers: int | None = None,
-        seed: int = 0,
+        self, root: str | None, *, download: bool = True, workers: int | None = None
     ) -> list[tuple[Path, str]]:
         """Return the images' files with their SHA-256."""
         return _verified(self.images, root, download)

@@ -3,9 +3,9 @@
 import ctypes
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -22,6 +22,7 @@ from bench.core.settings import Factory
 from bench.core.status import Status
 from bench.learners.base import Hook, RunLog
 from bench.learners.interval import require_optimizer
+from bench.regularizers import PatchSampler
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -34,6 +35,11 @@ DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+
+
+def is_regularized(cell: Cell) -> bool:
+    """Return whether a cell's loss has a penalty."""
+    return cell.regularizer is not None and cell.regularizer.coefficient > 0
 
 
 class BatchOrder(Sampler[Tensor]):
@@ -73,22 +79,6 @@ class BatchOrder(Sampler[Tensor]):
         yield from order.split(self.batch_size)
 
 
-class Part(Protocol):
-    """The training or test samples: indexed by a tensor, they give a whole batch at once."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        ...
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        """Return the batch of the samples at `indices`, shape (batch,), int64."""
-        ...
-
-    def to(self, device: torch.device) -> "Part":
-        """Return the same samples on a device."""
-        ...
-
-
 class NetworkLearner(LightningModule, ABC):
     """A stack of cells trained by Lightning with automatic optimization.
 
@@ -99,8 +89,11 @@ class NetworkLearner(LightningModule, ABC):
     ----------
     cells : sequence of Cell
         Cells with equal stack keys.
-    parts : dict of str to Part
-        The samples called ``"train"`` and ``"test"``.
+    parts : dict of str to samples
+        Those called ``"train"`` and ``"test"``: they have a length, give a whole batch when indexed
+        by a tensor of shape (batch,), int64, and ``to(device)`` returns them on a device.
+    patches : callable
+        Returns the regularizer's patches A and B, for cells that have one.
     batch_size : int
         Samples per step.
     order_seed : int
@@ -121,7 +114,12 @@ class NetworkLearner(LightningModule, ABC):
     network: nn.Module
 
     def __init__(
-        self, cells: Sequence[Cell], parts: Mapping[str, Part], batch_size: int, order_seed: int
+        self,
+        cells: Sequence[Cell],
+        parts: Mapping[str, Any],
+        patches: Callable[[], tuple[PatchSampler, PatchSampler]],
+        batch_size: int,
+        order_seed: int,
     ) -> None:
         super().__init__()
         self.run_log = RunLog(cells)
@@ -132,6 +130,16 @@ class NetworkLearner(LightningModule, ABC):
         self.batch_sizes: list[int] = []  # of an epoch, so far
         self.totals: dict[str, Tensor] = {}
         self.epochs_done = 0
+        self.weight, self.every, self.regularizer = 0.0, 1, None
+        if is_regularized(self.cell):
+            settings = self.cell.regularizer
+            self.every, self.weight = settings.every, settings.coefficient * settings.every
+            self.regularizer = settings.build(patches(), self.cell.seed)
+
+    def penalty_due(self, batch_idx: int) -> bool:
+        """Return whether the step of a batch is one with the regularizer."""
+        before = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        return before % self.every == 0
 
     @abstractmethod
     def score(self, batch: Batch, name: str) -> Tensor:
@@ -172,9 +180,9 @@ class NetworkLearner(LightningModule, ABC):
 
     def loader(self, name: str, order_seed: int | None = None) -> DataLoader[Any]:
         """Return the batches of a part, in its own order unless a seed is given."""
-        order = BatchOrder(len(self.parts[name]), self.batch_size, order_seed)
+        part = self.parts[name]
+        order = BatchOrder(len(part), self.batch_size, order_seed)
         # A generator of its own keeps the loader from moving on the one that dropout uses.
-        part: Any = self.parts[name]
         return DataLoader(part, batch_size=None, sampler=order, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -193,10 +201,6 @@ class NetworkLearner(LightningModule, ABC):
         """Let all that is random in an epoch depend on seed and epoch alone."""
         torch.manual_seed(derive_seed(self.cell.seed, "dropout", self.current_epoch))
         self.batch_sizes.clear()
-
-    def steps_before(self, batch_idx: int) -> int:
-        """Return how many steps were taken before that of a batch."""
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def on_train_epoch_end(self) -> None:
         """Count the epoch."""

@@ -15,7 +15,7 @@ from bench.core.errors import require
 from bench.core.settings import AtLeastTwo, Count, Factory, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
-from bench.learners.network import Batch, NetworkLearner, check_trainers
+from bench.learners.network import Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
@@ -68,8 +68,8 @@ class ClassificationConfig(LearnerConfig):
             given = f"model.channels={channels} with {kind}"
             require(channels == data.channels, given, f"model.channels={data.channels}")
             _sizes(model, data)  # a network that cannot read the images says so
-        for (data, seed), place in {(c.data, c.seed): c.execution for c in cells}.items():
-            data.files(place.root, workers=place.workers, seed=seed)
+        for data, place in {cell.data.of_run(cell.seed): cell.execution for cell in cells}.items():
+            data.files(place.root, workers=place.workers)
         check_trainers(cells)
 
     def stack_key(self, cell: Cell) -> str:
@@ -82,7 +82,7 @@ class ClassificationConfig(LearnerConfig):
         parameters, values = _sizes(cell.model, cell.data)
         # Parameter, gradient, momentum and the recorded copy; a regularized step keeps two
         # graphs and those of their gradients.
-        graphs = 4 if cell.regularizer and cell.regularizer.coefficient else 1
+        graphs = 4 if is_regularized(cell) else 1
         return 16 * parameters + 4 * graphs * self.batch_size * values
 
     def build(self, cells: Sequence[Cell]) -> "NetworkClassifier":
@@ -173,14 +173,10 @@ class NetworkClassifier(NetworkLearner):
     perfect_epochs: Tensor
 
     def __init__(self, cell: Cell, parts: Mapping[str, LabeledPart]) -> None:
-        super().__init__([cell], parts, cell.learner.batch_size, order_seed=cell.seed)
+        size, seed = cell.learner.batch_size, cell.seed
+        super().__init__([cell], parts, lambda: patches_of(cell.data), size, seed)
         # Convolutions and batch normalization are faster so; the images come alike.
         self.network = network_of(cell).to(memory_format=torch.channels_last)  # pyright: ignore
-        self.weight, self.every, self.regularizer = 0.0, 1, None
-        if cell.regularizer is not None and cell.regularizer.coefficient > 0:
-            self.every = cell.regularizer.every
-            self.weight = cell.regularizer.coefficient * self.every
-            self.regularizer = cell.regularizer.build(patches_of(cell.data), cell.seed)
         self.register_buffer("perfect_epochs", torch.tensor(0))  # in a row
         self.means = (torch.nan,) * 3
 
@@ -200,7 +196,7 @@ class NetworkClassifier(NetworkLearner):
             chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(chosen, images.flip(-1), images)
         penalty = None
-        if self.regularizer is not None and self.steps_before(batch_idx) % self.every == 0:
+        if self.regularizer is not None and self.penalty_due(batch_idx):
             outputs, penalty = self.regularizer.evaluate(self.network, images, labels)
         else:
             outputs = self.network(images)
@@ -290,7 +286,8 @@ class NetworkClassifier(NetworkLearner):
         with torch.no_grad(), precision.val_step_context():
             for indices in probes.split(min(self.batch_size, SAMPLES)):
                 images, labels = precision.convert_input(part[indices])
-                penalties.append(published(self.network, images, self.network(images), labels))
+                _, penalty = published.evaluate(self.network, images, labels)
+                penalties.append(penalty.detach())
             images, _ = part[probes[:: count // (2 * SAMPLES)]]
             found = locality(lambda images: network(images).flatten(), images)
         ranks = {name: float(value) for name, value in found.items()}

@@ -51,7 +51,8 @@ class InputGradients(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.conv2d:
             return _conv2d(self.patch, *args, **kwargs)
-        return (_batch_norm if func is functional.batch_norm else func)(*args, **kwargs)
+        known = func is functional.batch_norm and "eps" in kwargs  # as functional.batch_norm passes
+        return (_batch_norm if known else func)(*args, **kwargs)
 
 
 def _conv2d(
@@ -72,19 +73,12 @@ def _conv2d(
 
 
 def _batch_norm(
-    inputs: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    inputs: Tensor, *running: Tensor | None, weight: Tensor | None = None, **options: Any
 ) -> Tensor:
-    running, rest = (running_mean, running_var), (momentum, eps)
-    if not training or weight is None or _autocast(inputs):
-        return functional.batch_norm(inputs, *running, weight, bias, training, *rest)
-    return _BatchNorm.apply(inputs, weight, bias, running, *rest)  # pyright: ignore
+    if not options["training"] or weight is None or _autocast(inputs):
+        return functional.batch_norm(inputs, *running, weight=weight, **options)
+    rest = options["bias"], running, options["momentum"], options["eps"]
+    return _BatchNorm.apply(inputs, weight, *rest)  # pyright: ignore
 
 
 def _autocast(inputs: Tensor) -> bool:

@@ -108,5 +108,5 @@ def test_each_run_may_have_images_of_its_own(tmp_path):
     assert not torch.equal(*ours)
     kept = task(train=4, test=2, draw_seed=1).part(str(tmp_path), "train", 0)(torch.arange(4))
     assert torch.equal(ours[1], kept)
-    paths = [fresh.files(str(tmp_path), seed=seed)[0][0] for seed in (0, 1)]
+    paths = [fresh.of_run(seed).files(str(tmp_path))[0][0] for seed in (0, 1)]
     assert len({*paths}) == len([*(tmp_path / "pathfinder").iterdir()]) == 2
