@@ -301,8 +301,8 @@ def _painted(config: SceneConfig, *scene: Any) -> NDArray[np.uint8]:
     if not config.reduced:
         return paint(config, *scene)
     large = Image.fromarray(paint(replace(config, image_size=config.drawn_size), *scene))
-    small = large.resize((config.image_size,) * 2, Image.Resampling.BILINEAR)
-    return np.asarray(small)
+    size = config.image_size, config.image_size
+    return np.asarray(large.resize(size, Image.Resampling.BILINEAR))
 
 
 def paint(

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -113,7 +113,7 @@ class IsSameClass(LabeledImages):
 
     def part(self, root: str | None, name: str, seed: int) -> "Pairs":
         """Sample a part's pairs, from the images of that part alone."""
-        source: ImageData = SOURCES[self.images]()
+        source: Any = SOURCES[self.images]()
         raw = source.read_color(root, name) if self.color else source.read(root, name)
         rng = generator(seed, "is_same_class", name)
         count, options = getattr(self, name), (self.drawn_labels, self.self_pairs)

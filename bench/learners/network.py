@@ -168,7 +168,7 @@ class NetworkLearner(LightningModule, ABC):
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what Lightning sets 44 times per step, without a module's checks."""
         if name == "_current_fx_name":
-            self.__dict__[name] = value
+            object.__setattr__(self, name, value)
         else:
             super().__setattr__(name, value)
 

@@ -228,7 +228,7 @@ class _BatchNormBackward(Function):
         # The sum of change (gradient - gradient_mean), in one pass.
         ones = torch.ones_like(weight)
         _, sum_of_products, _ = _normalize_backward(
-            change, ctx.eps, gradient, ones, gradient_mean, ones, [False, True, True]
+            change, ctx.eps, gradient, ones, gradient_mean, ones, wanted=[False, True, True]
         )
         covariance = sum_of_products / count - a * b
         for_weight = count * inverse_std * covariance
@@ -249,6 +249,7 @@ def _normalize_backward(
     weight: Tensor,
     mean: Tensor,
     inverse_std: Tensor,
+    *,
     wanted: Sequence[bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to inputs, weight and bias, as far as they are wanted."""
