@@ -49,26 +49,20 @@ class InputGradients(TorchFunctionMode):
     ) -> Any:
         """Replace the two operations by their twins."""
         kwargs = kwargs or {}
-        if func is torch.conv2d:
-            return _conv2d(self.patch, *args, **kwargs)
-        known = func is functional.batch_norm and "eps" in kwargs  # as functional.batch_norm passes
+        # With the arguments that `nn.Conv2d` and `nn.BatchNorm2d` pass
+        if func is torch.conv2d and len(args) == 7:
+            return _conv2d(self.patch, *args)
+        known = func is functional.batch_norm and "eps" in kwargs
         return (_batch_norm if known else func)(*args, **kwargs)
 
 
 def _conv2d(
-    patch: Patch | None,
-    inputs: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    patch: Patch | None, inputs: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> Tensor:
-    options = stride, padding, dilation
-    if not all(isinstance(each, tuple) for each in options) or _autocast(inputs):
-        return torch.conv2d(inputs, weight, bias, *options, groups)
-    options = *options, False, (0, 0), groups
+    if not all(isinstance(each, tuple) for each in rest[:-1]) or _autocast(inputs):
+        return torch.conv2d(inputs, weight, bias, *rest)
+    *sizes, groups = rest  # stride, padding and dilation
+    options = *sizes, False, (0, 0), groups
     return _Convolution.apply(inputs, weight, bias, options, patch)  # pyright: ignore
 
 
