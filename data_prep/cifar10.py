@@ -1,4 +1,4 @@
-"""CIFAR-10 in gray, from torchvision's layout or from folders of images by class."""
+"""CIFAR-10: torchvision's, and a copy whose images are JPEG files in folders by class."""
 
 import hashlib
 import lzma
@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torchvision import datasets
 
@@ -19,22 +20,57 @@ from bench.core.settings import settings
 from data_prep.files import data_root
 from data_prep.images import ImageData, RawImages
 
-ARCHIVE = "cifar10_jpeg.tar.xz"  # of the folder cifar10
+ARCHIVE = "cifar10_jpeg.tar.xz"  # of the folder FOLDER
+FOLDER = "cifar10"
 TORCHVISION = datasets.CIFAR10.base_folder
+LUMA = 19595, 38470, 7471  # of ITU-R 601, in units of 2^-16, as Pillow has it
 
 
 @settings
 class CIFAR10(ImageData):
-    """CIFAR-10 [Krizhevsky 2009], with the luma of ITU-R 601 in place of colors.
-
-    Read from torchvision's ``cifar-10-batches-py``, or from ``cifar10/train/CLASS/`` and
-    ``cifar10/test/CLASS/`` with one image per file, unpacked from ``cifar10_jpeg.tar.xz`` if
-    need be.
-    """
+    """CIFAR-10 [Krizhevsky 2009] as torchvision keeps it, in ``cifar-10-batches-py``."""
 
     name: ClassVar[str] = "cifar10"
     image_shape: ClassVar[tuple[int, int]] = (32, 32)
     counts: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
+
+    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+        """Return the folder with the SHA-256 of what is in it.
+
+        Raises
+        ------
+        UserError
+            If there is none.
+        """
+        folder = data_root(root)
+        require(
+            (folder / TORCHVISION).is_dir(),
+            f"execution.root={folder} without {TORCHVISION}/",
+            "a folder that has it",
+            f"set execution.root or RANKBENCH_DATA; {ARCHIVE} is read as cifar10_jpeg",
+        )
+        return [(folder / TORCHVISION, _sha256(sorted((folder / TORCHVISION).iterdir())))]
+
+    def read(self, root: str | None, split: str) -> RawImages:
+        """Read one part, with the luma of ITU-R 601 in place of colors."""
+        raw = self.read_color(root, split)
+        gray = [(image.int() @ torch.tensor(LUMA, dtype=torch.int32)) for image in raw.images]
+        return RawImages((torch.stack(gray) + 2**15 >> 16).to(torch.uint8), raw.labels)
+
+    def read_color(self, root: str | None, split: str) -> RawImages:
+        """Read one part in RGB: images of shape (samples, height, width, 3)."""
+        return _read_torchvision(data_root(root), split)
+
+
+@settings
+class CIFAR10JPEG(CIFAR10):
+    """CIFAR-10 after lossy compression, so that its images are near the original ones.
+
+    Read from ``cifar10/train/CLASS/`` and ``cifar10/test/CLASS/`` with one image per file, unpacked
+    from ``cifar10_jpeg.tar.xz`` if need be.
+    """
+
+    name: ClassVar[str] = "cifar10_jpeg"
 
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
         """Return the folders in use with the SHA-256 of what is in them.
@@ -45,53 +81,48 @@ class CIFAR10(ImageData):
             If there are none and no archive to unpack, or if images are missing.
         """
         folder = data_root(root)
-        if (folder / TORCHVISION).is_dir():
-            return [(folder / TORCHVISION, _sha256([*sorted((folder / TORCHVISION).iterdir())]))]
-        if not (folder / self.name).is_dir():
+        if not (folder / FOLDER).is_dir():
             _unpack(folder, allowed=download)
         result = []
         for split, count in self.counts.items():
-            files = _image_files(folder / self.name / split, self.classes)
+            files = _image_files(folder / FOLDER / split, self.classes)
             paths = [path for of_class in files for path in of_class]
-            given = f"{folder / self.name / split} with {len(paths)} images"
+            given = f"{folder / FOLDER / split} with {len(paths)} images"
             require(len(paths) == count, given, f"{count} images", "unpack it anew")
-            result.append((folder / self.name / split, _sha256(paths)))
+            result.append((folder / FOLDER / split, _sha256(paths)))
         return result
 
-    def read(self, root: str | None, split: str) -> RawImages:
-        """Read one part, in gray."""
-        return _read(data_root(root), split)
+    def read_color(self, root: str | None, split: str) -> RawImages:
+        """Read one part in RGB."""
+        return _read_folders(data_root(root) / FOLDER / split)
 
 
 @lru_cache(maxsize=2)
-def _read(folder: Path, split: str) -> RawImages:
-    if (folder / TORCHVISION).is_dir():
-        try:
-            data = datasets.CIFAR10(str(folder), train=split == "train")
-        except Exception as error:
-            given = f"the folder {folder / TORCHVISION} ({error})"
-            raise UserError(given, "torchvision's CIFAR-10, whole", "download it again") from error
-        pixels, labels = [_luma(Image.fromarray(image)) for image in data.data], data.targets
-    else:
-        files = _image_files(folder / CIFAR10.name / split, CIFAR10.classes)
-        pixels = [_open(path) for of_class in files for path in of_class]
-        labels = [label for label, of_class in enumerate(files) for _ in of_class]
-    return RawImages(torch.from_numpy(np.stack(pixels)), torch.tensor(labels))
+def _read_torchvision(folder: Path, split: str) -> RawImages:
+    try:
+        data = datasets.CIFAR10(str(folder), train=split == "train")
+    except Exception as error:
+        given = f"the folder {folder / TORCHVISION} ({error})"
+        raise UserError(given, "torchvision's CIFAR-10, whole", "download it again") from error
+    return RawImages(torch.from_numpy(data.data), torch.tensor(data.targets))
 
 
-def _open(path: Path) -> np.ndarray:
+@lru_cache(maxsize=2)
+def _read_folders(folder: Path) -> RawImages:
+    files = _image_files(folder, CIFAR10.classes)
+    pixels = np.stack([_open(path) for of_class in files for path in of_class])
+    labels = [label for label, of_class in enumerate(files) for _ in of_class]
+    return RawImages(torch.from_numpy(pixels), torch.tensor(labels))
+
+
+def _open(path: Path) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as image:
-            size, pixels = image.size, _luma(image)
+            size, pixels = image.size, np.asarray(image.convert("RGB"))
     except Exception as error:  # Pillow raises whatever its decoders stumble over
         raise UserError(f"the image {path} ({error})", "an image that is whole") from error
-    given = f"the image {path} of {size} pixels"
-    require(size == CIFAR10.image_shape, given, "32 x 32 pixels")
+    require(size == CIFAR10.image_shape, f"the image {path} of {size} pixels", "32 x 32 pixels")
     return pixels
-
-
-def _luma(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("L"))
 
 
 def _image_files(folder: Path, classes: int) -> list[list[Path]]:
@@ -108,18 +139,17 @@ def _image_files(folder: Path, classes: int) -> list[list[Path]]:
 def _unpack(folder: Path, *, allowed: bool) -> None:
     """Unpack the archive: wholly or not at all, and nothing outside the folder."""
     archive = folder / ARCHIVE
-    problem = UserError(
-        f"execution.root={folder} without {TORCHVISION}/, cifar10/ or {ARCHIVE}",
+    require(
+        archive.is_file() and allowed,
+        f"execution.root={folder} without {FOLDER}/ or {ARCHIVE}",
         "a folder with one of them",
         "set execution.root or RANKBENCH_DATA to such a folder",
     )
-    if not archive.is_file() or not allowed:
-        raise problem
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             with tarfile.open(archive) as members:
                 members.extractall(scratch, filter="data")
-            shutil.move(Path(scratch) / CIFAR10.name, folder / CIFAR10.name)
+            shutil.move(Path(scratch) / FOLDER, folder / FOLDER)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         given = f"the archive {archive} ({error})"
         raise UserError(given, "a whole archive", "copy it again") from error

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -33,9 +33,19 @@ class Rectangle:
         """The first column to the right."""
         return self.left + self.width
 
+    @property
+    def rows(self) -> slice:
+        """The rows as an index."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        """The columns as an index."""
+        return slice(self.left, self.right)
+
     def of(self, images: Tensor) -> Tensor:
         """Return a view of the rectangle in images of shape (..., height, width)."""
-        return images[..., self.top : self.bottom, self.left : self.right]
+        return images[..., self.rows, self.columns]
 
 
 @dataclass(frozen=True)
@@ -46,12 +56,12 @@ class RandomSquare:
 
 
 class LabeledPart(nn.Module, ABC):
-    """The training or the test images of a task.
+    """The training or the test images of a task; indexed by a tensor, it gives a whole batch.
 
     A module without parameters, so that it moves to a device as one: whatever images are made of is
     a buffer, as compact as it can be (indices, uint8), and an image exists only in its batch.
 
-    Attributes
+    Parameters
     ----------
     labels : Tensor
         Shape (samples,), int64: 0 or 1.
@@ -66,9 +76,14 @@ class LabeledPart(nn.Module, ABC):
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __getitem__(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the images at `indices`, shape (batch,), and their labels."""
+        indices = indices.to(self.labels.device)
+        return self(indices), self.labels[indices]
+
     @abstractmethod
     def forward(self, indices: Tensor) -> Tensor:
-        """Return gray images, shape (batch, height, width), uint8.
+        """Return images, shape (batch, channels, height, width), float32.
 
         Parameters
         ----------
@@ -79,16 +94,26 @@ class LabeledPart(nn.Module, ABC):
 
 @settings
 class LabeledImages(Settings, ABC):
-    """What the settings of tasks with two classes of gray images have in common.
+    """What the settings of tasks with two classes of images have in common.
 
     Parameters
     ----------
     train, test : int
-        How many images the training and the test part have, half of each class.
+        How many images the training and the test part have.
+    standardize : bool
+        Whether the mean of the training images is subtracted from pixels in [0, 1], and the
+        difference divided by their standard deviation, as published.
+    drawn_labels : bool
+        Whether each label is the toss of a coin, as published, and not half of them 1.
     """
 
     train: Samples = 10_000
     test: Samples = 10_000
+    standardize: bool = False
+    drawn_labels: bool = False
+
+    later: ClassVar[frozenset[str]] = frozenset({"standardize", "drawn_labels"})
+    channels: ClassVar[int] = 1
 
     @property
     @abstractmethod
@@ -104,6 +129,10 @@ class LabeledImages(Settings, ABC):
     def extent(self) -> Rectangle:
         """Where everything lies that a network has to relate: by default the whole image."""
         return Rectangle(0, 0, *self.image_shape)
+
+    def of_run(self, seed: int) -> "LabeledImages":
+        """Return the settings of the images that a run of this seed reads."""
+        return self
 
     @abstractmethod
     def files(
@@ -137,5 +166,5 @@ class LabeledImages(Settings, ABC):
         name : str
             The part.
         seed : int
-            The run's seed; images that are kept in a file do not depend on it.
+            The run's seed.
         """

@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from dataclasses import asdict
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar
@@ -17,10 +17,11 @@ from torch import Tensor
 
 from bench.core.errors import require
 from bench.core.files import require_writable, write_atomically
-from bench.core.settings import Natural, settings
+from bench.core.seeding import generator
+from bench.core.settings import Natural, as_plain, settings
 from data_prep.files import data_root
 from data_prep.labeled_images import LabeledImages, LabeledPart, RandomSquare
-from data_prep.pathfinder_scenes import SceneConfig, draw_image, draw_images
+from data_prep.pathfinder_scenes import SceneConfig, draw_images
 
 GENERATOR = 1  # raised whenever the same parameters give other images
 CHUNK = 250  # images that a worker draws at a time
@@ -33,20 +34,21 @@ PARTS = ("train", "test")
 class Pathfinder(LabeledImages):
     """Settings of `configs/data/pathfinder.yaml`.
 
-    Every image depends on `draw_seed`, its part and its index alone; even indices are connected.
+    Every image depends on `draw_seed`, its part and its index alone. Those of even index are
+    connected, unless labels are drawn.
 
     Parameters
     ----------
     scene : SceneConfig
         What the images show.
-    draw_seed : int
-        Seed of the images, shared by runs of different `seed`.
+    draw_seed : int or None
+        Seed of the images, shared by runs of different `seed`; None stands for the run's own.
     """
 
     name: ClassVar[str] = "pathfinder"
 
     scene: SceneConfig = SceneConfig()
-    draw_seed: Natural = 0
+    draw_seed: Natural | None = 0
 
     @property
     def image_shape(self) -> tuple[int, int]:
@@ -58,12 +60,17 @@ class Pathfinder(LabeledImages):
         """Two small squares anywhere."""
         return RandomSquare(PATCH_SIZE), RandomSquare(PATCH_SIZE)
 
+    def of_run(self, seed: int) -> "Pathfinder":
+        """Return the settings of the images that a run of this seed reads."""
+        return self if self.draw_seed is not None else replace(self, draw_seed=seed)
+
     @cached_property
     def parameters(self) -> str:
         """What the images depend on, as JSON."""
-        scene = {k: v for k, v in asdict(self.scene).items() if k != "max_tries"}
-        given = {name: getattr(self, name) for name in (*PARTS, "draw_seed")}
-        return json.dumps({"generator": GENERATOR, **given, "scene": scene}, sort_keys=True)
+        given = as_plain(self)
+        given["scene"].pop("max_tries")
+        given.pop("standardize", None)
+        return json.dumps({"generator": GENERATOR, **given}, sort_keys=True)
 
     def path(self, root: str | None) -> Path:
         """Return where the images are kept."""
@@ -74,7 +81,8 @@ class Pathfinder(LabeledImages):
         self, root: str | None, *, download: bool = True, workers: int | None = None
     ) -> list[tuple[Path, str]]:
         """Return the file of all images with the SHA-256 of their pixels; see `images`."""
-        return [(self.path(root), checksum(self.images(root, draw=download, workers=workers)))]
+        own = self.of_run(0)
+        return [(own.path(root), checksum(own.images(root, draw=download, workers=workers)))]
 
     def images(
         self, root: str | None, *, draw: bool = True, workers: int | None = None
@@ -94,7 +102,7 @@ class Pathfinder(LabeledImages):
             return images
         given = f"execution.root={data_root(root)} without {path.name}"
         require(draw, given, "a folder that has it", "draw it with `rankbench data pathfinder`")
-        draw_image(self.scene, True, self.draw_seed, "train", 0)  # finds most mistakes at once
+        draw_images(self.scene, [0], self.draw_seed or 0, "train")  # finds most mistakes at once
         require_writable(path.parent, "execution.root")
         images = self.draw(workers)
         buffer = io.BytesIO()
@@ -102,6 +110,14 @@ class Pathfinder(LabeledImages):
         np.savez_compressed(buffer, **images, **facts)  # pyright: ignore
         write_atomically(path, buffer.getvalue())
         return images
+
+    def labels(self, part: str) -> Tensor:
+        """Return which images of a part are connected, shape (images,), int64."""
+        count = getattr(self, part)
+        if self.drawn_labels:
+            rng = generator(self.draw_seed or 0, "pathfinder labels", part)
+            return torch.randint(2, (count,), generator=rng)
+        return 1 - torch.arange(count) % 2
 
     def draw(self, workers: int | None = None) -> dict[str, NDArray[np.uint8]]:
         """Draw both parts and verify that no two images are alike.
@@ -117,15 +133,16 @@ class Pathfinder(LabeledImages):
         UserError
             If a scene has no room, or two images are alike.
         """
-        counts = {part: getattr(self, part) for part in PARTS}
+        labels = {part: self.labels(part).tolist() for part in PARTS}
         chunks = [
             delayed(draw_images)(
-                self.scene, range(start, min(start + CHUNK, count)), self.draw_seed, part
+                self.scene, range(start, stop), self.draw_seed, part, labels=known[start:stop]
             )
-            for part, count in counts.items()
-            for start in range(0, count, CHUNK)
+            for part, known in labels.items()
+            for start in range(0, len(known), CHUNK)
+            for stop in [min(start + CHUNK, len(known))]
         ]
-        workers = workers or min(cpu_count(), math.ceil(sum(counts.values()) / SHARE))
+        workers = workers or min(cpu_count(), math.ceil((self.train + self.test) / SHARE))
         images = np.concatenate(list(Parallel(n_jobs=workers)(chunks)))  # pyright: ignore
         different = len({hashlib.sha256(image).digest() for image in images})
         require(
@@ -137,28 +154,45 @@ class Pathfinder(LabeledImages):
         return dict(zip(PARTS, np.split(images, [self.train]), strict=True))
 
     def part(self, root: str | None, name: str, seed: int) -> "StoredImages":
-        """Return a part from the verified file, which does not depend on the run's seed."""
-        return StoredImages(torch.from_numpy(self.images(root)[name]))
+        """Return a part from the verified file."""
+        own = self.of_run(seed)
+        images = own.images(root)
+        statistics = mean_and_deviation(images["train"]) if self.standardize else (0.0, 1.0)
+        return StoredImages(torch.from_numpy(images[name]), own.labels(name), *statistics)
 
 
 class StoredImages(LabeledPart):
-    """Images in memory, in turn connected and not.
+    """Images in memory.
 
     Parameters
     ----------
     images : Tensor
         Shape (samples, height, width), uint8.
+    labels : Tensor
+        Shape (samples,), int64.
+    mean, deviation : float
+        What is subtracted from values in [0, 1], and what the difference is divided by.
     """
 
     images: Tensor
 
-    def __init__(self, images: Tensor) -> None:
-        super().__init__(1 - torch.arange(len(images)) % 2)
+    def __init__(self, images: Tensor, labels: Tensor, mean: float, deviation: float) -> None:
+        super().__init__(labels)
         self.register_buffer("images", images)
+        self.mean, self.deviation = mean, deviation
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Return images, shape (batch, height, width), uint8."""
-        return self.images[indices]
+        """Return images, shape (batch, 1, height, width), float32."""
+        values = (self.images[indices] / 255 - self.mean) / self.deviation
+        return values.unsqueeze(-1).permute(0, 3, 1, 2)  # channels last in memory
+
+
+def mean_and_deviation(images: NDArray[np.uint8]) -> tuple[float, float]:
+    """Return the mean and the standard deviation of all pixels in [0, 1]."""
+    counts = np.bincount(images.ravel(), minlength=256)
+    values, count = np.arange(256) / 255, images.size
+    mean = counts @ values / count
+    return float(mean), float(np.sqrt(counts @ (values - mean) ** 2 / (count - 1)))
 
 
 def checksum(images: dict[str, NDArray[np.uint8]]) -> str:

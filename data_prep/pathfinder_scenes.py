@@ -5,12 +5,14 @@ complex numbers, x + iy with y downwards: one product turns a point into a dash'
 """
 
 import math
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydantic import Field
 
 from bench.core.errors import UserError, require
@@ -61,9 +63,17 @@ class SceneConfig:
         Between the starts of the two paths.
     distractor_dashes : int
         Dashes of all distractors together; what their length leaves over makes one more distractor.
+    start_border : float
+        Least distance of the first path's start from the border, where that is more than any dash
+        has to keep.
+    reduced : bool
+        Whether the scene is painted with a pixel per drawn unit and reduced to the image's size
+        with a triangular filter, which blurs it, as published.
     max_tries : int
         Scenes that are begun before the parameters count as impossible.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"start_border", "reduced"})
 
     length: AtLeastTwo = 9
     drawn_size: Count = 300
@@ -76,6 +86,8 @@ class SceneConfig:
     padding: NonNegative = 22.0
     start_distance: Positive = 27.0
     distractor_dashes: Natural = 30
+    start_border: NonNegative = 0.0
+    reduced: bool = False
     max_tries: Count = 100
 
     def __post_init__(self) -> None:
@@ -92,6 +104,12 @@ class SceneConfig:
             f"data.scene.disc_radius={self.disc_radius} in images of {size} x {size}",
             f"at least {least:g}, the width of a pixel",
         )
+        middle = self.drawn_size / 2
+        given = f"data.scene.start_border={self.start_border} in scenes of {self.drawn_size}"
+        require(self.start_border < middle, given, f"less than {middle:g}")
+        given = f"data.scene.drawn_size={self.drawn_size} with data.scene.reduced=true"
+        fits = max(32, size) <= self.drawn_size <= 300
+        require(fits or not self.reduced, given, f"from {max(32, size)} to 300")
 
     @property
     def inset(self) -> float:
@@ -109,12 +127,20 @@ class SceneConfig:
         return math.ceil(3 * self.distractor_dashes / self.length)
 
 
-def draw_images(config: SceneConfig, indices: range, seed: int, *name: object) -> NDArray[np.uint8]:
+def draw_images(
+    config: SceneConfig,
+    indices: Sequence[int],
+    seed: int,
+    *name: object,
+    labels: Sequence[bool] | None = None,
+) -> NDArray[np.uint8]:
     """Draw the images of some indices, shape (images, image_size, image_size), uint8.
 
-    Even ones are connected.
+    `labels` says which are connected; by default those of even index.
     """
-    return np.stack([draw_image(config, i % 2 == 0, seed, *name, i) for i in indices])
+    connected = [index % 2 == 0 for index in indices] if labels is None else labels
+    drawn = zip(indices, connected, strict=True)
+    return np.stack([draw_image(config, label, seed, *name, index) for index, label in drawn])
 
 
 def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -> NDArray[np.uint8]:
@@ -142,7 +168,7 @@ def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -
     causes = []
     for _ in range(config.max_tries):
         try:
-            return paint(config, *lay_out(config, rng), discs)
+            return _painted(config, *lay_out(config, rng), discs)
         except NoRoomError as cause:
             causes.append(str(cause))
     most = max(set(causes), key=causes.count)
@@ -170,9 +196,12 @@ def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
     def uniform(*shape: int) -> NDArray[np.float64]:
         return torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
 
-    def anywhere(count: int) -> NDArray[np.complex128]:
+    def anywhere(count: int, border: float = config.inset) -> NDArray[np.complex128]:
         x, y = uniform(2, count)
-        return config.inset * (1 + 1j) + (config.drawn_size - 2 * config.inset) * (x + 1j * y)
+        return border * (1 + 1j) + (config.drawn_size - 2 * border) * (x + 1j * y)
+
+    def start_of_first(count: int) -> NDArray[np.complex128]:
+        return anywhere(count, max(config.inset, config.start_border))
 
     def around_start(count: int) -> NDArray[np.complex128]:
         start, _ = ends(config, first)[0]
@@ -189,7 +218,7 @@ def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
                 return np.stack(chosen[:count])
         raise NoRoomError(f"raise data.scene.drawn_size, or lower data.scene.{culprit}")
 
-    first = add(np.empty((0, 2), complex), anywhere, 1, config.length, "length")
+    first = add(np.empty((0, 2), complex), start_of_first, 1, config.length, "length")
     second = add(first[0], around_start, 1, config.length, "length")
     paths = np.concatenate([first, second])
     count, length = config.distractors, config.distractor_length
@@ -265,6 +294,15 @@ def ends(config: SceneConfig, paths: Dashes) -> NDArray[np.complex128]:
     """Return where paths of shape (paths, dashes, 2) start and end, shape (paths, 2)."""
     outer = paths[:, [0, -1]]
     return outer[..., 0] + config.dash_length / 2 * outer[..., 1] * [-1, 1]
+
+
+def _painted(config: SceneConfig, *scene: Any) -> NDArray[np.uint8]:
+    """Return the image of a scene, reduced if that is asked for."""
+    if not config.reduced:
+        return paint(config, *scene)
+    large = Image.fromarray(paint(replace(config, image_size=config.drawn_size), *scene))
+    size = config.image_size, config.image_size
+    return np.asarray(large.resize(size, Image.Resampling.BILINEAR))
 
 
 def paint(

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -11,14 +11,22 @@ from torch.nn import functional
 from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, Natural, settings
-from data_prep.cifar10 import CIFAR10
+from data_prep.cifar10 import CIFAR10, CIFAR10JPEG
 from data_prep.digits import Digits
 from data_prep.images import ImageData
 from data_prep.labeled_images import LabeledImages, LabeledPart, Rectangle, Samples
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
 SOURCES: dict[str, type[ImageData]] = {
-    source.name: source for source in (CIFAR10, FashionMNIST, MNIST, Digits)
+    source.name: source for source in (CIFAR10, CIFAR10JPEG, FashionMNIST, MNIST, Digits)
+}
+RGB = (0.491, 0.482, 0.446), (0.247, 0.243, 0.261)
+# Mean and standard deviation of the training images' channels, as the published code rounds them.
+STATISTICS = {
+    "cifar10": RGB,
+    "cifar10_jpeg": RGB,
+    "fashion_mnist": ((0.286,), (0.353,)),
+    "mnist": ((0.1307,), (0.3081,)),
 }
 
 
@@ -29,23 +37,32 @@ class IsSameClass(LabeledImages):
     Parameters
     ----------
     images : str
-        Where the images come from: ``cifar10``, in gray, ``fashion_mnist``, ``mnist`` or
+        Where the images come from: ``cifar10``, ``cifar10_jpeg``, ``fashion_mnist``, ``mnist`` or
         ``digits``.
     image_size : int
         Height and width to which they are scaled.
     canvas : tuple of int
-        Height and width of the black canvas in whose center they stand side by side.
+        Height and width of the canvas in whose center they stand side by side. It is black or, if
+        images are standardized, of their mean color.
     distance : int
         Pixels between the two.
+    color : bool
+        Whether CIFAR-10 is read in RGB, as published, and not in gray.
+    self_pairs : bool
+        Whether the second image is drawn without regard to the first's identity, as published, so
+        that an image may stand beside itself.
     """
 
     name: ClassVar[str] = "is_same_class"
+    later: ClassVar[frozenset[str]] = LabeledImages.later | {"color", "self_pairs"}
 
     train: Samples = 5_000
-    images: Literal["cifar10", "fashion_mnist", "mnist", "digits"] = "cifar10"
+    images: Literal["cifar10", "cifar10_jpeg", "fashion_mnist", "mnist", "digits"] = "cifar10"
     image_size: Count = 32
     canvas: tuple[int, int] = (224, 224)
     distance: Natural = 0
+    color: bool = False
+    self_pairs: bool = False
 
     def __post_init__(self) -> None:
         (height, width), needed = self.canvas, 2 * self.image_size + self.distance
@@ -56,11 +73,22 @@ class IsSameClass(LabeledImages):
             f"a height of at least {self.image_size} and a width of at least {needed}",
             "raise the canvas, or lower the distance or the image size",
         )
+        is_cifar, given = self.images.startswith("cifar10"), f"with data.images={self.images}"
+        require(is_cifar or not self.color, f"data.color=true {given}", "images in color")
+        known = self.images in STATISTICS and is_cifar == self.color
+        given = f"data.standardize=true {given} and data.color={str(self.color).lower()}"
+        hint = "cifar10 with data.color=true, or fashion_mnist or mnist"
+        require(known or not self.standardize, given, hint)
 
     @property
     def image_shape(self) -> tuple[int, int]:
         """Height and width of the canvas."""
         return self.canvas
+
+    @property
+    def channels(self) -> int:  # pyright: ignore
+        """3 in color, else 1."""
+        return 3 if self.color else 1
 
     @property
     def patches(self) -> tuple[Rectangle, Rectangle]:
@@ -85,9 +113,11 @@ class IsSameClass(LabeledImages):
 
     def part(self, root: str | None, name: str, seed: int) -> "Pairs":
         """Sample a part's pairs, from the images of that part alone."""
-        raw = SOURCES[self.images]().read(root, name)
+        source: Any = SOURCES[self.images]()
+        raw = source.read_color(root, name) if self.color else source.read(root, name)
         rng = generator(seed, "is_same_class", name)
-        pairs, labels = sample_pairs(raw.labels, getattr(self, name), rng)
+        count, options = getattr(self, name), (self.drawn_labels, self.self_pairs)
+        pairs, labels = sample_pairs(raw.labels, count, rng, *options)
         chosen, indices = pairs.unique(return_inverse=True)
         images = scaled(raw.images[chosen], self.image_size)
         return Pairs(images, indices, labels, self)
@@ -104,7 +134,7 @@ class Pairs(LabeledPart):
     Parameters
     ----------
     images : Tensor
-        Shape (images, size, size), uint8.
+        Shape (images, size, size) or (images, size, size, channels), uint8.
     pairs : Tensor
         Shape (samples, 2), int64: the left and the right image.
     labels : Tensor
@@ -115,23 +145,36 @@ class Pairs(LabeledPart):
 
     raw: Tensor
     pairs: Tensor
+    mean: Tensor
+    deviation: Tensor
 
     def __init__(self, images: Tensor, pairs: Tensor, labels: Tensor, layout: IsSameClass) -> None:
         super().__init__(labels)
         self.layout = layout
-        self.register_buffer("raw", images)
+        self.register_buffer("raw", images.view(*images.shape[:3], -1))
         self.register_buffer("pairs", pairs)
+        statistics = STATISTICS[layout.images] if layout.standardize else ((0.0,), (1.0,))
+        for name, values in zip(("mean", "deviation"), statistics, strict=True):
+            self.register_buffer(name, torch.tensor(values))
 
     def forward(self, indices: Tensor) -> Tensor:
-        """Compose a batch, shape (batch, height, width), uint8."""
-        canvas = self.raw.new_zeros(len(indices), *self.layout.image_shape)
+        """Compose a batch, shape (batch, channels, height, width), float32."""
+        shape = len(indices), *self.layout.image_shape, self.raw.shape[-1]
+        canvas = self.mean.new_zeros(shape).permute(0, 3, 1, 2)  # channels last in memory
         for patch, images in zip(self.layout.patches, self.pairs[indices].T, strict=True):
-            patch.of(canvas)[:] = self.raw[images]
+            pixels = (self.raw[images] / 255 - self.mean) / self.deviation
+            patch.of(canvas).copy_(pixels.permute(0, 3, 1, 2))
         return canvas
 
 
-def sample_pairs(labels: Tensor, count: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Sample pairs of different images, the first half of one class, the others of two.
+def sample_pairs(
+    labels: Tensor,
+    count: int,
+    rng: torch.Generator,
+    drawn_labels: bool = False,
+    self_pairs: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Sample pairs of images, the first half of one class, the others of two.
 
     Parameters
     ----------
@@ -141,6 +184,8 @@ def sample_pairs(labels: Tensor, count: int, rng: torch.Generator) -> tuple[Tens
         Number of pairs, even.
     rng : torch.Generator
         The source of randomness.
+    drawn_labels, self_pairs : bool
+        See `LabeledImages` and `IsSameClass`.
 
     Returns
     -------
@@ -162,16 +207,20 @@ def sample_pairs(labels: Tensor, count: int, rng: torch.Generator) -> tuple[Tens
     kind = classes[order[first]]
     size, start = sizes[kind], starts[kind]
     same = (torch.arange(count) < count // 2).long()
-    choices = torch.where(same == 1, size - 1, len(labels) - size)
+    if drawn_labels:
+        same = torch.randint(2, (count,), generator=rng)
+    skipped = 0 if self_pairs else 1  # the first image itself
+    choices = torch.where(same == 1, size - skipped, len(labels) - size)
     chosen = (torch.rand(count, generator=rng, dtype=torch.float64) * choices).long()
-    in_class = start + (first - start + 1 + chosen) % size
+    in_class = start + (first - start + skipped + chosen) % size
     second = torch.where(same == 1, in_class, (start + size + chosen) % len(labels))
     return torch.stack([order[first], order[second]], 1), same
 
 
 def scaled(images: Tensor, size: int) -> Tensor:
-    """Scale uint8 images of shape (count, height, width) to a size, by the mean over each area."""
-    if images.shape[1:] == (size, size):
+    """Scale uint8 images, shape (count, height, width, ...), to a size, by means over areas."""
+    if images.shape[1:3] == (size, size):
         return images
-    resized = functional.adaptive_avg_pool2d(images.float(), size)
-    return resized.round().to(torch.uint8)
+    planes = images.float().view(*images.shape[:3], -1).permute(0, 3, 1, 2)
+    resized = functional.adaptive_avg_pool2d(planes, size).round().to(torch.uint8)
+    return resized.permute(0, 2, 3, 1).reshape(len(images), size, size, *images.shape[3:])

@@ -47,9 +47,13 @@ class Settings:
     name : str
         The name under which records know these settings. Run keys are made of it, never of the
         class's own name or module, so that a class can move.
+    later : frozenset of str
+        Fields that are younger than the first records: recorded only where they are not at their
+        default, so that old and new records read alike.
     """
 
     name: ClassVar[str]
+    later: ClassVar[frozenset[str]] = frozenset()
 
 
 class Factory:
@@ -138,8 +142,9 @@ def as_plain(value: Any) -> Any:
         return {"name": value.name, **as_plain(value.arguments)}
     if is_dataclass(value) and not isinstance(value, type):
         named = {"name": value.name} if isinstance(value, Settings) else {}
-        known = {f.name: getattr(value, f.name) for f in fields(value) if f.compare}
-        return {**named, **as_plain(known)}
+        omitted = getattr(value, "later", frozenset()) - {*_differing(value)}
+        kept = [f.name for f in fields(value) if f.compare and f.name not in omitted]
+        return {**named, **{name: as_plain(getattr(value, name)) for name in kept}}
     if isinstance(value, Mapping):
         return {name: as_plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):

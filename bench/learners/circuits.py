@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +16,7 @@ from bench.core.settings import Count, Factory, Natural, Positive, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.losses import LOSSES
-from bench.learners.network import Batch, NetworkLearner, check_trainers
+from bench.learners.network import Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
@@ -87,7 +87,7 @@ class CircuitsConfig(LearnerConfig):
                 "0, as one predictor tells all classes apart",
                 "set classes=[0]",
             )
-            if _regularized(cell):
+            if is_regularized(cell):
                 self._check_patches(cell.data)
         check_trainers(cells)
 
@@ -123,7 +123,7 @@ class CircuitsConfig(LearnerConfig):
         """Return what cells must share: images, shapes and training, without regularizer."""
         arguments = cell.trainer.arguments
         together = cell.optimizer.name in ELEMENTWISE and not arguments.get("gradient_clip_val")
-        if _regularized(cell) or not together:
+        if is_regularized(cell) or not together:
             return cell.run_key
         names = ("model", "learner", "optimizer", "trainer")
         return images_key(cell, *(cell.config[name] for name in names))
@@ -137,7 +137,7 @@ class CircuitsConfig(LearnerConfig):
         parameters = 5 * 4 * count
         # Of every level its values, the products on the way up and their gradients; a regularized
         # step keeps two such graphs and those of their gradients.
-        graphs = 4 if _regularized(cell) else 1
+        graphs = 4 if is_regularized(cell) else 1
         work = 20 * graphs * cell.data.batch_size * pixels * width
         return samples * (pixels + len(cells)) + len(cells) * (parameters + work)
 
@@ -154,10 +154,6 @@ class CircuitsConfig(LearnerConfig):
         problems = [problem_of(cell) for cell in cells]
         parts = OneVersusAllStack(problems, cells[0].execution.root).parts()
         return Circuits(cells, parts)
-
-
-def _regularized(cell: Cell) -> bool:
-    return cell.regularizer is not None and cell.regularizer.coefficient > 0
 
 
 def circuit_of(cell: Cell) -> ConvArithmeticCircuit:
@@ -228,7 +224,8 @@ class Circuits(NetworkLearner):
     def __init__(self, cells: Sequence[Cell], parts: Mapping[str, Part]) -> None:
         data: ImageData = cells[0].data
         batches = {name: PixelBatches(part) for name, part in parts.items()}
-        super().__init__(cells, batches, data.batch_size, data.order_seed)
+        patches = partial(cells[0].learner.patches, data)
+        super().__init__(cells, batches, patches, data.batch_size, data.order_seed)
         self.data = data
         self.loss = LOSSES[self.cell.learner.objective]
         circuits = [circuit_of(cell) for cell in cells]
@@ -236,11 +233,6 @@ class Circuits(NetworkLearner):
         self.network = stack_replicates(circuits) if self.stacked else circuits[0]
         work = self.network.widths[0] * len(cells) * data.batch_size * data.pixels
         self.single_threaded = work < ONE_THREAD_WORK
-        self.weight, self.regularizer, self.every = 0.0, None, 1
-        if _regularized(self.cell):
-            regularizer, patches = self.cell.regularizer, self.cell.learner.patches(data)
-            self.every, self.weight = regularizer.every, regularizer.coefficient * regularizer.every
-            self.regularizer = regularizer.build(patches, self.cell.seed)
         train = parts["train"]
         self.register_buffer("classes", train.classes)
         labels = train.problem_labels(EVERYTHING)
@@ -288,7 +280,7 @@ class Circuits(NetworkLearner):
         pixels, labels = batch
         penalty = None
         try:
-            if self.regularizer is not None and self.steps_before(batch_idx) % self.every == 0:
+            if self.regularizer is not None and self.penalty_due(batch_idx):
                 images = self.images(pixels)
                 images = self.network.one_hot(images) if self.network.levels else images
                 outputs, penalty = self.regularizer.evaluate(self.network, images, labels[0].long())

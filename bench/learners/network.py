@@ -1,9 +1,11 @@
 """What learners that Lightning's Trainer drives have in common."""
 
+import ctypes
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
@@ -20,8 +22,10 @@ from bench.core.settings import Factory
 from bench.core.status import Status
 from bench.learners.base import Hook, RunLog
 from bench.learners.interval import require_optimizer
+from bench.regularizers import PatchSampler
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 # What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
 DEFAULTS = {
     "devices": 1,
@@ -31,6 +35,11 @@ DEFAULTS = {
     "enable_model_summary": False,
     "num_sanity_val_steps": 0,
 }
+
+
+def is_regularized(cell: Cell) -> bool:
+    """Return whether a cell's loss has a penalty."""
+    return cell.regularizer is not None and cell.regularizer.coefficient > 0
 
 
 class BatchOrder(Sampler[Tensor]):
@@ -70,22 +79,6 @@ class BatchOrder(Sampler[Tensor]):
         yield from order.split(self.batch_size)
 
 
-class Part(Protocol):
-    """The training or test samples: indexed by a tensor, they give a whole batch at once."""
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        ...
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        """Return the batch of the samples at `indices`, shape (batch,), int64."""
-        ...
-
-    def to(self, device: torch.device) -> "Part":
-        """Return the same samples on a device."""
-        ...
-
-
 class NetworkLearner(LightningModule, ABC):
     """A stack of cells trained by Lightning with automatic optimization.
 
@@ -96,8 +89,11 @@ class NetworkLearner(LightningModule, ABC):
     ----------
     cells : sequence of Cell
         Cells with equal stack keys.
-    parts : dict of str to Part
-        The samples called ``"train"`` and ``"test"``.
+    parts : dict of str to samples
+        Those called ``"train"`` and ``"test"``: they have a length, give a whole batch when indexed
+        by a tensor of shape (batch,), int64, and ``to(device)`` returns them on a device.
+    patches : callable
+        Returns the regularizer's patches A and B, for cells that have one.
     batch_size : int
         Samples per step.
     order_seed : int
@@ -118,7 +114,12 @@ class NetworkLearner(LightningModule, ABC):
     network: nn.Module
 
     def __init__(
-        self, cells: Sequence[Cell], parts: Mapping[str, Part], batch_size: int, order_seed: int
+        self,
+        cells: Sequence[Cell],
+        parts: Mapping[str, Any],
+        patches: Callable[[], tuple[PatchSampler, PatchSampler]],
+        batch_size: int,
+        order_seed: int,
     ) -> None:
         super().__init__()
         self.run_log = RunLog(cells)
@@ -129,6 +130,16 @@ class NetworkLearner(LightningModule, ABC):
         self.batch_sizes: list[int] = []  # of an epoch, so far
         self.totals: dict[str, Tensor] = {}
         self.epochs_done = 0
+        self.weight, self.every, self.regularizer = 0.0, 1, None
+        if is_regularized(self.cell):
+            settings = self.cell.regularizer
+            self.every, self.weight = settings.every, settings.coefficient * settings.every
+            self.regularizer = settings.build(patches(), self.cell.seed)
+
+    def penalty_due(self, batch_idx: int) -> bool:
+        """Return whether the step of a batch is one with the regularizer."""
+        before = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
+        return before % self.every == 0
 
     @abstractmethod
     def score(self, batch: Batch, name: str) -> Tensor:
@@ -154,6 +165,13 @@ class NetworkLearner(LightningModule, ABC):
     def progress(self) -> tuple[float, float]:
         """Return the share of the work that is done, and the mean current loss."""
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what Lightning sets 44 times per step, without a module's checks."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def share_done(self) -> float:
         """Return the share of the epochs, or of the steps, that is done."""
         trainer = self.trainer
@@ -162,9 +180,9 @@ class NetworkLearner(LightningModule, ABC):
 
     def loader(self, name: str, order_seed: int | None = None) -> DataLoader[Any]:
         """Return the batches of a part, in its own order unless a seed is given."""
-        order = BatchOrder(len(self.parts[name]), self.batch_size, order_seed)
+        part = self.parts[name]
+        order = BatchOrder(len(part), self.batch_size, order_seed)
         # A generator of its own keeps the loader from moving on the one that dropout uses.
-        part: Any = self.parts[name]
         return DataLoader(part, batch_size=None, sampler=order, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -183,10 +201,6 @@ class NetworkLearner(LightningModule, ABC):
         """Let all that is random in an epoch depend on seed and epoch alone."""
         torch.manual_seed(derive_seed(self.cell.seed, "dropout", self.current_epoch))
         self.batch_sizes.clear()
-
-    def steps_before(self, batch_idx: int) -> int:
-        """Return how many steps were taken before that of a batch."""
-        return self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
 
     def on_train_epoch_end(self) -> None:
         """Count the epoch."""
@@ -239,6 +253,9 @@ class NetworkLearner(LightningModule, ABC):
         checkpoint : Path, optional
             What `save_checkpoint` has written; training goes on from it, to the bit.
         """
+        _keep_freed_memory()
+        # Nothing reads memory that was not written, so do not fill it with NaN for determinism.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         trainer, threads = trainer_of(self.cell, _Measurements(hooks)), torch.get_num_threads()
         torch.set_num_threads(1 if self.single_threaded else threads)
         try:
@@ -261,6 +278,17 @@ class NetworkLearner(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the measurements of a checkpoint of the same cells."""
         self.run_log.load_state_dict(checkpoint["run_log"])
+
+
+def _keep_freed_memory() -> None:
+    """Let the GNU C library keep memory that a step frees, for the next step.
+
+    Else it returns the pages to the system and gets them anew, which takes a tenth of a step.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        mallopt(M_TRIM_THRESHOLD, 2**30)
+        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
 
 
 class _Measurements(Checkpoint):

@@ -15,7 +15,7 @@ from bench.core.errors import require
 from bench.core.settings import AtLeastTwo, Count, Factory, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
-from bench.learners.network import Batch, NetworkLearner, check_trainers
+from bench.learners.network import Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
@@ -37,11 +37,15 @@ class ClassificationConfig(LearnerConfig):
         Training images of a step.
     patience : int
         Training stops after so many epochs in a row in which every image was classified rightly.
+    mirror : bool
+        Whether each training image is mirrored, left to right, with probability 1/2.
     """
 
     batch_size: AtLeastTwo = 64
     patience: Count = 21
+    mirror: bool = False
 
+    later: ClassVar[frozenset[str]] = frozenset({"mirror"})
     name: ClassVar[str] = "classification"
     step: ClassVar[str] = "epoch"
     uses: ClassVar[tuple[str, ...]] = ("optimizer", "regularizer", "trainer")
@@ -54,14 +58,18 @@ class ClassificationConfig(LearnerConfig):
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for files, counts, a model or a Trainer that do not fit."""
-        for data, execution in {cell.data: cell.execution for cell in cells}.items():
+        for model, data in {(cell.model, cell.data) for cell in cells}:
             given = f"data.train={data.train} with learner.batch_size={self.batch_size}"
             require(data.train % self.batch_size != 1, given, "no batch of a single image")
             least = 2 * SAMPLES
             require(data.test >= least, f"data.test={data.test}", f"at least {least}, to measure")
-            data.files(execution.root, workers=execution.workers)
-        for model, data in {(cell.model, cell.data) for cell in cells}:
+            kind = {1: "gray images", 3: "images in color"}[data.channels]
+            channels = getattr(model, "channels", 1)
+            given = f"model.channels={channels} with {kind}"
+            require(channels == data.channels, given, f"model.channels={data.channels}")
             _sizes(model, data)  # a network that cannot read the images says so
+        for data, place in {cell.data.of_run(cell.seed): cell.execution for cell in cells}.items():
+            data.files(place.root, workers=place.workers)
         check_trainers(cells)
 
     def stack_key(self, cell: Cell) -> str:
@@ -74,7 +82,7 @@ class ClassificationConfig(LearnerConfig):
         parameters, values = _sizes(cell.model, cell.data)
         # Parameter, gradient, momentum and the recorded copy; a regularized step keeps two
         # graphs and those of their gradients.
-        graphs = 4 if cell.regularizer and cell.regularizer.coefficient else 1
+        graphs = 4 if is_regularized(cell) else 1
         return 16 * parameters + 4 * graphs * self.batch_size * values
 
     def module(self, cell: Cell) -> nn.Module:
@@ -115,7 +123,7 @@ def _sizes(model: NetworkConfig, data: LabeledImages) -> tuple[int, float]:
         kept += tensor.numel()
         return tensor
 
-    images = torch.rand(2, 1, *data.image_shape)
+    images = torch.rand(2, data.channels, *data.image_shape)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         network(images)
     parameters = sum(weights.numel() for weights in network.parameters())
@@ -134,10 +142,10 @@ def coverage(model: NetworkConfig, data: LabeledImages) -> tuple[tuple[int, int]
         Whether it is all rows and columns of `LabeledImages.extent`.
     """
     network = model.build(data.image_shape, 2, 1, 0)
-    seen, extent = receptive_field(network, data.image_shape), data.extent
+    seen, extent = receptive_field(network, data.image_shape, data.channels), data.extent
     if seen is None:
         return data.image_shape, True
-    rows, columns = seen[0][:, extent.top : extent.bottom], seen[1][:, extent.left : extent.right]
+    rows, columns = seen[0][:, extent.rows], seen[1][:, extent.columns]
     height, width = (int(lines.sum(1).max()) for lines in seen)
     return (height, width), bool(rows.all(1).any() and columns.all(1).any())
 
@@ -155,32 +163,6 @@ def warn_if_blind(model: NetworkConfig, data: LabeledImages) -> None:
         )
 
 
-class LabeledBatches:
-    """A labeled part as batches of float images.
-
-    Parameters
-    ----------
-    part : LabeledPart
-        The images, composed in whole batches on the part's device.
-    """
-
-    def __init__(self, part: LabeledPart) -> None:
-        self.part = part
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.part)
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        """Return images, shape (batch, 1, height, width) in [0, 1], and labels."""
-        indices = indices.to(self.part.labels.device)
-        return self.part(indices).unsqueeze(1) / 255, self.part.labels[indices]
-
-    def to(self, device: torch.device) -> "LabeledBatches":
-        """Return the same images on a device."""
-        return LabeledBatches(self.part.to(device))
-
-
 class NetworkClassifier(NetworkLearner):
     """Trains a network on the binary cross entropy.
 
@@ -195,14 +177,10 @@ class NetworkClassifier(NetworkLearner):
     perfect_epochs: Tensor
 
     def __init__(self, cell: Cell, parts: Mapping[str, LabeledPart]) -> None:
-        batches = {name: LabeledBatches(part) for name, part in parts.items()}
-        super().__init__([cell], batches, cell.learner.batch_size, order_seed=cell.seed)
-        self.network = network_of(cell)
-        self.weight, self.every, self.regularizer = 0.0, 1, None
-        if cell.regularizer is not None and cell.regularizer.coefficient > 0:
-            self.every = cell.regularizer.every
-            self.weight = cell.regularizer.coefficient * self.every
-            self.regularizer = cell.regularizer.build(patches_of(cell.data), cell.seed)
+        size, seed = cell.learner.batch_size, cell.seed
+        super().__init__([cell], parts, lambda: patches_of(cell.data), size, seed)
+        # Convolutions and batch normalization are faster so; the images come alike.
+        self.network = network_of(cell).to(memory_format=torch.channels_last)  # pyright: ignore
         self.register_buffer("perfect_epochs", torch.tensor(0))  # in a row
         self.means = (torch.nan,) * 3
 
@@ -218,8 +196,11 @@ class NetworkClassifier(NetworkLearner):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch, with the penalty in every so many steps."""
         images, labels = batch
+        if self.cell.learner.mirror:
+            chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+            images = torch.where(chosen, images.flip(-1), images)
         penalty = None
-        if self.regularizer is not None and self.steps_before(batch_idx) % self.every == 0:
+        if self.regularizer is not None and self.penalty_due(batch_idx):
             outputs, penalty = self.regularizer.evaluate(self.network, images, labels)
         else:
             outputs = self.network(images)
@@ -309,11 +290,10 @@ class NetworkClassifier(NetworkLearner):
         with torch.no_grad(), precision.val_step_context():
             for indices in probes.split(min(self.batch_size, SAMPLES)):
                 images, labels = precision.convert_input(part[indices])
-                penalties.append(published(self.network, images, self.network(images), labels))
-            found = locality(
-                lambda images: network(images.unsqueeze(1)).flatten(),
-                part[probes[:: count // (2 * SAMPLES)]][0].squeeze(1),
-            )
+                _, penalty = published.evaluate(self.network, images, labels)
+                penalties.append(penalty.detach())
+            images, _ = part[probes[:: count // (2 * SAMPLES)]]
+            found = locality(lambda images: network(images).flatten(), images)
         ranks = {name: float(value) for name, value in found.items()}
         return {"penalty": float(torch.stack(penalties).mean()), **ranks}
 

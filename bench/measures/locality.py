@@ -32,9 +32,9 @@ def locality(
     Parameters
     ----------
     network : callable
-        Maps (batch, height, width) images to (batch,) or (batch, outputs).
+        Maps (batch, ..., height, width) images to (batch,) or (batch, outputs).
     images : Tensor
-        Shape (count, height, width), count at least 2 * samples.
+        Shape (count, ..., height, width), count at least 2 * samples.
     seed : int
         Seed of the choice of images.
     samples : int

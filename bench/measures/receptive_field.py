@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 
-def receptive_field(network: nn.Module, image_shape: tuple[int, int]) -> list[Tensor] | None:
+def receptive_field(
+    network: nn.Module, image_shape: tuple[int, int], channels: int = 1
+) -> list[Tensor] | None:
     """Find which rows and which columns of an image each unit before the global pooling sees.
 
     After the pooling a network is linear, so only what one unit sees can interact. Found by
@@ -19,6 +21,8 @@ def receptive_field(network: nn.Module, image_shape: tuple[int, int]) -> list[Te
         A network of rectangular kernels that keeps an image of one row one row high.
     image_shape : (int, int)
         Height and width of its images.
+    channels : int
+        Their channels.
 
     Returns
     -------
@@ -40,6 +44,7 @@ def receptive_field(network: nn.Module, image_shape: tuple[int, int]) -> list[Te
     for axis, length in enumerate(image_shape):
         lines = torch.zeros(length, length, dtype=torch.float64).fill_diagonal_(torch.nan)
         with torch.no_grad():
-            probe(lines.view(length, 1, length, 1) if axis == 0 else lines.view(length, 1, 1, -1))
+            images = lines.view(length, 1, length, 1).expand(-1, channels, -1, -1)
+            probe(images if axis == 0 else images.mT)
     handle.remove()
     return [values.isnan().any(1).flatten(1).T for values in maps]

@@ -12,7 +12,7 @@ from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import AtLeastTwo, Count, NonNegative, Settings, settings
 from bench.models.hierarchical import HierarchicalTensorFactorization, checked_widths
-from bench.models.mode_tree import Arity, ModeTree, mode_tree
+from bench.models.mode_tree import Arity, mode_tree
 from bench.models.network import NetworkConfig
 from bench.models.product_pooling import evaluate_tree
 
@@ -90,8 +90,6 @@ class ConvArithmeticCircuit(nn.Module):
         How many locations a window pools: 4 for 2 x 2 windows, or level by level.
     pattern : str
         Pattern of the mode tree: ``grid``, ``adjacent`` or ``half``.
-    tree : ModeTree, optional
-        The mode tree itself, in place of `arity` and `pattern`.
     levels : int, optional
         The pixels are integers below it and the features are one-hot. None: the pixels are real
         and the features a learned affine function of them.
@@ -126,7 +124,6 @@ class ConvArithmeticCircuit(nn.Module):
         arity: Arity = 4,
         pattern: str = "grid",
         *,
-        tree: ModeTree | None = None,
         levels: int | None = 2,
         shared: bool = False,
         outputs: int = 1,
@@ -136,12 +133,7 @@ class ConvArithmeticCircuit(nn.Module):
         super().__init__()
         height, width = self.image_shape = image_shape
         grid_shape = (height, width) if pattern == "grid" else None
-        self.tree = tree or mode_tree(height * width, arity, pattern, grid_shape)
-        require(
-            self.tree.order == height * width,
-            f"a mode tree over {self.tree.order} modes for images of {height} x {width}",
-            "a tree that covers the pixels, each once",
-        )
+        self.tree = mode_tree(height * width, arity, pattern, grid_shape)
         require(outputs >= 1, f"outputs={outputs}", "an integer of at least 1")
         self.levels = levels
         self.shared = shared

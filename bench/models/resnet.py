@@ -1,4 +1,4 @@
-"""Residual networks on gray images: torchvision's, and a compact one for two cores."""
+"""Residual networks: torchvision's, and a compact one for two cores."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,19 +26,29 @@ class ResNetConfig(Settings, NetworkConfig):
         18 or 34.
     dropout : float
         The share of the pooled features that is dropped in training.
+    channels : int
+        1 for gray images, 3 for color.
+    stem_start : str
+        How the first convolution starts: ``kaiming_normal``, as all others do, or ``default``, as
+        PyTorch starts a convolution: so does the published network if images are gray.
     """
 
     name: ClassVar[str] = "resnet"
+    later: ClassVar[frozenset[str]] = frozenset({"channels", "stem_start"})
 
     depth: Literal[18, 34] = 18
     dropout: ShareBelowOne = 0.0
+    channels: Literal[1, 3] = 1
+    stem_start: Literal["kaiming_normal", "default"] = "kaiming_normal"
 
     def build(self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int) -> ResNet:
-        """Return torchvision's network with a stem for one channel."""
+        """Return torchvision's network; its stem is another one if images are gray."""
         with _seeded(seed):
             network = ResNet(BasicBlock, DEPTHS[self.depth], num_classes=outputs)
-            network.conv1 = nn.Conv2d(1, 64, kernel_size=7, stride=2, padding=3, bias=False)
-            nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+            if self.channels == 1 or self.stem_start == "default":
+                network.conv1 = nn.Conv2d(self.channels, 64, 7, stride=2, padding=3, bias=False)
+            if self.channels == 1 and self.stem_start == "kaiming_normal":
+                nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.fc = nn.Sequential(nn.Dropout(self.dropout), network.fc)  # pyright: ignore
         return network
 
@@ -55,14 +65,18 @@ class CompactResNetConfig(Settings, NetworkConfig):
         Those of the residual blocks, each of two 3 x 3 convolutions.
     dropout : float
         The share of the pooled features that is dropped in training.
+    channels : int
+        1 for gray images, 3 for color.
     """
 
     name: ClassVar[str] = "compact_resnet"
+    later: ClassVar[frozenset[str]] = frozenset({"channels"})
 
     stem: tuple[Count, Count, Count] = (16, 7, 4)
     widths: tuple[Count, ...] = (32, 64, 64, 64)
     strides: tuple[Count, ...] = (2, 2, 1, 1)
     dropout: ShareBelowOne = 0.0
+    channels: Literal[1, 3] = 1
 
     def __post_init__(self) -> None:
         require(self.stem[1] % 2 == 1, f"model.stem={list(self.stem)}", "an odd kernel size")
@@ -76,9 +90,9 @@ class CompactResNetConfig(Settings, NetworkConfig):
         width, kernel, stride = self.stem
         with _seeded(seed):
             layers: list[nn.Module] = [
-                nn.Conv2d(1, width, kernel, stride, kernel // 2, bias=False),
+                nn.Conv2d(self.channels, width, kernel, stride, kernel // 2, bias=False),
                 nn.BatchNorm2d(width),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             ]
             for planes, stride in zip(self.widths, self.strides, strict=True):
                 shortcut = None

@@ -7,8 +7,7 @@ ordinary weight gradient and the second three passes. And a first convolution, c
 can be differentiated with respect to a patch of the images alone.
 """
 
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -50,44 +49,30 @@ class InputGradients(TorchFunctionMode):
     ) -> Any:
         """Replace the two operations by their twins."""
         kwargs = kwargs or {}
-        if func is torch.conv2d:
-            return _conv2d(self.patch, *args, **kwargs)
-        return (_batch_norm if func is functional.batch_norm else func)(*args, **kwargs)
+        # With the arguments that `nn.Conv2d` and `nn.BatchNorm2d` pass
+        if func is torch.conv2d and len(args) == 7:
+            return _conv2d(self.patch, *args)
+        known = func is functional.batch_norm and "eps" in kwargs
+        return (_batch_norm if known else func)(*args, **kwargs)
 
 
 def _conv2d(
-    patch: Patch | None,
-    inputs: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
+    patch: Patch | None, inputs: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any
 ) -> Tensor:
-    options = stride, padding, dilation
-    if not all(isinstance(each, tuple) for each in options) or _autocast(inputs):
-        return torch.conv2d(inputs, weight, bias, *options, groups)
-    options = *options, False, (0, 0), groups
+    if not all(isinstance(each, tuple) for each in rest[:-1]) or _autocast(inputs):
+        return torch.conv2d(inputs, weight, bias, *rest)
+    *sizes, groups = rest  # stride, padding and dilation
+    options = *sizes, False, (0, 0), groups
     return _Convolution.apply(inputs, weight, bias, options, patch)  # pyright: ignore
 
 
 def _batch_norm(
-    inputs: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    weight: Tensor | None = None,
-    bias: Tensor | None = None,
-    training: bool = False,
-    momentum: float = 0.1,
-    eps: float = 1e-5,
+    inputs: Tensor, *running: Tensor | None, weight: Tensor | None = None, **options: Any
 ) -> Tensor:
-    if not training or weight is None or _autocast(inputs):
-        return functional.batch_norm(
-            inputs, running_mean, running_var, weight, bias, training, momentum, eps
-        )
-    statistics = running_mean, running_var
-    return _BatchNorm.apply(inputs, weight, bias, statistics, momentum, eps)  # pyright: ignore
+    if not options["training"] or weight is None or _autocast(inputs):
+        return functional.batch_norm(inputs, *running, weight=weight, **options)
+    rest = options["bias"], running, options["momentum"], options["eps"]
+    return _BatchNorm.apply(inputs, weight, *rest)  # pyright: ignore
 
 
 def _autocast(inputs: Tensor) -> bool:
@@ -116,12 +101,10 @@ class _Convolution(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
         inputs, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            tensors = gradient, inputs, weight
-            if ctx.patch is None:
-                change = _input_gradient(*tensors, ctx.options)
-            else:
-                change = _patch_gradient(ctx.patch, *tensors, ctx.options)
-            return change, None, None, None, None
+            tensors: Any = gradient, inputs, weight, ctx.options
+            if ctx.patch is not None and ctx.options[-1] == 1:  # one group
+                return _patch_gradient(ctx.patch, *tensors), None, None, None, None
+            return _ConvolutionBackward.apply(*tensors), None, None, None, None
         needed = ctx.needs_input_grad
         mask = [needed[0] and not ctx.of_images, needed[1], needed[2]]
         gradients = aten.convolution_backward(
@@ -130,43 +113,39 @@ class _Convolution(Function):
         return *gradients, None, None
 
 
-def _input_gradient(
-    gradient: Tensor, inputs: Tensor, weight: Tensor, options: tuple[Any, ...]
-) -> Tensor:
-    return _ConvolutionBackward.apply(gradient, inputs, weight, options)  # pyright: ignore
-
-
 def _patch_gradient(
     patch: Patch, gradient: Tensor, inputs: Tensor, weight: Tensor, options: tuple[Any, ...]
 ) -> Tensor:
     """Return an input gradient that is complete in a patch only, from the outputs that see it."""
-    strides, paddings, dilations, *others = options
-    sides = (patch.top, patch.bottom), (patch.left, patch.right)
-    sizes = weight.shape[2:], gradient.shape[2:]
-    axes = [
-        _outputs_that_see(*side, *setting)
+    strides, paddings, dilations, *_ = options
+    sides, sizes = (patch.rows, patch.columns), (weight.shape[2:], gradient.shape[2:])
+    seen = [
+        _outputs_that_see(side, *setting)
         for side, *setting in zip(sides, *sizes, strides, paddings, dilations, strict=True)
     ]
-    (rows, top, height), (columns, left, width) = axes
-    window = inputs.new_empty(*inputs.shape[:2], height, width)
-    found = _input_gradient(
-        gradient[..., rows, columns], window, weight, (strides, (0, 0), dilations, *others)
+    (rows, top, height), (columns, left, width) = seen
+    # In the order of memory, in which autograd puts a slice's gradient among zeros.
+    last = not gradient.is_contiguous()
+    part = gradient.permute(0, 2, 3, 1)[:, rows, columns].permute(0, 3, 1, 2)
+    part = (part if last else gradient[..., rows, columns]).flatten(2)
+    columns_of = weight.flatten(1).T @ part
+    found = functional.fold(
+        columns_of, (height, width), weight.shape[2:], dilations, stride=strides
     )
     below, right = inputs.shape[2] - top - height, inputs.shape[3] - left - width
     return functional.pad(found, (left, right, top, below))
 
 
 def _outputs_that_see(
-    start: int, end: int, kernel: int, outputs: int, stride: int, padding: int, dilation: int
+    side: slice, kernel: int, outputs: int, stride: int, padding: int, dilation: int
 ) -> tuple[slice, int, int]:
-    """Return which outputs of a convolution see the inputs from `start` to before `end`.
+    """Return which outputs of a convolution see the inputs of a slice, along one axis.
 
-    Also return the index of the first input that those outputs see, and how many inputs they see;
-    all along one axis.
+    Also return the index of the first input that those outputs see, and how many inputs they see.
     """
     reach = dilation * (kernel - 1)
-    first = min(max(0, math.ceil((start + padding - reach) / stride)), outputs - 1)
-    last = max(first, min(outputs - 1, (end - 1 + padding) // stride))
+    first = min(max(0, -(-(side.start + padding - reach) // stride)), outputs - 1)
+    last = max(first, min(outputs - 1, (side.stop - 1 + padding) // stride))
     return slice(first, last + 1), first * stride - padding, (last - first) * stride + reach + 1
 
 
@@ -240,8 +219,12 @@ class _BatchNormBackward(Function):
         # Per channel, with x the normalized inputs: a = mean(change x), b = mean(gradient x).
         a, b = change_products / count, products / count
         change_mean, gradient_mean = change_sums / count, sums / count
-        dot = torch.linalg.vecdot(change.flatten(2), gradient.flatten(2)).sum(0) / count
-        covariance = dot - change_mean * gradient_mean - a * b
+        # The sum of change (gradient - gradient_mean), in one pass.
+        ones = torch.ones_like(weight)
+        _, sum_of_products, _ = _normalize_backward(
+            change, ctx.eps, gradient, ones, gradient_mean, ones, wanted=[False, True, True]
+        )
+        covariance = sum_of_products / count - a * b
         for_weight = count * inverse_std * covariance
         scale = weight * inverse_std.square()
         slope = scale * inverse_std * (2 * a * b - covariance)
@@ -254,9 +237,16 @@ class _BatchNormBackward(Function):
 
 
 def _normalize_backward(
-    gradient: Tensor, eps: float, inputs: Tensor, weight: Tensor, mean: Tensor, inverse_std: Tensor
+    gradient: Tensor,
+    eps: float,
+    inputs: Tensor,
+    weight: Tensor,
+    mean: Tensor,
+    inverse_std: Tensor,
+    *,
+    wanted: Sequence[bool] = (True, True, True),
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients with respect to inputs, weight and bias."""
+    """Return the gradients with respect to inputs, weight and bias, as far as they are wanted."""
     return aten.native_batch_norm_backward(
-        gradient, inputs, weight, None, None, mean, inverse_std, True, eps, [True, True, True]
+        gradient, inputs, weight, None, None, mean, inverse_std, True, eps, [*wanted]
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -11,7 +12,7 @@ from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, NonNegative, Settings, settings
 from bench.regularizers.double_backward import InputGradients
-from bench.regularizers.patches import Patch, PatchSampler
+from bench.regularizers.patches import HalfOf, Patch, PatchChoice, PatchSampler
 
 
 @settings
@@ -26,25 +27,37 @@ class InputGradientChangeConfig(Settings):
         Steps from one with the penalty to the next; its weight is multiplied by as much.
     freeze_statistics, patches_per_sample, swap_differing : bool
         Departures from the published form; see `InputGradientChange`.
+    random_roles : bool
+        Whether each batch draws which of two fixed patches is A, as published; else it is the
+        first.
+    local : bool
+        A placebo: A and B touch. They are the halves of one of the two fixed patches, or, where
+        patches lie anywhere, B is beside A. All else, the cost included, stays as it is, so that
+        only the distance between what is to be tied together is lost.
     """
 
     name: ClassVar[str] = "input_gradient_change"
+    later: ClassVar[frozenset[str]] = frozenset({"random_roles", "local"})
 
     coefficient: NonNegative = 1.0
     every: Count = 1
     freeze_statistics: bool = False
     patches_per_sample: bool = False
     swap_differing: bool = False
+    random_roles: bool = False
+    local: bool = False
 
     def build(self, patches: tuple[PatchSampler, PatchSampler], seed: int) -> "InputGradientChange":
         """Return the penalty for patches A and B."""
-        return InputGradientChange(
-            *patches,
-            freeze_statistics=self.freeze_statistics,
-            patches_per_sample=self.patches_per_sample,
-            swap_differing=self.swap_differing,
-            seed=seed,
-        )
+        fixed = [patch for patch in patches if isinstance(patch, Patch)]
+        if fixed and (self.local or self.random_roles):
+            chosen = HalfOf(fixed) if self.local else PatchChoice(fixed)
+            patches = chosen, chosen
+        elif self.local:
+            first, second = patches
+            patches = first, replace(second, distance=0, adjacent=True)  # pyright: ignore
+        forms = self.freeze_statistics, self.patches_per_sample, self.swap_differing
+        return InputGradientChange(*patches, *forms, seed=seed)
 
 
 class InputGradientChange(nn.Module):
@@ -85,7 +98,6 @@ class InputGradientChange(nn.Module):
         self,
         first_patch: PatchSampler,
         second_patch: PatchSampler,
-        *,
         freeze_statistics: bool = False,
         patches_per_sample: bool = False,
         swap_differing: bool = False,
@@ -114,21 +126,7 @@ class InputGradientChange(nn.Module):
     def evaluate(
         self, network: nn.Module, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Return a network's outputs and their penalty, in less time than one after the other.
-
-        Parameters, raised errors and values are those of `forward`.
-        """
-        pairs = self._sample_patches(inputs)
-        with torch.enable_grad():
-            inputs = inputs.detach().requires_grad_()
-            with _gradients_in(pairs):
-                outputs = network(inputs)
-            return outputs, self._penalty(network, inputs, outputs, targets, pairs)
-
-    def forward(
-        self, network: nn.Module, inputs: Tensor, outputs: Tensor, targets: Tensor
-    ) -> Tensor:
-        """Return the penalty of a batch whose outputs are known.
+        """Return a network's outputs for a batch, and their penalty.
 
         Parameters
         ----------
@@ -136,17 +134,15 @@ class InputGradientChange(nn.Module):
             Any network that can be differentiated twice.
         inputs : Tensor
             Shape (batch, channels, height, width), at least 2 samples.
-        outputs : Tensor
-            ``network(inputs)``, shape (batch,), (batch, 1) or (batch, classes). Its graph is used
-            if `inputs` required a gradient when it was computed; otherwise the network is
-            evaluated once more, without updating running statistics.
         targets : Tensor
             Shape (batch,), int64: the class whose output is differentiated; not used for a single
             output.
 
         Returns
         -------
-        Tensor
+        outputs : Tensor
+            Shape (batch,), (batch, 1) or (batch, classes).
+        penalty : Tensor
             Scalar in [0, 1], differentiable with respect to the network's parameters.
 
         Raises
@@ -155,14 +151,24 @@ class InputGradientChange(nn.Module):
             For a batch of one, patches outside the image or overlapping patches.
         """
         pairs = self._sample_patches(inputs)
-        wanted = torch.is_grad_enabled()
+        first, second = (
+            torch.stack([_pixels(patch, inputs) for patch in patches])
+            for patches in zip(*pairs, strict=True)
+        )
+        # Only where the first patch is the same for all samples are others' gradients left out.
+        mode = InputGradients(pairs[0][0] if len(pairs) == 1 else None)
         with torch.enable_grad():
-            if not (inputs.requires_grad and outputs.requires_grad):
-                inputs = inputs.detach().requires_grad_()
-                with _frozen_statistics(network, True), _gradients_in(pairs):
-                    outputs = network(inputs)
-            penalty = self._penalty(network, inputs, outputs, targets, pairs)
-        return penalty if wanted else penalty.detach()
+            inputs = inputs.detach().requires_grad_()
+            swapped, counts = self._swap(inputs.detach(), second)
+            swapped.requires_grad_()
+            with mode:
+                outputs = network(inputs)
+            with _frozen_statistics(network, self.freeze_statistics), mode:
+                swapped_outputs = network(swapped)
+            before = _gradient(outputs, inputs, targets)
+            after = _gradient(swapped_outputs, swapped, targets)
+            alignment = self._alignment(_at(before, first), _at(after, first))
+            return outputs, (alignment * counts).sum() / counts.sum().clamp(min=1)
 
     def _sample_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
         """Sample A and B for each image, or one A and one B for all."""
@@ -190,27 +196,6 @@ class InputGradientChange(nn.Module):
         require(not first.overlaps(second), f"{first} and {second}, which overlap", "two apart")
         return first, second
 
-    def _penalty(
-        self,
-        network: nn.Module,
-        inputs: Tensor,
-        outputs: Tensor,
-        targets: Tensor,
-        pairs: list[tuple[Patch, Patch]],
-    ) -> Tensor:
-        first, second = (
-            torch.stack([_pixels(patch, inputs) for patch in patches])
-            for patches in zip(*pairs, strict=True)
-        )
-        swapped, counts = self._swap(inputs.detach(), second)
-        swapped.requires_grad_()
-        with _frozen_statistics(network, self.freeze_statistics), _gradients_in(pairs):
-            swapped_outputs = network(swapped)
-        before = _gradient(outputs, inputs, targets)
-        after = _gradient(swapped_outputs, swapped, targets)
-        alignment = self._alignment(_at(before, first), _at(after, first))
-        return (alignment * counts).sum() / counts.sum().clamp(min=1)
-
     def _swap(self, inputs: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Replace each sample's pixels by another's; return also which count, shape (batch,)."""
         samples = torch.arange(len(inputs), device=inputs.device)
@@ -221,9 +206,11 @@ class InputGradientChange(nn.Module):
             differs = torch.stack([(other != own).flatten(1).any(1) for other in later], 1)
             counts, steps = differs.any(1).to(inputs.dtype), 1 + differs.long().argmax(1)
         others = inputs[(samples + steps) % len(inputs)]
-        index = pixels.unsqueeze(1).expand(len(inputs), inputs.shape[1], -1)
-        swapped = inputs.flatten(2).scatter(2, index, _at(others, pixels))
-        return swapped.view_as(inputs), counts
+        height, width = inputs.shape[-2:]
+        mask = torch.zeros(len(pixels), height * width, dtype=torch.bool, device=inputs.device)
+        mask = mask.scatter(1, pixels, True).view(-1, 1, height, width)
+        # In the images' own order of memory: another one makes every layer slow.
+        return torch.empty_like(inputs).copy_(torch.where(mask, others, inputs)), counts
 
     def _alignment(self, before: Tensor, after: Tensor) -> Tensor:
         """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""
@@ -234,11 +221,6 @@ class InputGradientChange(nn.Module):
             # Two masks: the inner one keeps the quotient's derivative finite.
             directions.append(gradient / norm.where(present, 1.0) * present)
         return (directions[0] * directions[1]).sum(1).abs()
-
-
-def _gradients_in(pairs: list[tuple[Patch, Patch]]) -> InputGradients:
-    """Return the mode for input gradients in the first patch, if it is the same for all samples."""
-    return InputGradients(pairs[0][0] if len(pairs) == 1 else None)
 
 
 def _pixels(patch: Patch, inputs: Tensor) -> Tensor:

@@ -8,16 +8,12 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import require
+from data_prep.labeled_images import Rectangle
 
 
 @dataclass(frozen=True)
-class Patch:
+class Patch(Rectangle):
     """The pixels from row `top` and column `left` on, `height` by `width` of them."""
-
-    top: int
-    left: int
-    height: int
-    width: int
 
     def __post_init__(self) -> None:
         require(
@@ -25,30 +21,6 @@ class Patch:
             f"{self}",
             "a top and left of at least 0, a height and width of at least 1",
         )
-
-    @property
-    def bottom(self) -> int:
-        """The first row below."""
-        return self.top + self.height
-
-    @property
-    def right(self) -> int:
-        """The first column to the right."""
-        return self.left + self.width
-
-    @property
-    def rows(self) -> slice:
-        """The rows as an index."""
-        return slice(self.top, self.bottom)
-
-    @property
-    def columns(self) -> slice:
-        """The columns as an index."""
-        return slice(self.left, self.right)
-
-    def of(self, images: Tensor) -> Tensor:
-        """Return a view of the patch in images of shape (..., height, width)."""
-        return images[..., self.rows, self.columns]
 
     def overlaps(self, other: "Patch") -> bool:
         """Say whether the two patches share a pixel."""
@@ -88,6 +60,30 @@ class PatchChoice:
         left = [patch for patch in self.patches if patch != other]
         require(len(left) > 0, f"a choice among {list(self.patches)}", f"a patch besides {other}")
         return left[int(torch.randint(len(left), (), generator=rng))]
+
+
+@dataclass(frozen=True)
+class HalfOf:
+    """The left or the right half of one of several patches; as the second patch, the other half.
+
+    Parameters
+    ----------
+    patches : sequence of Patch
+        Patches at least two pixels wide, one of which is halved, each as likely.
+    """
+
+    patches: Sequence[Patch]
+
+    def sample(self, height: int, width: int, other: Patch | None, rng: torch.Generator) -> Patch:
+        """Return a half at random, or the one beside `other`."""
+        halves = [
+            Patch(whole.top, left, whole.height, whole.width // 2)
+            for whole in self.patches
+            for left in (whole.left, whole.left + whole.width // 2)
+        ]
+        if other is not None:
+            return halves[halves.index(other) ^ 1]
+        return halves[int(torch.randint(len(halves), (), generator=rng))]
 
 
 @dataclass(frozen=True)

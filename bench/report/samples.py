@@ -23,7 +23,7 @@ def write(data: ImageData | LabeledImages, root: str | None, path: Path) -> Path
     sheets = _by_label(data, root) if isinstance(data, LabeledImages) else _quantized(data, root)
     figure, axes = plt.subplots(1, 2, figsize=(12, 6.4), layout="constrained")
     for axis, (title, images) in zip(axes, sheets.items(), strict=True):
-        sheet = make_grid(images.unsqueeze(1), nrow=COLUMNS, padding=1, pad_value=0.4)
+        sheet = make_grid(images, nrow=COLUMNS, normalize=True, padding=1, pad_value=0.4)
         axis.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(title)
         axis.axis("off")
@@ -36,10 +36,11 @@ def write(data: ImageData | LabeledImages, root: str | None, path: Path) -> Path
 def _by_label(data: LabeledImages, root: str | None) -> dict[str, Tensor]:
     part = data.part(root, "train", 0)
     chosen = {label: torch.nonzero(part.labels == label).flatten()[SHOWN] for label in (1, 0)}
-    return {f"label {label}": part(indices) / 255 for label, indices in chosen.items()}
+    return {f"label {label}": part(indices) for label, indices in chosen.items()}
 
 
 def _quantized(data: ImageData, root: str | None) -> dict[str, Tensor]:
     images, split = data.read(root, "train").images[SHOWN], data.split(root, "train")
     quantized = split.inputs[SHOWN].unflatten(1, data.image_shape) / (data.levels - 1)
-    return {"images": images / data.brightest, f"with {data.levels} gray values": quantized}
+    sheets = {"images": images / data.brightest, f"with {data.levels} gray values": quantized}
+    return {title: sheet.unsqueeze(1) for title, sheet in sheets.items()}

@@ -207,7 +207,9 @@ def cells_as_text(
     section: Section, config: ReportConfig, metrics: Sequence[str] = ()
 ) -> tuple[pd.DataFrame, str]:
     """Return a section as text, and the columns with a single value, which its caption names."""
-    rows, keys = section.rows, [*config.rows, "selection"]
+    rows = section.rows
+    # What no run has, as a setting that is younger than all of them, is left out.
+    keys = [key for key in (*config.rows, "selection") if rows[key].notna().any()]
     text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
     text = text.rename(columns=config.label)
     wanted = metrics or config.metrics

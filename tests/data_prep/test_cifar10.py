@@ -9,7 +9,7 @@ from PIL import Image
 from torchvision import datasets
 
 from bench.core.errors import UserError
-from data_prep.cifar10 import CIFAR10, _read
+from data_prep.cifar10 import CIFAR10, CIFAR10JPEG, _read_folders, _read_torchvision
 from data_prep.files import data_root
 
 CLASSES = ["cat", "dog"]
@@ -20,9 +20,9 @@ def small(monkeypatch):
     """Let the data set have two classes of three training images and one test image."""
     monkeypatch.setattr(CIFAR10, "classes", 2)
     monkeypatch.setattr(CIFAR10, "counts", {"train": 6, "test": 2})
-    _read.cache_clear()
-    yield CIFAR10(batch_size=2)
-    _read.cache_clear()
+    yield CIFAR10JPEG(batch_size=2)
+    _read_folders.cache_clear()
+    _read_torchvision.cache_clear()
 
 
 def colors():
@@ -47,9 +47,9 @@ def write_archive(root):
 def check(data, root):
     raw = data.read(str(root), "train")
     assert raw.labels.tolist() == [0, 0, 0, 1, 1, 1]
-    luma = colors().astype(float) @ [0.299, 0.587, 0.114]  # ITU-R 601
-    assert np.abs(raw.images.numpy() - luma).max() <= 1
-    assert raw.images.shape == (6, 32, 32)
+    assert np.array_equal(data.read_color(str(root), "train").images, colors())
+    luma = [np.asarray(Image.fromarray(image).convert("L")) for image in colors()]
+    assert np.array_equal(raw.images, luma)
 
 
 def test_folders_by_class_are_read_in_gray(small, tmp_path):
@@ -120,18 +120,20 @@ def test_a_damaged_image_is_named_as_such(small, tmp_path):
 
 
 def test_torchvision_s_layout_is_read_by_torchvision(small, tmp_path, monkeypatch):
-    folder = tmp_path / datasets.CIFAR10.base_folder
+    folder, data = tmp_path / datasets.CIFAR10.base_folder, CIFAR10(batch_size=2)
+    with pytest.raises(UserError, match="is read as cifar10_jpeg"):
+        data.files(str(tmp_path))
     folder.mkdir()
     with pytest.raises(UserError, match="torchvision's CIFAR-10, whole"):
-        small.read(str(tmp_path), "train")
+        data.read(str(tmp_path), "train")
     monkeypatch.setattr(datasets.CIFAR10, "_check_integrity", lambda self: True)
     monkeypatch.setattr(datasets.CIFAR10, "_load_meta", lambda self: None)
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", ""]])
     rows = colors().transpose(0, 3, 1, 2).reshape(6, -1)
     batch = {"data": rows, "labels": [0, 0, 0, 1, 1, 1]}
     (folder / "data_batch_1").write_bytes(pickle.dumps(batch))
-    check(small, tmp_path)
-    assert small.files(str(tmp_path))[0][0] == folder
+    check(data, tmp_path)
+    assert data.files(str(tmp_path))[0][0] == folder
 
 
 @pytest.mark.slow
@@ -139,7 +141,7 @@ def test_torchvision_s_layout_is_read_by_torchvision(small, tmp_path, monkeypatc
 def test_the_real_archive_is_cifar10(tmp_path):
     archive = data_root(None) / "cifar10_jpeg.tar.xz"
     (tmp_path / archive.name).symlink_to(archive)
-    data = CIFAR10()
+    data = CIFAR10JPEG()
     assert len(data.files(str(tmp_path))) == 2
     raw = data.read(str(tmp_path), "test")
     assert raw.images.shape == (10_000, 32, 32)

@@ -9,7 +9,7 @@ import torch
 from bench.core.errors import UserError
 from bench.core.settings import validate
 from data_prep.pathfinder import Pathfinder
-from data_prep.pathfinder_scenes import SceneConfig, draw_images
+from data_prep.pathfinder_scenes import SceneConfig, draw_image, draw_images
 
 
 def task(**values):
@@ -30,8 +30,8 @@ def test_parts_are_balanced_and_what_their_seed_says(tmp_path):
         part = data.part(str(tmp_path), name, seed=0)
         expected = torch.from_numpy(draw_images(data.scene, range(count), 3, name))
         assert part.labels.tolist() == [1, 0] * (count // 2)
-        assert torch.equal(part(torch.arange(count)), expected)
-        assert torch.equal(part(torch.tensor([2, 1])), expected[[2, 1]])
+        assert torch.equal(part(torch.arange(count))[:, 0], expected / 255)
+        assert torch.equal(part(torch.tensor([2, 1]))[:, 0], expected[[2, 1]] / 255)
 
 
 @pytest.mark.parametrize("how", ["truncated", "bytes", "pixels", "parameters"])
@@ -65,7 +65,7 @@ def test_other_parameters_have_another_file():
 def test_equal_images_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "data_prep.pathfinder.draw_images",
-        lambda scene, indices, *name: np.zeros((len(indices), 4, 4), np.uint8),
+        lambda scene, indices, *name, labels=None: np.zeros((len(indices), 4, 4), np.uint8),
     )
     with pytest.raises(UserError, match="3 of 4 images like another"):
         task(train=2, test=2).files(str(tmp_path), workers=1)
@@ -84,3 +84,29 @@ def test_bad_tasks_are_refused(values):
     ((name, value),) = values.items()
     with pytest.raises(UserError, match=f"data.{name}={value}"):
         validate(Pathfinder, values, "data")
+
+
+def test_published_images_are_standardized_and_their_labels_drawn(tmp_path):
+    data = task(train=80, test=8, standardize=True, drawn_labels=True)
+    train, test = (data.part(str(tmp_path), name, seed=0) for name in ("train", "test"))
+    images = train(torch.arange(80))
+    assert images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert images.std().item() == pytest.approx(1, abs=1e-5)
+    raw = data.images(str(tmp_path))["train"] / 255
+    expected = (data.images(str(tmp_path))["test"] / 255 - raw.mean()) / raw.std()
+    np.testing.assert_allclose(test(torch.arange(8))[:, 0], expected, atol=1e-4)
+    assert 20 < train.labels.sum() < 60
+    assert train.labels.tolist() != [1, 0] * 40
+    for index, label in enumerate(train.labels[:6].tolist()):
+        drawn = draw_image(data.scene, bool(label), 0, "train", index)
+        assert np.array_equal(data.images(str(tmp_path))["train"][index], drawn)
+
+
+def test_each_run_may_have_images_of_its_own(tmp_path):
+    fresh = task(train=4, test=2, draw_seed=None)
+    ours = [fresh.part(str(tmp_path), "train", seed)(torch.arange(4)) for seed in (0, 1)]
+    assert not torch.equal(*ours)
+    kept = task(train=4, test=2, draw_seed=1).part(str(tmp_path), "train", 0)(torch.arange(4))
+    assert torch.equal(ours[1], kept)
+    paths = [fresh.of_run(seed).files(str(tmp_path))[0][0] for seed in (0, 1)]
+    assert len({*paths}) == len([*(tmp_path / "pathfinder").iterdir()]) == 2

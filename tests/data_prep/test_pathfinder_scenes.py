@@ -195,9 +195,27 @@ def test_a_scene_without_room_says_what_to_change(values, named):
         {"max_tries": 0},
         {"drawn_size": 50},
         {"disc_radius": 1.9},
+        {"start_border": 150.0},
     ],
 )
 def test_bad_scenes_are_refused(values):
     ((name, _),) = values.items()
     with pytest.raises(UserError, match=rf"data\.scene\.{name}="):
         validate(SceneConfig, values, "data.scene")
+
+
+def test_published_scenes_are_blurred_and_start_far_from_the_border():
+    config = replace(PUBLISHED, start_border=54, reduced=True)
+    scenes = [lay_out(config, generator(seed, "scene")) for seed in range(60)]
+    starts = np.array([ends(config, paths)[0, 0] for paths, _ in scenes])
+    border = np.minimum(
+        *np.minimum([starts.real, starts.imag], [300 - starts.real, 300 - starts.imag])
+    )
+    assert 54 <= border.min() < 70
+    near = [ends(config, lay_out(PUBLISHED, generator(s, "scene"))[0])[0, 0] for s in range(60)]
+    assert min(min(start.real, start.imag) for start in near) < 54
+    images, sharp = (draw_images(c, range(40), 0, "blur") / 255 for c in (config, PUBLISHED))
+    assert images.mean() == pytest.approx(sharp.mean(), rel=0.02)
+    # The published images' brightest pixel is at .83, and this share of the pixels is above .5.
+    assert (images > 0.5 / 0.83).mean() == pytest.approx(0.0026, abs=0.0006)
+    assert (sharp > 0.5 / 0.83).mean() > 0.0035

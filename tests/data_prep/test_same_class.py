@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from torchvision import transforms
 
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.core.settings import validate
-from data_prep.same_class import IsSameClass, sample_pairs, scaled
+from data_prep.images import RawImages
+from data_prep.same_class import SOURCES, IsSameClass, sample_pairs, scaled
 
 DIGITS = {"images": "digits", "image_size": 8, "canvas": (10, 30), "train": 200, "test": 100}
 
@@ -51,13 +53,15 @@ def test_a_batch_is_the_two_images_on_a_black_canvas(distance):
     part = data.part(None, "train", 0)
     indices = torch.tensor([3, 150])
     images = part(indices)
-    assert images.shape == (2, 10, 30)
+    assert images.shape == (2, 1, 10, 30)
+    assert images.is_contiguous(memory_format=torch.channels_last)
     left, right = data.patches
     assert right.left - left.right == distance
     for one, pair in zip(images, part.pairs[indices].tolist(), strict=True):
         for patch, image in zip((left, right), pair, strict=True):
-            assert torch.equal(patch.of(one), part.raw[image])
-        assert one.sum() == sum(patch.of(one).sum() for patch in (left, right))
+            assert torch.equal(patch.of(one)[0], part.raw[image, ..., 0] / 255)
+        inside = sum(int(patch.of(one).count_nonzero()) for patch in (left, right))
+        assert one.count_nonzero() == inside
     assert abs(left.left - (30 - right.right)) <= 1
 
 
@@ -87,10 +91,46 @@ def test_images_are_scaled_by_the_mean_over_areas():
         ({"train": 201}, "a multiple of 2"),
         ({"test": 0}, "greater than or equal to 2"),
         ({"distance": -1}, "greater than or equal to 0"),
-        ({"images": "imagenet"}, "'cifar10', 'fashion_mnist'"),
+        ({"images": "imagenet"}, "'cifar10', 'cifar10_jpeg', 'fashion_mnist'"),
         ({"canvas": [30]}, "data.canvas"),
+        ({"color": True}, "expected images in color"),
+        ({"standardize": True}, "cifar10 with data.color=true"),
     ],
 )
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(UserError, match=message):
         validate(IsSameClass, DIGITS | change, "data")
+
+
+class Colors:
+    """Random images in color in place of CIFAR-10."""
+
+    def read_color(self, root, split):
+        rng = generator(0, "colors", split)
+        images = torch.randint(256, (40, 32, 32, 3), dtype=torch.uint8, generator=rng)
+        return RawImages(images, torch.arange(40) % 4)
+
+
+def test_published_images_are_normalized_by_channel_on_their_mean_color(monkeypatch):
+    monkeypatch.setitem(SOURCES, "cifar10", Colors)
+    data = IsSameClass(canvas=(34, 80), distance=6, train=20, test=4, color=True, standardize=True)
+    part = data.part(None, "train", 0)
+    images = part(torch.arange(20))
+    assert images.shape == (20, data.channels, 34, 80)
+    normalize = transforms.Normalize((0.491, 0.482, 0.446), (0.247, 0.243, 0.261))
+    inside = torch.zeros(34, 80, dtype=torch.bool)
+    for patch, chosen in zip(data.patches, part.pairs.T, strict=True):
+        expected = normalize(part.raw[chosen].permute(0, 3, 1, 2) / 255)
+        torch.testing.assert_close(patch.of(images), expected)
+        patch.of(inside).fill_(True)
+    assert not images[..., ~inside].any()  # zero is the mean color
+
+
+def test_published_pairs_are_drawn_with_their_labels_and_may_hold_one_image_twice():
+    labels, count = torch.arange(6) % 2, 40_000
+    pairs, same = sample_pairs(labels, count, generator(0, "test"), True, True)
+    assert torch.equal((labels[pairs[:, 0]] == labels[pairs[:, 1]]).long(), same)
+    assert same.float().mean().item() == pytest.approx(0.5, abs=4 * 0.5 / count**0.5)
+    assert not torch.equal(same, same.sort(descending=True).values)
+    twice = (pairs[:, 0] == pairs[:, 1])[same == 1].float().mean().item()
+    assert twice == pytest.approx(1 / 3, abs=0.02)  # three images of each class

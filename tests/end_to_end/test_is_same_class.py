@@ -90,7 +90,7 @@ def test_the_published_experiment_is_the_grid_of_the_published_values():
         ("data.images=imagenet", "cifar10"),
         ("model=resnet18 model.depth=50", "18 or 34"),
         ("model=cp", "learner=classification"),
-        ("experiment=is_same_class/huge", "is_same_class/compact, is_same_class/published"),
+        ("experiment=is_same_class/huge", "is_same_class/compact, is_same_class/compact_color"),
     ],
 )
 def test_bad_input_is_one_line(rankbench, tmp_path, override, said):

@@ -23,7 +23,7 @@ from bench.core.errors import UserError
 from bench.store.record import DamagedRecord, Record, read_record
 from bench.store.results import Results, flatten
 from data_prep import cifar10
-from data_prep.cifar10 import CIFAR10
+from data_prep.cifar10 import CIFAR10JPEG
 from data_prep.torchvision_images import MNIST, TorchvisionImages
 
 pytestmark = pytest.mark.stress
@@ -236,11 +236,11 @@ def test_image_files(tmp_path, one_image, cut, flips):
         folder = tmp_path / "cifar10" / "train" / name
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "image.jpg").write_bytes(one_image if name != "3" else content)
-    cifar10._read.cache_clear()
+    cifar10._read_folders.cache_clear()
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     said = ""
     try:
-        images = CIFAR10().read(str(tmp_path), "train").images
+        images = CIFAR10JPEG().read(str(tmp_path), "train").images
         assert images.shape == (10, 32, 32)
     except UserError as refusal:
         said = str(refusal)

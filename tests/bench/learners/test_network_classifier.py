@@ -9,11 +9,14 @@ from torch import nn
 from torch.nn import functional
 
 from bench.core.errors import UserError
+from bench.core.seeding import generator
 from bench.core.settings import Settings
 from bench.core.status import Status
 from bench.learners.network_classifier import coverage, network_of, warn_if_blind
 from bench.models.network import NetworkConfig
 from bench.plan import plan_run
+from data_prep.images import RawImages
+from data_prep.same_class import SOURCES
 
 TINY = [
     "data=is_same_class",
@@ -261,6 +264,7 @@ def test_any_settings_that_build_a_network_train():
         (["learner.batch_size=19"], "single image"),
         (["optimizer.momentun=0.9"], "did you mean momentum"),
         (["data.test=62"], "at least 64"),
+        (["model.channels=3"], "model.channels=3 with gray images: expected model.channels=1"),
         (["model.widths=[8]"], "as many of each"),
         (["model.stem=[8,4,2]"], "odd"),
         (["model.dropout=1"], "less than 1"),
@@ -280,3 +284,64 @@ def test_bad_input_is_refused_in_one_line_before_any_training(overrides, said):
     with pytest.raises(UserError, match=said) as error:
         checked()
     assert "\n" not in str(error.value)
+
+
+def test_half_of_the_training_images_are_mirrored():
+    one = cell("learner.mirror=true", "model.dropout=0")
+    learner, seen = one.learner.build([one]), []
+    learner.network.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    torch.manual_seed(0)
+    learner.on_train_epoch_start = None
+    learner.sums = torch.zeros(3)
+    images = torch.rand(64, 1, 8, 32)
+    learner.training_step((images, torch.zeros(64, dtype=torch.int64)), 0)
+    mirrored = (seen[0] == images.flip(-1)).flatten(1).all(1)
+    assert torch.equal(mirrored, (seen[0] != images).flatten(1).any(1))
+    assert 16 < mirrored.sum() < 48
+
+
+@pytest.mark.parametrize("options", [[], REGULARIZED[:1]], ids=["plain", "regularized"])
+def test_mixed_precision_is_near_float32(options):
+    few = [*options, "trainer.max_epochs=2", "optimizer.lr=0.001"]
+    full, mixed = (
+        outcome_of(fit(cell(*few, f"trainer.precision={p}"))).metrics
+        for p in ("32-true", "bf16-mixed")
+    )
+    assert mixed["train_loss"] == pytest.approx(full["train_loss"], rel=0.02)
+    assert mixed != full
+
+
+class Colors:
+    """Random images in place of CIFAR-10."""
+
+    def read_color(self, root, split):
+        rng = generator(0, "colors", split)
+        images = torch.randint(256, (40, 32, 32, 3), dtype=torch.uint8, generator=rng)
+        return RawImages(images, torch.arange(40) % 4)
+
+
+SCENE = "drawn_size=64 image_size=32 length=3 dash_length=3 disc_radius=3 gap=2 padding=1"
+SCENE += " start_border=6 start_distance=9 distractor_dashes=3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["experiment=is_same_class/published", "data.canvas=[32,64]"],
+        ["experiment=pathfinder/published", *(f"data.scene.{word}" for word in SCENE.split())],
+    ],
+    ids=["is_same_class", "pathfinder"],
+)
+def test_the_published_experiments_train_and_resume(words, tmp_path, monkeypatch):
+    monkeypatch.setitem(SOURCES, "cifar10", Colors)
+    small = ["data.train=16", "data.test=64", "learner.batch_size=8", "trainer.max_epochs=2"]
+    small += ["trainer.accelerator=cpu", f"execution.root={tmp_path}"]
+    (one,) = plan_run([*words, *small]).cells
+    assert one.regularizer.coefficient > 0
+    straight = fit(one)
+    with pytest.raises(Interrupted):
+        fit(one, SaveAndStop(tmp_path / "last.ckpt"))
+    resumed = fit(one, checkpoint=tmp_path / "last.ckpt")
+    assert outcome_of(resumed).metrics == outcome_of(straight).metrics
+    assert [point["epoch"] for point in straight.run_log.curves[0]] == [1, 2]

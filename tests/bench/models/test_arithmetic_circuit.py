@@ -8,7 +8,6 @@ from pydantic import ValidationError
 
 from bench.core.errors import UserError
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
-from bench.models.mode_tree import mode_tree
 from bench.models.replicates import stack_replicates
 
 CIRCUITS = {
@@ -174,7 +173,6 @@ def test_shared_weights_are_one_node_a_level():
         {"image_shape": (4, 4), "widths": [3]},
         {"image_shape": (4, 4), "widths": 3, "levels": 1},
         {"image_shape": (4, 4), "widths": 3, "outputs": 0},
-        {"image_shape": (4, 4), "widths": 3, "tree": mode_tree(9)},
         {"image_shape": (5, 5), "widths": 3, "arity": [4, 4]},
     ],
 )

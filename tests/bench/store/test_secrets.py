@@ -113,5 +113,5 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path):
         member.size = 4
         archive.addfile(member, io.BytesIO(b"evil"))
     with pytest.raises(UserError, match="outside"):
-        cifar10.CIFAR10().files(str(root))
+        cifar10.CIFAR10JPEG().files(str(root))
     assert sorted(path.name for path in tmp_path.rglob("*")) == [cifar10.ARCHIVE, "data"]
