@@ -302,7 +302,7 @@ def _assembled(
         x, x_test, y, y_test = train_test_split(
             *train, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=train[1]
         )
-        train, test = (x, y), (x_test, y_test)
+        train, test = (np.asarray(x), np.asarray(y)), (np.asarray(x_test), np.asarray(y_test))
     unknown = np.setdiff1d(test[1], labels)
     require(
         not len(unknown), f"{name} with the test label {unknown[:1]}", "labels of the train part"

@@ -6,7 +6,7 @@ import io
 import shutil
 import tempfile
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
@@ -35,7 +35,7 @@ class TorchvisionImages(ImageData):
     image_shape: ClassVar[tuple[int, int]] = (28, 28)
     counts: ClassVar[dict[str, int]] = {"train": 60_000, "test": 10_000}
     dataset: ClassVar[type[datasets.MNIST]]
-    options: ClassVar[dict[str, str]] = {}
+    options: ClassVar[dict[str, Any]] = {}
     sha256: ClassVar[dict[str, str]]
 
     def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
@@ -141,7 +141,7 @@ class EMNIST(TorchvisionImages):
 
     name: ClassVar[str] = "emnist"
     dataset: ClassVar[type[datasets.MNIST]] = datasets.EMNIST
-    options: ClassVar[dict[str, str]] = {"split": "balanced"}
+    options: ClassVar[dict[str, Any]] = {"split": "balanced"}
     counts: ClassVar[dict[str, int]] = {"train": 112_800, "test": 18_800}
     classes: ClassVar[int] = 47
     sha256: ClassVar[dict[str, str]] = {

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 from torch import Tensor, nn
 
 from bench.core.cell import Cell
-from bench.core.errors import require
+from bench.core.errors import UserError, require
 from bench.core.settings import Settings
 from bench.core.status import Status
 
@@ -154,9 +154,9 @@ class LearnerConfig(Settings, ABC):
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the memory, in bytes, that training the cells together takes at most."""
 
-    @abstractmethod
     def module(self, cell: Cell) -> nn.Module:
         """Return an untrained module whose state is what a run's `model.pt` holds."""
+        raise UserError(f"a model of learner={self.name}", "a learner with a method module(cell)")
 
     @abstractmethod
     def build(self, cells: Sequence[Cell]) -> Learner:

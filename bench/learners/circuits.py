@@ -81,6 +81,8 @@ class CircuitsConfig(LearnerConfig):
         """Raise `UserError` for a variant, class, model, patch, file or Trainer that is unfit."""
         check_problems(cells)
         for cell in cells:
+            given = f"{cell.data.name} of shape {cell.data.image_shape} with learner={self.name}"
+            require(len(cell.data.image_shape) == 2, given, "images of one channel")
             require(
                 self.objective == "one_class" or cell.data.target_class == 0,
                 f"data.target_class={cell.data.target_class} with learner.objective=all_classes",

@@ -49,7 +49,7 @@ class CircuitConfig(Settings, NetworkConfig):
     init_std: NonNegative = 0.5
 
     def build(
-        self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
+        self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
     ) -> "ConvArithmeticCircuit":
         """Return a freshly started circuit for images of `levels` gray values."""
         circuit = partial(
@@ -119,7 +119,7 @@ class ConvArithmeticCircuit(nn.Module):
 
     def __init__(
         self,
-        image_shape: tuple[int, int],
+        image_shape: tuple[int, ...],
         widths: int | Sequence[int],
         arity: Arity = 4,
         pattern: str = "grid",

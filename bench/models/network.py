@@ -22,7 +22,7 @@ class NetworkConfig(ABC):
 
     @abstractmethod
     def build(
-        self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
+        self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
     ) -> nn.Module:
         """Return a freshly started network.
 

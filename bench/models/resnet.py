@@ -41,7 +41,7 @@ class ResNetConfig(Settings, NetworkConfig):
     channels: Literal[1, 3] = 1
     stem_start: Literal["kaiming_normal", "default"] = "kaiming_normal"
 
-    def build(self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int) -> ResNet:
+    def build(self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int) -> ResNet:
         """Return torchvision's network; its stem is another one if images are gray."""
         with _seeded(seed):
             network = ResNet(BasicBlock, DEPTHS[self.depth], num_classes=outputs)
@@ -84,7 +84,7 @@ class CompactResNetConfig(Settings, NetworkConfig):
         require(len(self.widths) == len(self.strides) > 0, given, "as many of each, one or more")
 
     def build(
-        self, image_shape: tuple[int, int], levels: int, outputs: int, seed: int
+        self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
     ) -> nn.Sequential:
         """Return the network, started as torchvision's."""
         width, kernel, stride = self.stem

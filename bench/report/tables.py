@@ -134,11 +134,10 @@ def _section(
     known, wanted = config.published_values, config.published_for.items()
     comparable = all(key in runs and (runs[key] == value).all() for key, value in wanted)
     beside = beside[usable(beside)].reindex(columns=[*config.rows, *config.metrics])
-    means = beside.groupby([*config.rows]).mean()
+    means, own = beside.groupby([*config.rows]).mean(), keys.droplevel(config.section)
     for metric in config.metrics:
         if config.baseline:
-            values = means[metric].reindex(keys.droplevel(config.section))
-            rows[f"{metric}_baseline"] = values.to_numpy()
+            rows[f"{metric}_baseline"] = means.reindex(own)[metric].to_numpy()
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
     reference = references(runs[usable(runs)], config).mean()
