@@ -2,6 +2,8 @@
 
 import doctest
 import importlib
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -53,3 +55,21 @@ def test_the_documented_example_runs_under_the_package_s_name(tmp_path, monkeypa
     failed, tried = doctest.testmod(rankbench, optionflags=doctest.NORMALIZE_WHITESPACE)
     assert tried > 5
     assert failed == 0
+
+
+@pytest.mark.slow
+def test_the_documented_python_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names = {}
+    for block in blocks:
+        exec(block, names)
+    assert len(names["scores"]) == 360
+    assert names["model"].record.run_key == names["runs"].index[0]
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(28 * 28, 8), torch.nn.Tanh())
+    network.append(torch.nn.Linear(8, 2))
+    module = names["Mine"](network)
+    loss = module.training_step((torch.rand(4, 1, 28, 28), torch.tensor([0, 1, 0, 1])), 0)
+    loss.backward()
+    assert network[1].weight.grad.abs().sum() > 0
