@@ -31,6 +31,7 @@ EXECUTION_ARGUMENTS = {
 CLASSES, ALL = "data.target_class", "all"  # the axis that may stand for every class of the data
 # Where things lie and run is left out of recorded commands.
 LOCATIONS = ("runs_dir", "results_dir", "data.root", "execution.root", "sweep.jobs")
+LOCATIONS += ("tracking.entity", "tracking.project")
 OWN_FILES = ("data.file", "data.path")  # of which the last part is kept
 
 
@@ -181,7 +182,7 @@ def recorded(*words: str) -> str:
         bare = key.lstrip("+")
         if bare in OWN_FILES:
             kept.append(f"{key}={Path(path).name}")
-        elif bare not in LOCATIONS and not bare.startswith(("hydra", "tracking")):
+        elif bare not in LOCATIONS and not bare.startswith("hydra"):
             kept.append(word)
     return shlex.join(kept)
 

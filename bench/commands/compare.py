@@ -16,7 +16,7 @@ from bench.store.results import RUNS_FILE
 
 
 @click.command(
-    epilog="Examples: rankbench compare tensor_rank --by variant --metric train_error"
+    epilog="Example: rankbench compare tensor_rank --by variant --metric train_error"
     " --where model.rank=5; rankbench compare tensor_rank --against linear_baseline --metric"
     " train_error --from results"
 )

@@ -167,7 +167,7 @@ def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
     assert code == 0
     assert "1,437 + 360" in out
     assert "inside a dependency" in out
-    assert out.count("missing or damaged") == 7
+    assert out.count("missing or damaged") == 8
     assert "yours: set data.file" in out
     assert "without MNIST/raw/train-images-idx3-ubyte" in error
     assert list(tmp_path.iterdir()) == []

@@ -58,7 +58,6 @@ def test_options_may_stand_anywhere(rankbench, toy_config, tmp_path):
     ("arguments", "hint"),
     [
         (["bench", "ranks=[1]", "toy"], "a name before the first override"),
-        (["bench"], "NAME"),
         (["bench", "toy", "--config-dir", "nowhere"], "--config-dir nowhere"),
     ],
 )
