@@ -35,7 +35,7 @@ LATE_SPREAD, LATE_FEW = 0.05, 4  # of a component's factors so many are negative
 def cells(ranks: Sequence[int], classes: Sequence[int]) -> list[Cell]:
     """Return the cells of a grid of ranks and classes on MNIST."""
     axes = [f"ranks={[*ranks]}", f"classes={[*classes]}", "seeds=[0]", "variants=[original]"]
-    return [*plan_benchmark("tensor_rank", ["data=mnist", *axes]).cells]
+    return [*plan_benchmark("tensor_rank", ["model=cp", "data=mnist", *axes]).cells]
 
 
 def random_images() -> Tensor:
