@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.core.settings import validate
+from bench.core.settings import as_plain, validate
 from bench.kernels.tproduct import singular_tubes, t_product, t_svd, t_transpose
 from bench.measures.ranks import numerical_rank
 from bench.models.replicates import stack_replicates
@@ -36,7 +36,8 @@ TARGETS = [
 
 def problem(target, count=20, seed=0, dtype=torch.float64, **measurements):
     config = validate(MeasurementConfig, {"count": count, **measurements}, "data.measurements")
-    data = CompletionConfig(name="test", target=target, measurements=config)
+    values = {"name": "test", "target": as_plain(target), "measurements": as_plain(config)}
+    data = validate(CompletionConfig, values, "data")
     return data.problem(seed, LossConfig(), dtype)
 
 
