@@ -117,8 +117,9 @@ class PlottedPanel:
                 axis.errorbar(line[self.x], line[y], self._bars(line), **style, ls=dash, mfc=filled)
                 color = style["color"]
                 axis.plot(line[self.x], line[f"{y}_published"], **PUBLISHED, color=color)
-                if config.baseline and line[f"{y}_baseline"].notna().any():
-                    axis.plot(line[self.x], line[f"{y}_baseline"], **BASELINE, color=color)
+                beside = line.dropna(subset=f"{y}_baseline") if config.baseline else line.iloc[:0]
+                if config.baseline and len(beside):
+                    axis.plot(beside[self.x], beside[f"{y}_baseline"], **BASELINE, color=color)
                     entries[config.baseline.name] = BASELINE | {"color": "0.2"}
             if len(rows) and (self.hue != config.section or self.panel.across):  # else the title
                 entries[self._words(value)] = style

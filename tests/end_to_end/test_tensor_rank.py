@@ -72,7 +72,7 @@ def test_everything_is_rebuilt_from_the_records(rankbench, digits):
     stored = Results.from_folder(results / "tensor_rank")
     pd.testing.assert_frame_equal(stored.frame, load_runs(digits, "tensor_rank"))
     provenance = (results / "tensor_rank" / "PROVENANCE.md").read_text()
-    assert "rankbench bench tensor_rank 'classes=[0,6]'" in provenance
+    assert "rankbench bench tensor_rank model=cp 'classes=[0,6]'" in provenance
     assert str(digits) not in provenance  # a path of this machine
     assert f"torch {torch.__version__.split('+')[0]}" in provenance
     assert "12 max_steps" in provenance
