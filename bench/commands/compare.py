@@ -17,8 +17,7 @@ from bench.store.results import RUNS_FILE
 
 @click.command(
     epilog="Example: rankbench compare tensor_rank --by variant --metric train_error"
-    " --where model.rank=5; rankbench compare tensor_rank --against linear_baseline --metric"
-    " train_error --from results"
+    " --where model.rank=5; rankbench compare tensor_rank --by model --metric train_error"
 )
 @click.option("--by", "factor", metavar="FACTOR", help="A configuration column, or `model`.")
 @click.option("--metric", required=True, help="A metric, such as train_error.")
@@ -53,6 +52,8 @@ def command(
     settings = folders(overrides)
     results, config = read(name, source, settings)
     frame = results.frame
+    if not f"{factor}.".startswith("model."):
+        frame, _ = tables.without_baseline(frame, config)
     if against:
         frame, reference = _beside(frame, name, against, source, settings), name
     elif not factor:

@@ -31,7 +31,7 @@ class Chapter:
     Parameters
     ----------
     name : str
-        Its name on the page, such as ``"linear_baseline/tensor_rank"``.
+        Its name on the page, such as ``"ten_classes/hierarchical"``.
     results : Results
         The runs.
     config : ReportConfig, optional

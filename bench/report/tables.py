@@ -68,9 +68,7 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     """Summarize runs as the sections of a benchmark's table."""
     absent = [name for name in config.columns if name not in frame]
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
-    beside = matching(frame, config.baseline.where) if config.baseline else frame.iloc[:0]
-    if len(beside) < len(frame):  # else there is nothing that they stand beside
-        frame = frame.drop(beside.index)
+    frame, beside = without_baseline(frame, config)
     result = []
     for name, part in frame.groupby(config.section, sort=True, dropna=False):
         apart = [
@@ -82,6 +80,14 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
             own = beside[beside[config.section] == name]
             result.append(_section(title, rest, runs, own, config, leftover))
     return result
+
+
+def without_baseline(
+    frame: pd.DataFrame, config: ReportConfig
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return a benchmark's own runs and those of its baseline; these alone are its own."""
+    beside = matching(frame, config.baseline.where) if config.baseline else frame.iloc[:0]
+    return (frame.drop(beside.index), beside) if len(beside) < len(frame) else (frame, beside)
 
 
 def matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:

@@ -19,8 +19,8 @@ TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"`(?:\$ )?rankbench ((?:table|compare) [^`.]*(?:\.\w+[^`.]*)*)`")
 # Where a text cites numbers: the file, where the passage begins and ends, and its commands.
 PASSAGES = [
-    ("README.md", "On scikit-learn's digits", "Two things limit"),
-    ("README.md", "- **A linear model can do", "[results/tensor_rank](results/tensor_rank) has"),
+    ("README.md", "On MNIST at rank 5", "At seven ranks"),
+    ("README.md", "- **Part of it is linear", "[results/tensor_rank](results/tensor_rank) has"),
     ("README.md", "- **Two digits on one canvas**", "- **Ten classes**"),
     ("docs/non_local_tasks.md", "## What was found\n", "The plain network fits every"),
     ("docs/non_local_tasks.md", "## The forms of the regularizer", "With 160 epochs, the plain"),
@@ -59,7 +59,7 @@ def numbers_in(text):
     found = re.findall(r"(?<![\w.,])[-+]?\d*\.\d+(?!\.?\d)", text)
     for brackets in re.findall(r"\[[-+\d., ]+\]", text):
         found += re.findall(r"[-+]?[\d.]+", brackets)
-    return [*found, *re.findall(r"\b(\d+) times", text)]
+    return [*found, *re.findall(r"(?<![\d.])(\d+) times", text)]
 
 
 def is_printed(number, printed):
