@@ -8,7 +8,6 @@ from bench.commands.common import config_dir, overrides, print_damaged
 from bench.commands.training import benchmarked, preview, previewed
 from bench.configuration import benchmarks, choices, raw
 from bench.core.errors import require
-from bench.core.files import require_writable
 from bench.plan import check, defaults, plan_benchmark
 from bench.report.claims import outcomes
 from bench.report.publish import publish
@@ -47,7 +46,6 @@ def command(
     check(plan.cells, plan.sweep.max_memory)
     if previewed(plan, cfg, dry_run):
         return 0
-    require_writable(plan.results_dir / name, "results_dir")
     work, results = benchmarked(plan)
     print_damaged(results)
     config = ReportConfig.of(name)

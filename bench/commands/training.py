@@ -48,6 +48,7 @@ def _describe(stack: list[Cell]) -> str:
 def benchmarked(plan: Plan) -> tuple[Work, Results]:
     """Train the cells of a benchmark that are not recorded yet; return all of its results."""
     location = locate(plan, len(plan.cells) + 1)
+    require_writable(plan.results_dir / plan.benchmark, "results_dir")
     results = Results.from_runs(plan.runs_dir, plan.benchmark)
     work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())
     pending, divided = work.pending(), len(work.stacks())

@@ -191,6 +191,8 @@ def trained(part: Section, config: ReportConfig, curves: pd.DataFrame | None = N
     if published.notna().any(axis=None) or curves is None or error not in curves:
         return done
     own = curves[curves.run_key.isin(runs.index)]
+    if own.empty:
+        return done
     step = "epoch" if "epoch" in own else "iteration"
     last = own.run_key.map(own.groupby("run_key")[step].max())
     late = own[own[step] >= (1 - LATE) * last]

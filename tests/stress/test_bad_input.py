@@ -66,8 +66,8 @@ def call(tmp_path, monkeypatch):
 
     monkeypatch.setattr(TorchvisionImages, "_download", no_download)
     # An input that would train was taken, and that is all.
-    for command in ("bench", "run"):
-        monkeypatch.setattr(f"bench.commands.{command}.train", lambda work, total: sys.exit(0))
+    for module in ("run", "training"):
+        monkeypatch.setattr(f"bench.commands.{module}.train", lambda work, total: sys.exit(0))
     monkeypatch.setattr("bench.cli.exit_on_signals", lambda: None)
 
     def run(*arguments):
