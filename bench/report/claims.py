@@ -64,6 +64,11 @@ class Finding:
         return f"{self.number:.3g}{interval}"
 
     @property
+    def measured_verdict(self) -> str:
+        """Our number, if there is one, and the verdict."""
+        return f"{self.measured}. {self.verdict}" if self.pairs else self.verdict
+
+    @property
     def outcome(self) -> str:
         """One of ``none``, ``untrained``, ``holds``, ``fails``, ``open`` (part of the interval)."""
         if not self.pairs or self.untrained:
@@ -133,7 +138,9 @@ def outcomes(
 ) -> list[str]:
     """Return a line per finding, with section, number and verdict, and per profile."""
     held = [
-        f"{one.claim.says} {one.section}{': ' * bool(one.section)}{one.measured}. {one.verdict}"
+        " ".join(
+            filter(None, (one.claim.says, one.section and f"{one.section}:", one.measured_verdict))
+        )
         for one in findings(parts, config, curves)
     ]
     return held + profiles(parts, config, curves)
