@@ -4,6 +4,9 @@ BIN := .venv/bin
 BROWSER := command -v chromium || command -v chromium-browser || command -v google-chrome
 DEBIAN_BROWSER := { apt-get update && apt-get install --yes --no-install-recommends chromium; }
 
+# One process of one thread per core: threads that share a core wait for each other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadfile
+
 .PHONY: help bench test stress slurm-test format clean
 
 # Sizes of `make stress`
@@ -23,7 +26,7 @@ test: .venv/tested ## set up, then linters, type checker and tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pip check
 	git ls-files ':!results' | xargs $(BIN)/detect-secrets-hook --exclude-lines '[0-9a-f]{64}'
-	$(BIN)/pytest -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network"
 
 stress: .venv/tested ## kills, faults, several processes at once, bad input in number: half an hour
 	$(BIN)/python tests/stress/kills.py --kills $(KILLS)

@@ -1,10 +1,11 @@
 """Bad input, in number: whatever is given, one line of refusal or a result; nothing else.
 
-22,000 inputs in all; `FUZZ_SHARE=0.1` takes a tenth of them.
+30,000 inputs in all; `FUZZ_SHARE=0.1` takes a tenth of them.
 """
 
 import json
 import os
+import shutil
 import signal
 import sys
 from dataclasses import fields
@@ -15,15 +16,18 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
 from bench.cli import SUMMARIES, main
 from bench.configuration import choices, compose
 from bench.core.errors import UserError
-from bench.store.record import DamagedRecord, Record, read_record
+from bench.core.settings import validate
+from bench.store.record import DamagedRecord, Record, read_record, write_plan
 from bench.store.results import Results, flatten
-from data_prep import cifar10
+from data_prep import cifar10, own_data
 from data_prep.cifar10 import CIFAR10JPEG
+from data_prep.own_data import ArrayFile
 from data_prep.torchvision_images import MNIST, TorchvisionImages
 
 pytestmark = pytest.mark.stress
@@ -100,6 +104,8 @@ def keys():
     return sorted(known - {"runs_dir", "results_dir"})
 
 
+KINDS = ["u1", "i8", "f4", "f8", "?", "U2", "M8[s]"]
+shapes = array_shapes(min_dims=1, max_dims=3, max_side=12)
 words = st.text(min_size=1, max_size=12)
 junk = st.sampled_from(
     ["", "null", "-1", "0", "1e309", "nan", "inf", "[]", "[1,2", "{a:1}", "[[1],[2]]", "''", "true"]
@@ -127,7 +133,7 @@ overrides = st.builds(
 )
 
 
-@inputs(1500)
+@inputs(3000)
 @given(verb=st.sampled_from(["run", "bench"]), given=st.lists(overrides, min_size=1, max_size=3))
 def test_overrides(call, tmp_path, verb, given):
     given = [word for word in given if not word.startswith("-")]
@@ -192,6 +198,104 @@ def sound_record(tmp_path_factory):
         main(["run", "trainer.max_epochs=1", "tracking.mode=disabled", f"runs_dir={folder}"])
     (path,) = folder.glob("single/*/record.json")
     return json.loads(path.read_text())
+
+
+READERS = [["runs"], ["runs", "--verify"], ["table", "tensor_rank"], ["figure", "tensor_rank"]]
+READERS += [["compare", "tensor_rank", "--by", "variant"], ["report"], ["bench", "tensor_rank"]]
+READERS += [
+    [command, "tensor_rank", *more, "--from", "results"]
+    for command, more in (("table", []), ("figure", []), ("compare", ["--by", "variant"]))
+]
+FOREIGN = ["runs/*/*/record.json", "runs/*/.plans/*.json"]
+FOREIGN += ["results/*/runs.parquet", "results/*/curves.parquet"]
+
+
+def places(value):
+    """Yield every place in nested JSON, as a container and a key of it."""
+    for key in value if isinstance(value, dict) else range(len(value)):
+        yield value, key
+        if isinstance(value[key], dict | list):
+            yield from places(value[key])
+
+
+@inputs(2000)
+@given(
+    reader=st.sampled_from(READERS),
+    pattern=st.sampled_from(FOREIGN),
+    place=st.one_of(st.none(), st.integers(0, 200)),
+    value=jsons,
+    cut=st.one_of(st.none(), st.none(), st.integers(0, 3000)),
+    flips=st.lists(st.tuples(st.integers(0, 9000), st.integers(0, 255)), max_size=3),
+)
+def test_foreign_folders(call, folders, tmp_path, reader, pattern, place, value, cut, flips):
+    """Every command that reads runs and results, with one file in them that somebody changed."""
+    sound = next((tmp_path / "sound").glob(pattern))
+    content = bytearray(sound.read_bytes())
+    if sound.suffix == ".json" and place is not None:
+        changed = json.loads(content)
+        known = list(places(changed))
+        container, key = known[place % len(known)]
+        container[key] = value
+        content = bytearray(json.dumps(changed).encode())
+    content = content[:cut]
+    for position, byte in flips:
+        if position < len(content):
+            content[position] = byte
+    given = tmp_path / "given" / sound.relative_to(tmp_path / "sound")
+    given.write_bytes(content)
+    settings = [f"{name}_dir={tmp_path}/given/{name}" for name in ("runs", "results")]
+    settings += ["ranks=[1]", "seeds=[0]", "classes=[0]"]
+    settings = settings[: {"runs": 1, "bench": 5}.get(reader[0], 2)]
+    settings += ["tracking.mode=disabled"] if reader[0] in ("bench", "figure") else []
+    code, error = call(*reader, *settings)
+    shutil.copy(sound, given)
+    assert refused_in_one_line(code, error), (reader, given, bytes(content), code, error)
+    assert not list(tmp_path.glob("**/*.tmp"))
+
+
+@pytest.fixture
+def folders(made_up_runs, tmp_path):
+    """A folder of runs with a plan and one of results, to be kept sound and to be changed."""
+    runs, results = tmp_path / "sound" / "runs", tmp_path / "sound" / "results" / "tensor_rank"
+    records = made_up_runs(runs, classes=(0,), seeds=(0, 1))
+    cells = {path.name: read_record(path / "record.json").config for path in records.values()}
+    write_plan(runs / "tensor_rank", "rankbench bench tensor_rank", cells)
+    results.mkdir(parents=True)
+    Results.from_runs(runs).write(results)
+    shutil.copytree(tmp_path / "sound", tmp_path / "given")
+
+
+@inputs(2500)
+@given(
+    x=st.one_of(
+        arrays(st.sampled_from(["u1", "i8", "f4", "f8", "?", "U2", "M8[s]"]), shapes), junk
+    ),
+    y=st.one_of(arrays(st.sampled_from(["i8", "u1", "f4", "S1"]), st.integers(0, 12)), junk),
+    names=st.sampled_from(["x y", "x y", "x labels", "x y x_test y_test"]),
+    flips=st.lists(st.tuples(st.integers(0, 900), st.integers(0, 255)), max_size=2),
+)
+def test_own_arrays(tmp_path, x, y, names, flips):
+    """Arrays of any kind, and damaged files: samples with one label each, or one line."""
+    path = tmp_path / "mine.npz"
+    np.savez(path, **dict(zip(names.split(), (x, y, x, y), strict=False)))
+    content = bytearray(path.read_bytes())
+    for position, byte in flips:
+        if position < len(content):
+            content[position] = byte
+    path.write_bytes(content)
+    own_data._read_file.cache_clear()
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    said = ""
+    try:
+        data = validate(ArrayFile, {"file": str(path)}, "data")
+        for part in data.arrays.parts.values():
+            assert len(part.images) == len(part.labels) > 0
+            assert 0 <= part.images.min() <= part.images.max() <= data.brightest
+            assert 0 <= part.labels.min() <= part.labels.max() < data.classes
+    except UserError as refusal:
+        said = str(refusal)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert len(said.splitlines()) <= 1
 
 
 @inputs(6000)
