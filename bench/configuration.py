@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from bench.core.cell import SCIENCE
 from bench.core.errors import UserError, require
 from bench.core.settings import allow
 
@@ -25,8 +26,7 @@ CONFIG_DIR = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "con
 FOLDERS = [CONFIG_DIR]
 
 # Groups whose keys the settings classes know: there an override may name a key that no YAML holds.
-TYPED_GROUPS = ("data", "model", "learner", "optimizer", "regularizer", "trainer")
-TYPED_GROUPS += ("execution", "tracking", "sweep")
+TYPED_GROUPS = (*SCIENCE, "execution", "tracking", "sweep")
 # Names under which settings of `execution` are known to users of Hydra and Lightning.
 ALIASES = {
     "data.root": "execution.root",

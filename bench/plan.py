@@ -11,14 +11,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from bench.configuration import (
-    choices,
-    compose,
-    get_value,
-    launcher,
-    parse,
-    require_benchmark,
-)
+from bench.configuration import choices, compose, get_value, launcher, parse, require_benchmark
 from bench.core.cell import SCIENCE, Cell
 from bench.core.errors import UserError, require
 from bench.core.settings import Count, Positive, load, settings
@@ -119,10 +112,9 @@ def plan_run(overrides: Sequence[str]) -> Plan:
     swept = [str(o.input_line) for o in parsed if o.is_sweep_override()]
     if swept:
         raise UserError(swept[0], "one value", "add -m for a multirun")
-    benchmark = next((str(o.value()) for o in parsed if o.key_or_group == "benchmark"), "single")
-    for override in parsed:
-        if override.key_or_group == "experiment" and benchmark == "single" and override.value():
-            benchmark = str(override.value()).partition("/")[0]
+    chosen = {o.key_or_group: str(o.value() or "") for o in parsed}
+    of_experiment = chosen.get("experiment", "").partition("/")[0]
+    benchmark = chosen.get("benchmark") or of_experiment or "single"
     _require_own_experiment(parsed, benchmark)
     lines = _defaults(benchmark, parsed)
     lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
@@ -360,12 +352,10 @@ def check(cells: Sequence[Cell], max_memory: float) -> None:
         group = [cell for cell in cells if cell.learner == learner]
         learner.check(group)
         needed = max(learner.memory([cell]) for cell in group)
-        require(
-            needed <= max_memory * 1e9,
-            f"sweep.max_memory={max_memory:g} GB",
-            f"at least {needed / 1e9:.3f} GB, what the largest cell needs",
-            "raise sweep.max_memory, or lower the batch size or the size of the model",
-        )
+        given = f"sweep.max_memory={max_memory:g} GB"
+        expected = f"at least {needed / 1e9:.3f} GB, what the largest cell needs"
+        hint = "raise sweep.max_memory, or lower the batch size or the size of the model"
+        require(needed <= max_memory * 1e9, given, expected, hint)
 
 
 def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cell]]:
@@ -386,16 +376,11 @@ def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cel
 
     divided: list[list[Cell]] = []
     for _, group in groupby(sorted(cells, key=stack_key), stack_key):
-        divided += _within_memory(list(group), max_memory, most)
+        stack: list[Cell] = []
+        for cell in group:
+            full = len(stack) == most or cell.learner.memory([*stack, cell]) > max_memory * 1e9
+            if full or not stack:
+                stack = []
+                divided.append(stack)
+            stack.append(cell)
     return divided
-
-
-def _within_memory(cells: list[Cell], max_memory: float, most: int) -> Iterator[list[Cell]]:
-    stack: list[Cell] = []
-    for cell in cells:
-        full = len(stack) == most or cell.learner.memory([*stack, cell]) > max_memory * 1e9
-        if stack and full:
-            yield stack
-            stack = []
-        stack.append(cell)
-    yield stack

@@ -145,12 +145,9 @@ class Pathfinder(LabeledImages):
         workers = workers or min(cpu_count(), math.ceil((self.train + self.test) / SHARE))
         images = np.concatenate(list(Parallel(n_jobs=workers)(chunks)))  # pyright: ignore
         different = len({hashlib.sha256(image).digest() for image in images})
-        require(
-            different == len(images),
-            f"{len(images) - different} of {len(images)} images like another",
-            "different images",
-            "raise data.scene.drawn_size or data.scene.length, or lower data.train and data.test",
-        )
+        given = f"{len(images) - different} of {len(images)} images like another"
+        hint = "raise data.scene.drawn_size or data.scene.length, or lower data.train and data.test"
+        require(different == len(images), given, "different images", hint)
         return dict(zip(PARTS, np.split(images, [self.train]), strict=True))
 
     def part(self, root: str | None, name: str, seed: int) -> "StoredImages":

@@ -92,18 +92,12 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         needed = 2 * self.inset + self.dash_length
-        require(
-            self.drawn_size > needed,
-            f"data.scene.drawn_size={self.drawn_size} with data.scene.padding={self.padding}",
-            f"more than {needed:g}, what padding, gap and a single dash need",
-        )
-        size = self.image_size
-        least = self.drawn_size / size
-        require(
-            self.disc_radius >= least,
-            f"data.scene.disc_radius={self.disc_radius} in images of {size} x {size}",
-            f"at least {least:g}, the width of a pixel",
-        )
+        given = f"data.scene.drawn_size={self.drawn_size} with data.scene.padding={self.padding}"
+        expected = f"more than {needed:g}, what padding, gap and a single dash need"
+        require(self.drawn_size > needed, given, expected)
+        size, least = self.image_size, self.drawn_size / self.image_size
+        given = f"data.scene.disc_radius={self.disc_radius} in images of {size} x {size}"
+        require(self.disc_radius >= least, given, f"at least {least:g}, the width of a pixel")
         middle = self.drawn_size / 2
         given = f"data.scene.start_border={self.start_border} in scenes of {self.drawn_size}"
         require(self.start_border < middle, given, f"less than {middle:g}")
@@ -171,12 +165,9 @@ def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -
             return _painted(config, *lay_out(config, rng), discs)
         except NoRoomError as cause:
             causes.append(str(cause))
-    most = max(set(causes), key=causes.count)
-    raise UserError(
-        f"data.scene.length={config.length} with data.scene.drawn_size={config.drawn_size}",
-        f"a scene with room for everything, and {config.max_tries} tries found none",
-        most,
-    )
+    given = f"data.scene.length={config.length} with data.scene.drawn_size={config.drawn_size}"
+    expected = f"a scene with room for everything, and {config.max_tries} tries found none"
+    raise UserError(given, expected, max(set(causes), key=causes.count))
 
 
 def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
@@ -330,9 +321,8 @@ def paint(
     wanted = np.concatenate([np.nonzero(shown)[0], first_and_last[np.nonzero(discs_shown)[0]]])
     owner[touched] = wanted  # of several owners of a pixel the last remains
     if (owner[touched] != wanted).any():
-        raise NoRoomError(
-            "raise data.scene.gap or data.scene.image_size, or lower data.scene.disc_radius"
-        )
+        hint = "raise data.scene.gap or data.scene.image_size, or lower data.scene.disc_radius"
+        raise NoRoomError(hint)
     image[pixels[shown > 0]] = shown[shown > 0]
     for path, end in discs:
         at = on_tips[2 * path + end]

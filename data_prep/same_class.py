@@ -66,13 +66,11 @@ class IsSameClass(LabeledImages):
 
     def __post_init__(self) -> None:
         (height, width), needed = self.canvas, 2 * self.image_size + self.distance
-        require(
-            height >= self.image_size and width >= needed,
-            f"data.canvas={list(self.canvas)} with data.image_size={self.image_size} and "
-            f"data.distance={self.distance}",
-            f"a height of at least {self.image_size} and a width of at least {needed}",
-            "raise the canvas, or lower the distance or the image size",
-        )
+        given = f"data.canvas={list(self.canvas)} with data.image_size={self.image_size}"
+        given += f" and data.distance={self.distance}"
+        expected = f"a height of at least {self.image_size} and a width of at least {needed}"
+        hint = "raise the canvas, or lower the distance or the image size"
+        require(height >= self.image_size and width >= needed, given, expected, hint)
         is_cifar, given = self.images.startswith("cifar10"), f"with data.images={self.images}"
         require(is_cifar or not self.color, f"data.color=true {given}", "images in color")
         known = self.images in STATISTICS and is_cifar == self.color
@@ -102,8 +100,9 @@ class IsSameClass(LabeledImages):
     @property
     def extent(self) -> Rectangle:
         """The rectangle that holds the two images."""
-        first, second = self.patches
-        return Rectangle(first.top, first.left, first.height, second.right - first.left)
+        first, _ = self.patches
+        width = 2 * self.image_size + self.distance
+        return Rectangle(first.top, first.left, first.height, width)
 
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
@@ -196,11 +195,9 @@ def sample_pairs(
         Shape (count,), int64: 1 for one class.
     """
     _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
-    require(
-        bool((sizes >= 2).all()) and len(sizes) >= 2,
-        f"{len(sizes)} classes with {int(sizes.min())} images or more",
-        "at least two classes of at least two images",
-    )
+    given = f"{len(sizes)} classes with {int(sizes.min())} images or more"
+    enough = len(sizes) >= 2 and int(sizes.min()) >= 2
+    require(enough, given, "at least two classes of at least two images")
     # By class, the images make a ring of arcs; the second image is `chosen` steps further on.
     order, starts = classes.argsort(stable=True), sizes.cumsum(0) - sizes
     first = torch.randint(len(labels), (count,), generator=rng)

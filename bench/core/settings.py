@@ -112,13 +112,14 @@ def load(node: Mapping[str, Any], group: str) -> Any:
     values = dict(node)
     target = str(values.pop("_target_", ""))
     if values.pop("_partial_", False):
-        return _factory(target, values, group)
-    schema = resolve(target, group)
-    require(
-        isinstance(schema, type) and is_dataclass(schema),
-        f"{group}._target_={target}",
-        "the dotted name of a settings class",
-    )
+        factory = Factory(target, values)
+        known = [*inspect.signature(factory.make).parameters][1:]  # without what is optimized
+        for name in values:
+            require(name in known, f"{group}.{name}", *_choices(name, known))
+        return factory
+    schema = resolve(target, f"{group}._target_")
+    given, expected = f"{group}._target_={target}", "the dotted name of a settings class"
+    require(isinstance(schema, type) and is_dataclass(schema), given, expected)
     return validate(schema, values, group)
 
 
@@ -187,28 +188,16 @@ def _adapter(schema: type[T]) -> TypeAdapter[T]:
 
 
 @cache
-def resolve(target: str, group: str = "") -> Any:
+def resolve(target: str, setting: str = "_target_") -> Any:
     """Return what a dotted name stands for, of a module that settings may name; see `TRUSTED`."""
-    trusted = any(target.startswith(f"{module}.") for module in TRUSTED)
-    require(
-        trusted,
-        f"{group}._target_={target!r}",
-        f"a class of {', '.join(TRUSTED)}, or of a folder given by --config-dir",
-    )
+    given = f"{setting}={target!r}"
+    expected = f"a name in {', '.join(TRUSTED)}, or in a folder given by --config-dir"
+    require(any(target.startswith(f"{module}.") for module in TRUSTED), given, expected)
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        hint = " ".join(str(error).split())
-        raise UserError(f"{group}._target_={target!r}", "a class that exists", hint) from error
-
-
-def _factory(target: str, arguments: Mapping[str, Any], group: str) -> Factory:
-    factory = Factory(target, arguments)
-    known = [*inspect.signature(factory.make).parameters][1:]  # without what is optimized
-    for name in arguments:
-        require(name in known, f"{group}.{name}", *_choices(name, known))
-    return factory
+        raise UserError(given, "a name that exists", str(error)) from error
 
 
 def _choices(name: str, known: list[str]) -> tuple[str, str]:

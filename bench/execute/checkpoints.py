@@ -16,7 +16,6 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from bench.core.cell import Cell
 from bench.core.files import write_atomically
 from bench.core.settings import Count, NonNegative, settings
 from bench.execute.logging_setup import log
@@ -121,8 +120,8 @@ class Checkpoints:
             log.warning("%s: damaged or missing checkpoint; its runs start anew", path)
             return None
         self.usage.elapsed_s += manifest.elapsed_s
-        self.usage.instruction_sets |= {*manifest.instruction_sets}
-        self.usage.threads |= {*manifest.threads}
+        self.usage.instruction_sets.update(manifest.instruction_sets)
+        self.usage.threads.update(manifest.threads)
         return path
 
     def discard(self) -> None:
@@ -134,12 +133,6 @@ def stack_folder(benchmark_folder: Path, run_keys: Sequence[str]) -> Path:
     """Return the folder of the checkpoint of runs that train together."""
     name = hashlib.sha256("".join(sorted(run_keys)).encode()).hexdigest()[:16]
     return benchmark_folder / STACKS / name
-
-
-def discard_stack(benchmark_folder: Path, cells: Sequence[Cell]) -> None:
-    """Remove the checkpoint of cells that trained together."""
-    keys = [cell.run_key for cell in cells]
-    shutil.rmtree(stack_folder(benchmark_folder, keys), ignore_errors=True)
 
 
 def checkpointed(benchmark_folder: Path) -> Iterator[tuple[str, ...]]:

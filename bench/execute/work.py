@@ -2,6 +2,7 @@
 
 import errno
 import math
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.status import Status
-from bench.execute.checkpoints import checkpointed, discard_stack
+from bench.execute.checkpoints import checkpointed, stack_folder
 from bench.plan import SweepConfig, stacks
 from bench.store.location import RunLocation
 from bench.store.record import RECORD_FILE, DamagedRecord, read_record
@@ -104,7 +105,8 @@ class Work:
         rest = [cell for cell in stack if cell.run_key in missing]
         general = isinstance(error, OSError) and error.errno not in GROWS_WITH_THE_STACK
         if len(rest) > 1 and not general and not isinstance(error, UserError):
-            discard_stack(self.location.folder, stack)
+            keys = [cell.run_key for cell in stack]
+            shutil.rmtree(stack_folder(self.location.folder, keys), ignore_errors=True)
             return [rest[len(rest) // 2 :], rest[: len(rest) // 2]]
         message = " ".join(f"{type(error).__name__}: {error}".split())
         self.errors |= {cell.run_key: message for cell in rest}

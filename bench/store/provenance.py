@@ -13,16 +13,8 @@ import torch
 
 from bench.store.record import Git, Host
 
-PACKAGES = (
-    "rankbench",
-    "torch",
-    "pytorch-lightning",
-    "torchvision",
-    "wandb",
-    "hydra-core",
-    "numpy",
-    "numba",
-)
+PACKAGES = ("rankbench", "torch", "pytorch-lightning", "torchvision", "wandb", "hydra-core")
+PACKAGES += ("numpy", "numba")
 
 
 @cache

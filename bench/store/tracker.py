@@ -1,7 +1,7 @@
 """Recording the runs of one stack: curves while they train, records when they end."""
 
 import io
-import math
+import json
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from torch import Tensor
 from bench.core.cell import Cell
 from bench.core.files import write_atomically
 from bench.core.status import Status
+from bench.learners.base import Learner
 from bench.store import provenance
 from bench.store.location import RunLocation
 from bench.store.record import (
@@ -99,7 +100,7 @@ class Tracker:
         self.runs: list[wandb.Run | None] = [None for _ in self.cells]
         self.links = [WandbLink(mode="disabled") for _ in self.cells]
         ours = [i for i, is_open in enumerate(self.open) if is_open]
-        self.late = set(ours[MOST_OPEN:]) if self.location.tracking.mode != "disabled" else set()
+        self.late = {*ours[MOST_OPEN:]}
         for i in ours[:MOST_OPEN]:
             self._open(i)
 
@@ -123,27 +124,18 @@ class Tracker:
     def _open(self, i: int) -> None:
         """Open a cell's W&B run; without a network offline, so that `wandb sync` can upload it."""
         if self.location.tracking.mode == "online":
-            self._guarded(i, lambda: self._open_run(i))
+            self._guarded(i, self._open_run, i)
             if self.runs[i] is None:
                 offline = replace(self.location.tracking, mode="offline")
                 self.location = replace(self.location, tracking=offline)
                 self.links[i] = replace(self.links[i], trouble=None)  # offline it will be whole
         if self.location.tracking.mode == "offline":
-            self._guarded(i, lambda: self._open_run(i))
+            self._guarded(i, self._open_run, i)
 
     def _open_run(self, i: int) -> None:
         cell = self.cells[i]
         folder = (self.location.folder / cell.run_key).absolute()
-        extra = {
-            "run_key": cell.run_key,
-            "benchmark": self.location.benchmark,
-            "attempt": self.locks.attempts[cell.run_key],
-            "provenance": {
-                **asdict(provenance.git_state()),
-                **asdict(provenance.host(self.usage)),
-                "versions": provenance.versions(),
-            },
-        }
+        made_by = asdict(provenance.git_state()) | asdict(provenance.host(self.usage))
         run = open_run(
             folder,
             self.location.tracking,
@@ -151,21 +143,37 @@ class Tracker:
             job_type=f"{cell.data.name}/{cell.variant}",
             name=cell.label,
             step=self.step,
-            values={**cell.config, **extra},
+            values={
+                **cell.config,
+                "run_key": cell.run_key,
+                "benchmark": self.location.benchmark,
+                "attempt": self.locks.attempts[cell.run_key],
+                "provenance": made_by | {"versions": provenance.versions()},
+            },
         )
         path = Path(run.settings.sync_dir).absolute().relative_to(folder).as_posix()
-        link = {"mode": self.location.tracking.mode, "run_id": run.id, "path": path}
-        self.links[i] = replace(self.links[i], **link)
+        mode = self.location.tracking.mode
+        self.links[i] = replace(self.links[i], mode=mode, run_id=run.id, path=path)
         self.runs[i] = run
 
-    def _guarded(self, i: int, call: Callable[[], Any]) -> None:
+    def _guarded(self, i: int, call: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         """Call W&B; if it raises, keep the message for the record and let the cell go on."""
         try:
-            call()
+            call(*arguments, **named)
         except Exception as error:
             message = without_folders(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self.links[i] = replace(self.links[i], trouble=self.links[i].trouble or message)
             self.runs[i] = None
+
+    def after_interval(self, learner: Learner) -> None:
+        """Log the new points of a learner's curves, and record the cells that have ended."""
+        self.usage.update()
+        log = learner.run_log
+        for i, (curve, outcome) in enumerate(zip(log.curves, log.outcomes, strict=True)):
+            for point in curve[len(self.curves[i]) :] if self.open[i] else ():
+                self.log(i, point)
+            if outcome is not None:
+                self.finish(i, outcome.status, outcome.metrics, outcome.weights)
 
     def log(self, i: int, point: Mapping[str, float]) -> None:
         """Add a point to a cell's curve."""
@@ -173,9 +181,8 @@ class Tracker:
         self._log_point(i, point)
 
     def _log_point(self, i: int, point: Mapping[str, float]) -> None:
-        run = self.runs[i]
-        if run is not None:
-            self._guarded(i, lambda: log_point(run, self.step, point))
+        if self.runs[i] is not None:
+            self._guarded(i, log_point, self.runs[i], self.step, point)
 
     def finish(
         self,
@@ -215,7 +222,7 @@ class Tracker:
             seed=cell.seed,
             config=finite_or_none(cell.config),
             metrics=_as_numbers(metrics),
-            curve=[_as_numbers(point) for point in self.curves[i]],
+            curve=[*map(_as_numbers, self.curves[i])],
             wall_time_s=elapsed,
             stacked_with=len(self.cells),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -234,16 +241,15 @@ class Tracker:
             self._open(i)
             for point in self.curves[i]:
                 self._log_point(i, point)
-        run, folder = self.runs[i], self.location.folder / self.cells[i].run_key
+        run, key = self.runs[i], self.cells[i].run_key
         if run is not None:
-            words = {name: _finite_or_word(value) for name, value in summary.items()}
-            self._guarded(i, lambda: run.summary.update(words))
-            weights = folder / WEIGHTS_FILE
+            # W&B drops what is not finite from an update, and would keep an older value: in words.
+            words = {n: v if finite_or_none(v) == v else json.dumps(v) for n, v in summary.items()}
+            self._guarded(i, run.summary.update, words)
+            weights = self.location.folder / key / WEIGHTS_FILE
             if self.location.tracking.models and weights.exists():
-                name = f"model-{self.cells[i].run_key}"
-                self._guarded(i, lambda: run.log_artifact(weights, name=name, type="model"))
-            code = 0 if Status(summary["status"]).final else 1
-            self._guarded(i, lambda: self._finish_run(i, run, code))
+                self._guarded(i, run.log_artifact, weights, name=f"model-{key}", type="model")
+            self._guarded(i, self._finish_run, i, run, 0 if Status(summary["status"]).final else 1)
         self.runs[i] = None
 
     def _finish_run(self, i: int, run: wandb.Run, code: int) -> None:
@@ -268,9 +274,7 @@ class Tracker:
     def _end(self, error: BaseException | None) -> None:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         status = Status.STOPPED if error is None or interrupted else Status.FAILED
-        text = None
-        if status is Status.FAILED:
-            text = short_traceback(error)
+        text = short_traceback(error) if error and status is Status.FAILED else None
         for i, still_open in enumerate(self.open):
             if still_open:
                 last = self.curves[i][-1] if self.curves[i] else {}
@@ -301,19 +305,9 @@ def _as_numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: finite_or_none(float(value)) for name, value in values.items()}
 
 
-def _finite_or_word(value: Any) -> Any:
-    """Return floats that are not finite as the words that W&B's history has for them.
-
-    W&B drops them from an update of the summary and would keep an older value.
-    """
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
-
-
-def short_traceback(error: BaseException | None) -> str:
+def short_traceback(error: BaseException) -> str:
     """Return an exception's traceback without the machine's folders."""
-    summary = traceback.TracebackException(type(error), error, error and error.__traceback__)  # pyright: ignore
+    summary = traceback.TracebackException.from_exception(error)
     for frame in summary.stack:
         frame.filename = "/".join(Path(frame.filename).parts[-3:])
     return without_folders("".join(summary.format(chain=False)))
