@@ -137,11 +137,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def _spelled_out(override: str) -> str:
     """Return an override with its alias replaced, and free to add a key to a typed group."""
     key, equals, value = override.partition("=")
-    bare = key.lstrip("+")
-    bare = ALIASES.get(bare, bare)
+    bare = ALIASES.get(key.lstrip("+"), key.lstrip("+"))
     group, dot, _ = bare.partition(".")
-    typed = equals and dot and group in TYPED_GROUPS
-    return f"++{bare}={value}" if typed and not key.startswith("~") else override
+    return f"++{bare}={value}" if equals and dot and group in TYPED_GROUPS else override
 
 
 def get_value(config: Mapping[str, Any], key: str) -> Any:

@@ -17,7 +17,7 @@ from bench.core.errors import UserError, require
 from bench.core.settings import settings
 from data_prep.files import data_root
 from data_prep.image_files import image_folder, read_image
-from data_prep.images import ImageData, RawImages
+from data_prep.images import Files, ImageData, RawImages
 
 ARCHIVE = "cifar10_jpeg.tar.xz"  # of the folder FOLDER
 FOLDER = "cifar10"
@@ -33,7 +33,7 @@ class CIFAR10(ImageData):
     image_shape: ClassVar[tuple[int, int]] = (32, 32)
     counts: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return the folder with the SHA-256 of what is in it.
 
         Raises
@@ -68,7 +68,7 @@ class CIFAR10JPEG(CIFAR10):
 
     name: ClassVar[str] = "cifar10_jpeg"
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return the folders in use with the SHA-256 of what is in them.
 
         Raises

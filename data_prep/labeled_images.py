@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.core.settings import Settings, settings
+from data_prep.images import Files
 
 # Half of the images are of each class.
 Samples = Annotated[int, Field(ge=2, multiple_of=2)]
@@ -104,6 +104,12 @@ class LabeledImages(Settings, ABC):
 
     later: ClassVar[frozenset[str]] = frozenset({"standardize", "drawn_labels"})
     channels: ClassVar[int] = 1
+    classes: ClassVar[int] = 2
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many images the parts have."""
+        return {"train": self.train, "test": self.test}
 
     @property
     @abstractmethod
@@ -127,7 +133,7 @@ class LabeledImages(Settings, ABC):
     @abstractmethod
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
-    ) -> list[tuple[Path, str]]:
+    ) -> Files:
         """Return the files in use with their SHA-256, verified; download or make missing ones.
 
         Parameters

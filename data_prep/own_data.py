@@ -17,7 +17,7 @@ from torchvision.transforms.functional import center_crop, resize
 from bench.core.errors import UserError, require
 from bench.core.settings import AtLeastTwo, Natural, settings
 from data_prep.image_files import image_folder, read_image
-from data_prep.images import ImageData, RawImages
+from data_prep.images import Files, ImageData, RawImages
 
 SPLIT_SEED = 0  # fixed: the split is part of the data set, not of an experiment
 TEST_SHARE = 0.2
@@ -92,7 +92,7 @@ class OwnData(ImageData):
     def arrays(self) -> Arrays:
         """What the data hold, read once per process."""
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return where the data lie and their checksum."""
         return [(self.location, self.sha256)]
 
@@ -200,7 +200,7 @@ def _read_file(path: Path, changed: int) -> Arrays:
         given = f"{path.name} with y{end} of {y.dtype}"
         require(y.dtype.kind in "iu", given, "integers, one per class")
         parts.append((_as_integers(x, f"{path.name}: x{end}"), y))
-    shapes = {x.shape[1:] for x, _ in parts}
+    shapes = dict.fromkeys(x.shape[1:] for x, _ in parts)
     given = f"{path.name} with samples of shapes {' and '.join(map(str, shapes))}"
     require(len(shapes) == 1, given, "one shape")
     floats = {values.dtype.kind == "f" for name, values in found.items() if name[0] == "x"}
@@ -255,7 +255,7 @@ def _read_folder(folder: Path, size: int) -> Arrays:
     return _assembled(f"{folder.name}/", parts, digest.hexdigest())
 
 
-def _assembled(name: str, parts: list[tuple[np.ndarray, np.ndarray]], digest: str) -> Arrays:
+def _assembled(name: str, parts: list[tuple[Any, Any]], digest: str) -> Arrays:
     """Return checked parts, split if there is no test part, with labels that count from 0."""
     labels, counts = np.unique(parts[0][1], return_counts=True)
     require(len(labels) > 1, f"{name} with one class", "at least two")

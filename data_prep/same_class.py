@@ -1,7 +1,6 @@
 """Is-same-class: two images, `distance` pixels apart, and whether they are of one class."""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +12,7 @@ from bench.core.seeding import generator
 from bench.core.settings import Count, Natural, settings
 from data_prep.cifar10 import CIFAR10, CIFAR10JPEG
 from data_prep.digits import Digits
-from data_prep.images import ImageData
+from data_prep.images import Files, ImageData
 from data_prep.labeled_images import LabeledImages, LabeledPart, Rectangle, Samples
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
@@ -106,7 +105,7 @@ class IsSameClass(LabeledImages):
 
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
-    ) -> list[tuple[Path, str]]:
+    ) -> Files:
         """Return the images' files with their SHA-256."""
         return _verified(self.images, root, download)
 
@@ -123,7 +122,7 @@ class IsSameClass(LabeledImages):
 
 
 @lru_cache(maxsize=8)  # a grid asks once for each distance
-def _verified(images: str, root: str | None, download: bool) -> list[tuple[Path, str]]:
+def _verified(images: str, root: str | None, download: bool) -> Files:
     return SOURCES[images]().files(root, download=download)
 
 

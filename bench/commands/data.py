@@ -60,15 +60,9 @@ def command(words: tuple[str, ...], show: bool) -> None:
 def _describe(
     data: ImageData | LabeledImages, config: dict[str, Any], *, download: bool
 ) -> dict[str, str]:
-    if isinstance(data, LabeledImages):
-        counts, classes = (data.train, data.test), 2
-    else:
-        counts, classes = data.counts.values(), data.classes
-    row = {
-        "name": data.name,
-        "train + test": " + ".join(f"{count:,}" for count in counts),
-        "size": f"{' x '.join(map(str, data.image_shape))}, {classes} classes",
-    }
+    counts = " + ".join(f"{count:,}" for count in data.counts.values())
+    size = f"{' x '.join(map(str, data.image_shape))}, {data.classes} classes"
+    row = {"name": data.name, "train + test": counts, "size": size}
     root = config["execution"].get("root")
     try:
         files = data.files(root, download=download)

@@ -127,7 +127,7 @@ def validate(schema: type[T], values: Any, group: str) -> T:
     """Return a `schema` made of plain values; raise a one-line `UserError` if they do not fit."""
     try:
         # JSON is the form in which pydantic's strict mode takes lists for tuples.
-        return _adapter(schema).validate_json(json.dumps(values))
+        return adapter(schema).validate_json(json.dumps(values))
     except ValidationError as error:
         raise _explained(error, schema, group) from None
     except TypeError as error:
@@ -175,15 +175,15 @@ def _differing(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that are not at their default."""
     result = {}
     for field in (field for field in fields(value) if field.compare):
-        factory = field.default_factory
-        default = field.default if factory is MISSING else factory()
-        if getattr(value, field.name) != default:
-            result[field.name] = getattr(value, field.name)
+        factory, given = field.default_factory, getattr(value, field.name)
+        if given != (field.default if factory is MISSING else factory()):
+            result[field.name] = given
     return result
 
 
 @cache
-def _adapter(schema: type[T]) -> TypeAdapter[T]:
+def adapter(schema: type[Any]) -> TypeAdapter[Any]:
+    """Return what reads a settings class from JSON, and writes it."""
     return TypeAdapter(schema)
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -13,12 +14,11 @@ from typing import Any
 
 import torch
 import wandb
-from torch import Tensor
 
 from bench.core.cell import Cell
 from bench.core.files import write_atomically
 from bench.core.status import Status
-from bench.learners.base import Learner
+from bench.learners.base import Learner, Outcome
 from bench.store import provenance
 from bench.store.location import RunLocation
 from bench.store.record import (
@@ -139,11 +139,11 @@ class Tracker:
         run = open_run(
             folder,
             self.location.tracking,
-            benchmark=self.location.benchmark,
+            self.step,
+            group=self.location.benchmark,
             job_type=f"{cell.data.name}/{cell.variant}",
             name=cell.label,
-            step=self.step,
-            values={
+            config={
                 **cell.config,
                 "run_key": cell.run_key,
                 "benchmark": self.location.benchmark,
@@ -173,7 +173,7 @@ class Tracker:
             for point in curve[len(self.curves[i]) :] if self.open[i] else ():
                 self.log(i, point)
             if outcome is not None:
-                self.finish(i, outcome.status, outcome.metrics, outcome.weights)
+                self.finish(i, outcome)
 
     def log(self, i: int, point: Mapping[str, float]) -> None:
         """Add a point to a cell's curve."""
@@ -184,14 +184,7 @@ class Tracker:
         if self.runs[i] is not None:
             self._guarded(i, log_point, self.runs[i], self.step, point)
 
-    def finish(
-        self,
-        i: int,
-        status: Status,
-        metrics: Mapping[str, float],
-        weights: Mapping[str, Tensor] | None = None,
-        error: str | None = None,
-    ) -> None:
+    def finish(self, i: int, outcome: Outcome, error: str | None = None) -> None:
         """End a cell: weights, then the W&B run, then the record, last and atomically."""
         if not self.open[i]:
             return
@@ -200,28 +193,28 @@ class Tracker:
             self.open[i] = False  # it is for the other owner to record
             return
         folder = self.location.folder / cell.run_key
-        if weights:
+        if outcome.weights:
             # A view would bring along its whole storage, such as the parameters of the whole stack.
             own = {
                 name: value.detach().clone(memory_format=torch.contiguous_format)
-                for name, value in weights.items()
+                for name, value in outcome.weights.items()
             }
             buffer = io.BytesIO()
             torch.save(own, buffer)
             write_atomically(folder / WEIGHTS_FILE, buffer.getvalue())
         self.usage.update()
         elapsed = self.usage.wall_time_s
-        self._close_run(i, {**metrics, "status": str(status), "wall_time_s": elapsed})
+        self._close_run(i, outcome, elapsed)
         record = Record(
             format=FORMAT,
             benchmark=self.location.benchmark,
             run_key=cell.run_key,
-            status=status,
+            status=outcome.status,
             error=error,
             attempt=self.locks.attempts[cell.run_key],
             seed=cell.seed,
             config=finite_or_none(cell.config),
-            metrics=_as_numbers(metrics),
+            metrics=_as_numbers(outcome.metrics),
             curve=[*map(_as_numbers, self.curves[i])],
             wall_time_s=elapsed,
             stacked_with=len(self.cells),
@@ -235,7 +228,7 @@ class Tracker:
         write_record(folder, record)
         self.open[i] = False
 
-    def _close_run(self, i: int, summary: Mapping[str, Any]) -> None:
+    def _close_run(self, i: int, outcome: Outcome, elapsed: float) -> None:
         if i in self.late:
             self.late.remove(i)
             self._open(i)
@@ -244,12 +237,15 @@ class Tracker:
         run, key = self.runs[i], self.cells[i].run_key
         if run is not None:
             # W&B drops what is not finite from an update, and would keep an older value: in words.
-            words = {n: v if finite_or_none(v) == v else json.dumps(v) for n, v in summary.items()}
-            self._guarded(i, run.summary.update, words)
+            metrics = {
+                n: v if math.isfinite(v) else json.dumps(v) for n, v in outcome.metrics.items()
+            }
+            ended = {"status": str(outcome.status), "wall_time_s": elapsed}
+            self._guarded(i, lambda: run.summary.update(metrics | ended))
             weights = self.location.folder / key / WEIGHTS_FILE
             if self.location.tracking.models and weights.exists():
                 self._guarded(i, run.log_artifact, weights, name=f"model-{key}", type="model")
-            self._guarded(i, self._finish_run, i, run, 0 if Status(summary["status"]).final else 1)
+            self._guarded(i, self._finish_run, i, run, 0 if outcome.status.final else 1)
         self.runs[i] = None
 
     def _finish_run(self, i: int, run: wandb.Run, code: int) -> None:
@@ -280,7 +276,7 @@ class Tracker:
                 last = self.curves[i][-1] if self.curves[i] else {}
                 # An error is on its way already; a full disk must not hide it.
                 with suppress(OSError) if error else nullcontext():
-                    self.finish(i, status, last, error=text)
+                    self.finish(i, Outcome(status, last), error=text)
 
 
 def is_finished(folder: Path) -> bool:
@@ -295,9 +291,9 @@ def is_finished(folder: Path) -> bool:
     """
     try:
         return read_record(folder / RECORD_FILE).status.final
-    except NewerRecord:
-        raise
-    except (FileNotFoundError, DamagedRecord):
+    except (FileNotFoundError, DamagedRecord) as error:
+        if isinstance(error, NewerRecord):
+            raise
         return False
 
 
