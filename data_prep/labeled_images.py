@@ -104,12 +104,6 @@ class LabeledImages(Settings, ABC):
 
     later: ClassVar[frozenset[str]] = frozenset({"standardize", "drawn_labels"})
     channels: ClassVar[int] = 1
-    classes: ClassVar[int] = 2
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many images the parts have."""
-        return {"train": self.train, "test": self.test}
 
     @property
     @abstractmethod

@@ -60,9 +60,13 @@ def command(words: tuple[str, ...], show: bool) -> None:
 def _describe(
     data: ImageData | LabeledImages, config: dict[str, Any], *, download: bool
 ) -> dict[str, str]:
-    counts = " + ".join(f"{count:,}" for count in data.counts.values())
-    size = f"{' x '.join(map(str, data.image_shape))}, {data.classes} classes"
-    row = {"name": data.name, "train + test": counts, "size": size}
+    if isinstance(data, LabeledImages):
+        counts, classes = (data.train, data.test), 2
+    else:
+        counts, classes = data.counts.values(), data.classes
+    samples = " + ".join(f"{count:,}" for count in counts)
+    size = f"{' x '.join(map(str, data.image_shape))}, {classes} classes"
+    row = {"name": data.name, "train + test": samples, "size": size}
     root = config["execution"].get("root")
     try:
         files = data.files(root, download=download)

@@ -17,12 +17,20 @@ from bench.store.results import Results, require_runs
 
 def reads_runs(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take a benchmark, what to read its runs from, and which runs."""
-    text = "Only such runs, as in `--where model.rank=5`; may be repeated."
-    shape = {"metavar": "COLUMN=VALUE", "multiple": True}
-    conditions = click.option("--where", "conditions", **shape, help=text)
-    sources = click.Choice(["records", "wandb", "results"])
-    text = "Their records (default), W&B's files alone, or the folder of results."
-    source = click.option("--from", "source", type=sources, default="records", help=text)
+    conditions = click.option(
+        "--where",
+        "conditions",
+        multiple=True,
+        metavar="COLUMN=VALUE",
+        help="Only such runs, as in `--where model.rank=5`; may be repeated.",
+    )
+    source = click.option(
+        "--from",
+        "source",
+        type=click.Choice(["records", "wandb", "results"]),
+        default="records",
+        help="Their records (default), W&B's files alone, or the folder of results.",
+    )
     return click.argument("name")(conditions(source(config_dir(overrides(function)))))
 
 

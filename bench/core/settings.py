@@ -71,11 +71,8 @@ class Factory:
         self.make: Callable[..., Any] = resolve(target)
         self.name = target.rpartition(".")[2]
         self.arguments = dict(arguments)
-        self.defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.make).parameters.items()
-            if parameter.default is not parameter.empty
-        }
+        parameters = inspect.signature(self.make).parameters.values()
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
         """Make an instance; arguments that are named here take precedence."""
@@ -159,12 +156,9 @@ def identity(value: Any) -> Any:
     So a new field with a default changes no key. A released default must therefore never change.
     """
     if isinstance(value, Factory):
-        given = {
-            name: as_plain(v)
-            for name, v in value.arguments.items()
-            if name not in value.defaults or as_plain(value.defaults[name]) != as_plain(v)
-        }
-        return {"name": value.name, **given}
+        given, defaults = as_plain(value.arguments), as_plain(value.defaults)
+        own = {n: v for n, v in given.items() if n not in defaults or defaults[n] != v}
+        return {"name": value.name, **own}
     if is_dataclass(value) and not isinstance(value, type):
         named = {"name": value.name} if isinstance(value, Settings) else {}
         return {**named, **{n: identity(v) for n, v in _differing(value).items()}}

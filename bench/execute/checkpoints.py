@@ -11,6 +11,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -110,7 +111,10 @@ class Checkpoints:
                 log.warning("%s: no readable %s; its runs start anew", self.folder, MANIFEST_FILE)
             return None
         path = self.folder / f"{manifest.checkpoint}.ckpt"
-        if not path.is_file() or _digest(path) != manifest.checkpoint:
+        unaltered = False
+        with suppress(OSError):
+            unaltered = _digest(path) == manifest.checkpoint
+        if not unaltered:
             log.warning("%s: damaged or missing checkpoint; its runs start anew", path)
             return None
         self.usage.elapsed_s += manifest.elapsed_s

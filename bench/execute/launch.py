@@ -208,11 +208,9 @@ def _submit(work: Work, parts: Sequence[Work]) -> list[Any]:
     executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=again)
     own = ("_target_", "submitit_folder", "max_num_timeout")
     shared = [field.name for field in fields(BaseQueueConf)]  # by every kind of cluster
-    given = {
-        name if name in shared else f"slurm_{name}": value
-        for name, value in {**work.launcher, "name": work.location.benchmark}.items()
-        if name not in own
-    }
+    asked = {name: value for name, value in work.launcher.items() if name not in own}
+    asked["name"] = work.location.benchmark
+    given = {name if name in shared else f"slurm_{name}": v for name, v in asked.items()}
     try:
         executor.update_parameters(**given)
         return executor.map_array(Job(), parts)

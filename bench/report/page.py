@@ -149,9 +149,9 @@ def _runs_as_json(chapters: Sequence[Chapter]) -> str:
         runs = frame.to_dict("records")
         for key, setting, run in zip(frame.index, _settings(frame), runs, strict=True):
             shown = {name: _short(run[name]) for name in listed if run[name] == run[name]}
-            path = run["wandb_path"] if run["wandb_path"] == run["wandb_path"] else ""
             row = [chapter.name, run["data.name"], setting, run["status"], shown]
-            rows.append([*row, _short(run["wall_time_s"]), path, key])
+            path = run["wandb_path"]
+            rows.append([*row, _short(run["wall_time_s"]), path if path == path else "", key])
     text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 

@@ -77,17 +77,16 @@ def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
         curves[key] = [
             {name: v for name, v in row.items() if name[0] != "_"} for row in run["history"]
         ]
+        status, elapsed = summary.pop("status", MISSING), summary.pop("wall_time_s", None)
+        metrics = {n: v for n, v in summary.items() if isinstance(v, float) and n[0] != "_"}
         rows[key] = {
             "benchmark": config.pop("benchmark", benchmark),
-            "status": summary.pop("status", MISSING),
+            "status": status,
             "attempt": attempt,
-            "wall_time_s": summary.pop("wall_time_s", None),
+            "wall_time_s": elapsed,
             "wandb_path": file.parent.relative_to(file.parents[2]).as_posix(),
             **flatten(config),
-            **measurements(
-                {n: v for n, v in summary.items() if isinstance(v, float) and n[0] != "_"},
-                curves[key],
-            ),
+            **measurements(metrics, curves[key]),
         }
     return Results.of(rows, curves)
 
@@ -126,8 +125,5 @@ def _problems(path: Path) -> list[str]:
         "the curve": (record.curve, curve if record.curve else []),
         "the run id": (record.wandb.run_id, stored["run"].get("run_id")),
     }
-    return [
-        f"{path}: {name} differs from {files[0].name}"
-        for name, (ours, theirs) in pairs.items()
-        if ours != finite_or_none(theirs)
-    ]
+    wrong = [name for name, (ours, theirs) in pairs.items() if ours != finite_or_none(theirs)]
+    return [f"{path}: {name} differs from {files[0].name}" for name in wrong]
