@@ -16,6 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from bench.core.cell import SCIENCE
 from bench.core.errors import UserError, require
 from bench.core.settings import allow
 
@@ -25,8 +26,7 @@ CONFIG_DIR = PACKAGED if PACKAGED.is_dir() else Path(__file__).parents[1] / "con
 FOLDERS = [CONFIG_DIR]
 
 # Groups whose keys the settings classes know: there an override may name a key that no YAML holds.
-TYPED_GROUPS = ("data", "model", "learner", "optimizer", "regularizer", "trainer")
-TYPED_GROUPS += ("execution", "tracking", "sweep")
+TYPED_GROUPS = (*SCIENCE, "execution", "tracking", "sweep")
 # Names under which settings of `execution` are known to users of Hydra and Lightning.
 ALIASES = {
     "data.root": "execution.root",
@@ -137,11 +137,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 def _spelled_out(override: str) -> str:
     """Return an override with its alias replaced, and free to add a key to a typed group."""
     key, equals, value = override.partition("=")
-    bare = key.lstrip("+")
-    bare = ALIASES.get(bare, bare)
+    bare = ALIASES.get(key.lstrip("+"), key.lstrip("+"))
     group, dot, _ = bare.partition(".")
-    typed = equals and dot and group in TYPED_GROUPS
-    return f"++{bare}={value}" if typed and not key.startswith("~") else override
+    return f"++{bare}={value}" if equals and dot and group in TYPED_GROUPS else override
 
 
 def get_value(config: Mapping[str, Any], key: str) -> Any:

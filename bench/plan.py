@@ -11,16 +11,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from bench.configuration import (
-    choices,
-    compose,
-    get_value,
-    launcher,
-    parse,
-    require_benchmark,
-)
+from bench.configuration import choices, compose, get_value, launcher, parse, require_benchmark
 from bench.core.cell import SCIENCE, Cell
-from bench.core.errors import UserError, require
+from bench.core.errors import require
 from bench.core.settings import Count, Positive, load, settings
 
 # Arguments of Lightning's Trainer that change where a run is computed and shown, but no number.
@@ -102,10 +95,11 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
     """
     require_benchmark(name)
     parsed = parse(overrides)
-    named = [str(o.input_line) for o in parsed if o.key_or_group == "benchmark"]
-    require(not named, " ".join(named), f"no second benchmark beside {name}")
-    shown = [str(o.input_line) for o in parsed if o.key_or_group.startswith("benchmark.report")]
-    require(not shown, " ".join(shown), f"the report that configs/benchmark/{name}.yaml describes")
+    for override in parsed:
+        key, given = override.key_or_group, _line(override)
+        require(key != "benchmark", given, f"no second benchmark beside {name}")
+        expected = f"the report that configs/benchmark/{name}.yaml describes"
+        require(not key.startswith("benchmark.report"), given, expected)
     _require_own_experiment(parsed, name)
     return _plan(name, parsed, recorded("bench", name, *overrides))
 
@@ -116,13 +110,12 @@ def plan_run(overrides: Sequence[str]) -> Plan:
     An experiment brings its benchmark along, as in ``experiment=is_same_class/quick``.
     """
     parsed = parse(overrides)
-    swept = [str(o.input_line) for o in parsed if o.is_sweep_override()]
-    if swept:
-        raise UserError(swept[0], "one value", "add -m for a multirun")
-    benchmark = next((str(o.value()) for o in parsed if o.key_or_group == "benchmark"), "single")
     for override in parsed:
-        if override.key_or_group == "experiment" and benchmark == "single" and override.value():
-            benchmark = str(override.value()).partition("/")[0]
+        swept = override.is_sweep_override()
+        require(not swept, _line(override), "one value", "add -m for a multirun")
+    chosen = {o.key_or_group: str(o.value() or "") for o in parsed}
+    of_experiment = chosen.get("experiment", "").partition("/")[0]
+    benchmark = chosen.get("benchmark") or of_experiment or "single"
     _require_own_experiment(parsed, benchmark)
     lines = _defaults(benchmark, parsed)
     lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
@@ -170,8 +163,11 @@ def _expanded(
     axes |= {key: [get_value(config, key)] for key in fixed_keys if key in axes}
     if axes.get(CLASSES) in (ALL, [ALL]):
         axes[CLASSES] = typing.classes(config)
-    for values in _grid(axes):
-        yield typing.cell(_with_values(config, values))
+    for key, values in axes.items():
+        is_list = isinstance(values, list) and len(values) > 0
+        require(is_list, f"the axis {key}={values}", "a list of values, such as [1,2]")
+    for point in product(*axes.values()):
+        yield typing.cell(_with_values(config, dict(zip(axes, point, strict=True))))
 
 
 def recorded(*words: str) -> str:
@@ -247,15 +243,6 @@ def _require_own_experiment(parsed: Iterable[Override], benchmark: str) -> None:
             require(name in known, f"{group}={name}", expected)
 
 
-def _grid(axes: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the points of a grid given by the values of its axes."""
-    for key, values in axes.items():
-        is_list = isinstance(values, list) and len(values) > 0
-        require(is_list, f"the axis {key}={values}", "a list of values, such as [1,2]")
-    for point in product(*axes.values()):
-        yield dict(zip(axes, point, strict=True))
-
-
 def _with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return a copy of a nested configuration with dotted keys set to new values.
 
@@ -263,12 +250,10 @@ def _with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str,
     """
     result = deepcopy({name: config[name] for name in (*SCIENCE, "variant", "seed", "execution")})
     for key, value in values.items():
-        group, *parents, name = ["", *key.split(".")] if "." not in key else key.split(".")
-        node = get_value(result, group) if group else result
+        node, (*parents, name) = result, key.split(".")
         for parent in parents:
+            node = get_value(result, parent) if node is result else node.setdefault(parent, {})
             require(isinstance(node, dict), f"the axis {key}", "a value inside a config group")
-            node = node.setdefault(parent, {})
-        require(isinstance(node, dict), f"the axis {key}", "a value inside a config group")
         node[name] = value
     return result
 
@@ -306,9 +291,8 @@ class Typing:
         seed = config["seed"]
         whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
         require(whole, f"seed={seed}", "an integer of at least 0")
-        shared = dict(config["execution"])
-        shared = {**shared, "trainer": {**shared.get("trainer", {}), **own}}
-        execution = self._load("execution", shared)
+        own = config["execution"].get("trainer", {}) | own
+        execution = self._load("execution", {**config["execution"], "trainer": own})
         return Cell(str(config["variant"]), seed, learner=learner, **groups, execution=execution)
 
     def classes(self, config: Mapping[str, Any]) -> list[int]:
@@ -331,13 +315,13 @@ class Typing:
 def _of(
     config: dict[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
 ) -> Plan:
-    runs_dir, results_dir = config["runs_dir"], config["results_dir"]
+    runs_dir = config["runs_dir"]
     require(bool(runs_dir), f"runs_dir={runs_dir}", "the path of a folder")
     return Plan(
         benchmark=config["benchmark"]["name"],
         cells=tuple(cells),
         runs_dir=Path(runs_dir),
-        results_dir=Path(results_dir or runs_dir),
+        results_dir=Path(config["results_dir"] or runs_dir),
         tracking=load(config["tracking"], "tracking"),
         sweep=load(config["sweep"], "sweep"),
         launcher=launcher(overrides),
@@ -360,12 +344,10 @@ def check(cells: Sequence[Cell], max_memory: float) -> None:
         group = [cell for cell in cells if cell.learner == learner]
         learner.check(group)
         needed = max(learner.memory([cell]) for cell in group)
-        require(
-            needed <= max_memory * 1e9,
-            f"sweep.max_memory={max_memory:g} GB",
-            f"at least {needed / 1e9:.3f} GB, what the largest cell needs",
-            "raise sweep.max_memory, or lower the batch size or the size of the model",
-        )
+        given = f"sweep.max_memory={max_memory:g} GB"
+        expected = f"at least {needed / 1e9:.3f} GB, what the largest cell needs"
+        hint = "raise sweep.max_memory, or lower the batch size or the size of the model"
+        require(needed <= max_memory * 1e9, given, expected, hint)
 
 
 def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cell]]:
@@ -386,16 +368,11 @@ def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cel
 
     divided: list[list[Cell]] = []
     for _, group in groupby(sorted(cells, key=stack_key), stack_key):
-        divided += _within_memory(list(group), max_memory, most)
+        stack: list[Cell] = []
+        for cell in group:
+            full = len(stack) == most or cell.learner.memory([*stack, cell]) > max_memory * 1e9
+            if full or not stack:
+                stack = []
+                divided.append(stack)
+            stack.append(cell)
     return divided
-
-
-def _within_memory(cells: list[Cell], max_memory: float, most: int) -> Iterator[list[Cell]]:
-    stack: list[Cell] = []
-    for cell in cells:
-        full = len(stack) == most or cell.learner.memory([*stack, cell]) > max_memory * 1e9
-        if stack and full:
-            yield stack
-            stack = []
-        stack.append(cell)
-    yield stack

@@ -11,14 +11,13 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torchvision import datasets
 
 from bench.core.errors import UserError, require
 from bench.core.settings import settings
 from data_prep.files import data_root
-from data_prep.images import ImageData, RawImages
+from data_prep.image_files import image_folder, read_image
+from data_prep.images import Files, ImageData, RawImages
 
 ARCHIVE = "cifar10_jpeg.tar.xz"  # of the folder FOLDER
 FOLDER = "cifar10"
@@ -34,7 +33,7 @@ class CIFAR10(ImageData):
     image_shape: ClassVar[tuple[int, int]] = (32, 32)
     counts: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return the folder with the SHA-256 of what is in it.
 
         Raises
@@ -43,12 +42,9 @@ class CIFAR10(ImageData):
             If there is none.
         """
         folder = data_root(root)
-        require(
-            (folder / TORCHVISION).is_dir(),
-            f"execution.root={folder} without {TORCHVISION}/",
-            "a folder that has it",
-            f"set execution.root or RANKBENCH_DATA; {ARCHIVE} is read as cifar10_jpeg",
-        )
+        given = f"execution.root={folder} without {TORCHVISION}/"
+        hint = f"set execution.root or RANKBENCH_DATA; {ARCHIVE} is read as cifar10_jpeg"
+        require((folder / TORCHVISION).is_dir(), given, "a folder that has it", hint)
         return [(folder / TORCHVISION, _sha256(sorted((folder / TORCHVISION).iterdir())))]
 
     def read(self, root: str | None, split: str) -> RawImages:
@@ -72,7 +68,7 @@ class CIFAR10JPEG(CIFAR10):
 
     name: ClassVar[str] = "cifar10_jpeg"
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return the folders in use with the SHA-256 of what is in them.
 
         Raises
@@ -85,11 +81,13 @@ class CIFAR10JPEG(CIFAR10):
             _unpack(folder, allowed=download)
         result = []
         for split, count in self.counts.items():
-            files = _image_files(folder / FOLDER / split, self.classes)
-            paths = [path for of_class in files for path in of_class]
-            given = f"{folder / FOLDER / split} with {len(paths)} images"
-            require(len(paths) == count, given, f"{count} images", "unpack it anew")
-            result.append((folder / FOLDER / split, _sha256(paths)))
+            part = folder / FOLDER / split
+            found = image_folder(part)
+            given = f"{part} with {len(found)} images in {len(found.classes)} class folders"
+            expected = f"{count} images in {self.classes} class folders"
+            whole = (len(found), len(found.classes)) == (count, self.classes)
+            require(whole, given, expected, "unpack it anew")
+            result.append((part, _sha256([Path(path) for path, _ in found.samples])))
         return result
 
     def read_color(self, root: str | None, split: str) -> RawImages:
@@ -109,42 +107,21 @@ def _read_torchvision(folder: Path, split: str) -> RawImages:
 
 @lru_cache(maxsize=2)
 def _read_folders(folder: Path) -> RawImages:
-    files = _image_files(folder, CIFAR10.classes)
-    pixels = np.stack([_open(path) for of_class in files for path in of_class])
-    labels = [label for label, of_class in enumerate(files) for _ in of_class]
-    return RawImages(torch.from_numpy(pixels), torch.tensor(labels))
-
-
-def _open(path: Path) -> NDArray[np.uint8]:
-    try:
-        with Image.open(path) as image:
-            size, pixels = image.size, np.asarray(image.convert("RGB"))
-    except Exception as error:  # Pillow raises whatever its decoders stumble over
-        raise UserError(f"the image {path} ({error})", "an image that is whole") from error
-    require(size == CIFAR10.image_shape, f"the image {path} of {size} pixels", "32 x 32 pixels")
-    return pixels
-
-
-def _image_files(folder: Path, classes: int) -> list[list[Path]]:
-    """Return the files of each class, in the order of the classes' names."""
-    folders = sorted(path for path in folder.glob("*") if path.is_dir())
-    given = f"{folder} with {len(folders)} class folders"
-    require(len(folders) == classes, given, f"{classes} class folders", "unpack it anew")
-    files = [sorted(path for path in each.iterdir() if path.is_file()) for each in folders]
-    for each, found in zip(folders, files, strict=True):
-        require(bool(found), f"the empty class folder {each}", "at least one image per class")
-    return files
+    found, images = image_folder(folder), []
+    for path, _ in found.samples:
+        pixels = read_image(path, lambda image: image.convert("RGB"))
+        given = f"the image {path} of shape {pixels.shape[:2]}"
+        require(pixels.shape[:2] == CIFAR10.image_shape, given, "32 x 32 pixels")
+        images.append(pixels)
+    return RawImages(torch.from_numpy(np.stack(images)), torch.tensor(found.targets))
 
 
 def _unpack(folder: Path, *, allowed: bool) -> None:
     """Unpack the archive: wholly or not at all, and nothing outside the folder."""
     archive = folder / ARCHIVE
-    require(
-        archive.is_file() and allowed,
-        f"execution.root={folder} without {FOLDER}/ or {ARCHIVE}",
-        "a folder with one of them",
-        "set execution.root or RANKBENCH_DATA to such a folder",
-    )
+    given = f"execution.root={folder} without {FOLDER}/ or {ARCHIVE}"
+    hint = "set execution.root or RANKBENCH_DATA to such a folder"
+    require(archive.is_file() and allowed, given, "a folder with one of them", hint)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             with tarfile.open(archive) as members:

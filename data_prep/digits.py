@@ -27,12 +27,8 @@ class Digits(ImageData):
         from sklearn.model_selection import train_test_split
 
         images, labels = load_digits(return_X_y=True)
-        parts = train_test_split(
-            images.reshape(-1, *self.image_shape).astype("uint8"),
-            labels,
-            test_size=self.counts["test"],
-            random_state=SPLIT_SEED,
-            stratify=labels,
-        )
+        images = images.reshape(-1, *self.image_shape).astype("uint8")
+        options = {"test_size": self.counts["test"], "random_state": SPLIT_SEED, "stratify": labels}
+        parts = train_test_split(images, labels, **options)
         i = ("train", "test").index(split)
         return RawImages(torch.from_numpy(parts[i]), torch.from_numpy(parts[i + 2]))

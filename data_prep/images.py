@@ -15,6 +15,7 @@ from bench.core.settings import AtLeastTwo, Count, Natural, Settings, Share, set
 from data_prep.controls import control
 
 CHUNK = 256  # images
+Files = list[tuple[Path, str]]  # with the SHA-256 of each, or of what is in a folder
 DESCRIPTION = ("name", "image_shape", "counts")
 
 
@@ -120,7 +121,7 @@ class ImageData(Settings, ABC):
     def read(self, root: str | None, split: str) -> RawImages:
         """Read the part ``"train"`` or ``"test"``, from verified files."""
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return the files in use with their SHA-256, verified; none for data in a dependency."""
         return []
 

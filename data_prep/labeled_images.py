@@ -2,13 +2,13 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.core.settings import Settings, settings
+from data_prep.images import Files
 
 # Half of the images are of each class.
 Samples = Annotated[int, Field(ge=2, multiple_of=2)]
@@ -24,24 +24,14 @@ class Rectangle:
     width: int
 
     @property
-    def bottom(self) -> int:
-        """The first row below."""
-        return self.top + self.height
-
-    @property
-    def right(self) -> int:
-        """The first column to the right."""
-        return self.left + self.width
-
-    @property
     def rows(self) -> slice:
         """The rows as an index."""
-        return slice(self.top, self.bottom)
+        return slice(self.top, self.top + self.height)
 
     @property
     def columns(self) -> slice:
         """The columns as an index."""
-        return slice(self.left, self.right)
+        return slice(self.left, self.left + self.width)
 
     def of(self, images: Tensor) -> Tensor:
         """Return a view of the rectangle in images of shape (..., height, width)."""
@@ -137,7 +127,7 @@ class LabeledImages(Settings, ABC):
     @abstractmethod
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
-    ) -> list[tuple[Path, str]]:
+    ) -> Files:
         """Return the files in use with their SHA-256, verified; download or make missing ones.
 
         Parameters

@@ -6,22 +6,24 @@ from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from sklearn.model_selection import train_test_split
-from torchvision.datasets import ImageFolder
 from torchvision.transforms.functional import center_crop, resize
 
 from bench.core.errors import UserError, require
 from bench.core.settings import AtLeastTwo, Natural, settings
-from data_prep.images import ImageData, RawImages
+from data_prep.image_files import image_folder, read_image
+from data_prep.images import Files, ImageData, RawImages
 
 SPLIT_SEED = 0  # fixed: the split is part of the data set, not of an experiment
 TEST_SHARE = 0.2
 MOST_BYTES = 8e9  # of arrays unpacked: a small file can hold any number of zeros
 FLOAT_LEVELS = 2**16 - 1  # floats from 0 to 1 are read as integers up to this
+DESCRIBED = ("counts", "image_shape", "classes", "brightest", "sha256")  # by what the data hold
 STEPS = 15  # of an epoch, by default; MNIST has 12
 
 
@@ -33,6 +35,10 @@ class Arrays:
     ----------
     parts : dict
         `RawImages` by split; labels count from 0.
+    counts : dict
+        How many samples each part has.
+    image_shape : tuple of int
+        The shape of a sample.
     classes : int
         How many classes there are.
     brightest : int
@@ -42,6 +48,8 @@ class Arrays:
     """
 
     parts: dict[str, RawImages]
+    counts: dict[str, int]
+    image_shape: tuple[int, ...]
     classes: int
     brightest: int
     sha256: str
@@ -64,12 +72,14 @@ class OwnData(ImageData):
     batch_size: Natural = 0
 
     def __post_init__(self) -> None:
-        found = self.arrays.sha256
-        given = f"{self.name} with SHA-256 {found}"
-        require(self.sha256 in ("", found), given, f"SHA-256 {self.sha256}, as when it was named")
-        object.__setattr__(self, "sha256", found)
-        some = min(5000, max(1, self.counts["train"] // STEPS))
-        object.__setattr__(self, "batch_size", self.batch_size or some)
+        found = self.arrays
+        given = f"{self.name} with SHA-256 {found.sha256}"
+        expected = f"SHA-256 {self.sha256}, as when it was named"
+        require(self.sha256 in ("", found.sha256), given, expected)
+        some = min(5000, max(1, found.counts["train"] // STEPS))
+        described = {name: getattr(found, name) for name in DESCRIBED}
+        for name, value in (described | {"batch_size": self.batch_size or some}).items():
+            object.__setattr__(self, name, value)  # the class is frozen
         super().__post_init__()
 
     @property
@@ -82,27 +92,7 @@ class OwnData(ImageData):
     def arrays(self) -> Arrays:
         """What the data hold, read once per process."""
 
-    @property
-    def counts(self) -> dict[str, int]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How many samples each part has."""
-        return {name: len(part.labels) for name, part in self.arrays.parts.items()}
-
-    @property
-    def image_shape(self) -> tuple[int, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The shape of a sample."""
-        return tuple(self.arrays.parts["train"].images.shape[1:])
-
-    @property
-    def classes(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """How many classes there are."""
-        return self.arrays.classes
-
-    @property
-    def brightest(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The largest value."""
-        return self.arrays.brightest
-
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return where the data lie and their checksum."""
         return [(self.location, self.sha256)]
 
@@ -198,27 +188,24 @@ class ImageFolderData(OwnData):
 
 @lru_cache(maxsize=2)
 def _read_file(path: Path, changed: int) -> Arrays:
-    found = _load(path)
-    shapes = {name: found[name].shape for name in found}
-    floats = {found[name].dtype.kind == "f" for name in found if name.startswith("x")}
-    names = set(found)
+    found, parts = _load(path), []
     expected = "the arrays x and y, or x, y, x_test and y_test"
-    known = names in ({"x", "y"}, {"x", "y", "x_test", "y_test"})
-    require(known, f"{path.name} with {', '.join(sorted(names)) or 'no arrays'}", expected)
-    for x, y in (("x", "y"), ("x_test", "y_test"))[: len(names) // 2]:
-        fits = len(shapes[x]) > 1 and shapes[y] == shapes[x][:1] and found[x].size > 0
-        given = f"{path.name} with {x} of shape {shapes[x]} and {y} of shape {shapes[y]}"
+    known = {*found} in ({"x", "y"}, {"x", "y", "x_test", "y_test"})
+    require(known, f"{path.name} with {', '.join(sorted(found)) or 'no arrays'}", expected)
+    for end in ("", "_test")[: len(found) // 2]:
+        x, y = found[f"x{end}"], found[f"y{end}"]
+        fits = x.ndim > 1 and y.shape == x.shape[:1] and x.size > 0
+        given = f"{path.name} with x{end} of shape {x.shape} and y{end} of shape {y.shape}"
         require(fits, given, "shapes (samples, ...) and (samples,)")
-        found[x] = _as_integers(found[x], f"{path.name}: {x}")
-        given = f"{path.name} with {y} of {found[y].dtype}"
-        require(found[y].dtype.kind in "iu", given, "integers, one per class")
-    if "x_test" in found:
-        given = f"{path.name} with samples of shapes {shapes['x'][1:]} and {shapes['x_test'][1:]}"
-        require(shapes["x"][1:] == shapes["x_test"][1:], given, "one shape")
-        require(len(floats) == 1, f"{path.name} with floats and integers", "one of them")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    test = (found["x_test"], found["y_test"]) if "x_test" in found else None
-    return _assembled(path.name, (found["x"], found["y"]), test, digest)
+        given = f"{path.name} with y{end} of {y.dtype}"
+        require(y.dtype.kind in "iu", given, "integers, one per class")
+        parts.append((_as_integers(x, f"{path.name}: x{end}"), y))
+    shapes = dict.fromkeys(x.shape[1:] for x, _ in parts)
+    given = f"{path.name} with samples of shapes {' and '.join(map(str, shapes))}"
+    require(len(shapes) == 1, given, "one shape")
+    floats = {values.dtype.kind == "f" for name, values in found.items() if name[0] == "x"}
+    require(len(floats) == 1, f"{path.name} with floats and integers", "one of them")
+    return _assembled(path.name, parts, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
@@ -250,67 +237,43 @@ def _as_integers(values: np.ndarray, given: str) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _read_folder(folder: Path, size: int) -> Arrays:
-    parts = [folder / "train", folder / "test"]
-    whole = all(part.is_dir() for part in parts)
-    digest = hashlib.sha256(str(size).encode())
-    read = [_read_images(part, size, digest) for part in (parts if whole else [folder])]
-    names = [names for _, _, names in read]
-    require(
-        names[0] == names[-1], f"{folder} with other classes in test/ than in train/", "one set"
-    )
-    x, y, _ = read[0]
-    test = read[1][:2] if whole else None
-    return _assembled(f"{folder.name}/", (x, y), test, digest.hexdigest())
+    def gray_square(image: Image.Image) -> Any:
+        return center_crop(resize(image.convert("L"), size), size)  # pyright: ignore
+
+    paths = [folder / "train", folder / "test"]
+    whole = all(path.is_dir() for path in paths)
+    folders = [image_folder(path) for path in (paths if whole else [folder])]
+    given = f"{folder} with other classes in test/ than in train/"
+    require(folders[0].classes == folders[-1].classes, given, "one set")
+    digest, parts = hashlib.sha256(str(size).encode()), []
+    for found in folders:
+        for path, _ in found.samples:
+            digest.update(Path(path).read_bytes())
+        digest.update(str(found.targets).encode())
+        pixels = [read_image(path, gray_square) for path, _ in found.samples]
+        parts.append((np.stack(pixels).astype(np.int32), np.array(found.targets)))
+    return _assembled(f"{folder.name}/", parts, digest.hexdigest())
 
 
-def _read_images(
-    folder: Path, size: int, digest: "hashlib._Hash"
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Return the images of a folder, their labels, and the names of the classes."""
-    try:
-        found = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        message = " ".join(str(error).split())
-        expected = "a folder with one folder of images per class"
-        raise UserError(f"{folder} ({message})"[:300], expected) from error
-    pixels = []
-    for path, _ in found.samples:
-        digest.update(Path(path).read_bytes())
-        try:
-            with Image.open(path) as image:
-                square = center_crop(resize(image.convert("L"), size), size)  # pyright: ignore
-        except Exception as error:  # Pillow raises whatever its decoders stumble over
-            raise UserError(f"the image {path} ({error})", "an image that is whole") from error
-        pixels.append(np.asarray(square, dtype=np.int32))
-    digest.update(str(found.targets).encode())
-    return np.stack(pixels), np.array(found.targets), found.classes
-
-
-def _assembled(
-    name: str,
-    train: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray] | None,
-    digest: str,
-) -> Arrays:
+def _assembled(name: str, parts: list[tuple[Any, Any]], digest: str) -> Arrays:
     """Return checked parts, split if there is no test part, with labels that count from 0."""
-    labels, counts = np.unique(train[1], return_counts=True)
+    labels, counts = np.unique(parts[0][1], return_counts=True)
     require(len(labels) > 1, f"{name} with one class", "at least two")
-    if test is None:
+    if len(parts) == 1:
         enough = counts.min() > 1 and counts.sum() * TEST_SHARE >= len(labels)
         given = f"{name} with {counts.min()} samples of a class"
         require(bool(enough), given, "samples for a train and a test part, or a test part")
-        x, x_test, y, y_test = train_test_split(
-            *train, test_size=TEST_SHARE, random_state=SPLIT_SEED, stratify=train[1]
-        )
-        train, test = (np.asarray(x), np.asarray(y)), (np.asarray(x_test), np.asarray(y_test))
-    unknown = np.setdiff1d(test[1], labels)
-    require(
-        not len(unknown), f"{name} with the test label {unknown[:1]}", "labels of the train part"
-    )
-    brightest = int(max(train[0].max(), test[0].max()))
+        options = {"test_size": TEST_SHARE, "random_state": SPLIT_SEED, "stratify": parts[0][1]}
+        x, x_test, y, y_test = train_test_split(*parts[0], **options)
+        parts = [(x, y), (x_test, y_test)]
+    unknown = np.setdiff1d(parts[1][1], labels)
+    given = f"{name} with the test label {unknown[:1]}"
+    require(not len(unknown), given, "labels of the train part")
+    brightest = max(int(x.max()) for x, _ in parts)
     require(brightest > 0, f"{name} with all values 0", "values that differ")
-    parts = {
+    read = {
         split: RawImages(torch.from_numpy(x), torch.from_numpy(np.searchsorted(labels, y)))
-        for split, (x, y) in zip(("train", "test"), (train, test), strict=True)
+        for split, (x, y) in zip(("train", "test"), parts, strict=True)
     }
-    return Arrays(parts, len(labels), brightest, digest)
+    sizes = {split: len(part.labels) for split, part in read.items()}
+    return Arrays(read, sizes, parts[0][0].shape[1:], len(labels), brightest, digest)

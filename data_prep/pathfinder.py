@@ -12,7 +12,6 @@ from typing import ClassVar
 import numpy as np
 import torch
 from joblib import Parallel, cpu_count, delayed
-from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.core.errors import require
@@ -20,14 +19,16 @@ from bench.core.files import require_writable, write_atomically
 from bench.core.seeding import generator
 from bench.core.settings import Natural, as_plain, settings
 from data_prep.files import data_root
+from data_prep.images import Files
 from data_prep.labeled_images import LabeledImages, LabeledPart, RandomSquare
-from data_prep.pathfinder_scenes import SceneConfig, draw_images
+from data_prep.pathfinder_scenes import Pixels, SceneConfig, draw_images
 
 GENERATOR = 1  # raised whenever the same parameters give other images
 CHUNK = 250  # images that a worker draws at a time
 SHARE = 5000  # images that take a worker longer than starting it
 PATCH_SIZE = 2  # of the regularizer's patches [HTF, section 6]
 PARTS = ("train", "test")
+Parts = dict[str, Pixels]  # images by part, each of shape (images, size, size)
 
 
 @settings
@@ -79,14 +80,12 @@ class Pathfinder(LabeledImages):
 
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
-    ) -> list[tuple[Path, str]]:
+    ) -> Files:
         """Return the file of all images with the SHA-256 of their pixels; see `images`."""
         own = self.of_run(0)
         return [(own.path(root), checksum(own.images(root, draw=download, workers=workers)))]
 
-    def images(
-        self, root: str | None, *, draw: bool = True, workers: int | None = None
-    ) -> dict[str, NDArray[np.uint8]]:
+    def images(self, root: str | None, *, draw: bool = True, workers: int | None = None) -> Parts:
         """Return both parts, each shape (images, size, size), from the file; write it if need be.
 
         A file that is damaged, or of other parameters than its name says, is drawn anew.
@@ -119,7 +118,7 @@ class Pathfinder(LabeledImages):
             return torch.randint(2, (count,), generator=rng)
         return 1 - torch.arange(count) % 2
 
-    def draw(self, workers: int | None = None) -> dict[str, NDArray[np.uint8]]:
+    def draw(self, workers: int | None = None) -> Parts:
         """Draw both parts and verify that no two images are alike.
 
         Parameters
@@ -145,12 +144,9 @@ class Pathfinder(LabeledImages):
         workers = workers or min(cpu_count(), math.ceil((self.train + self.test) / SHARE))
         images = np.concatenate(list(Parallel(n_jobs=workers)(chunks)))  # pyright: ignore
         different = len({hashlib.sha256(image).digest() for image in images})
-        require(
-            different == len(images),
-            f"{len(images) - different} of {len(images)} images like another",
-            "different images",
-            "raise data.scene.drawn_size or data.scene.length, or lower data.train and data.test",
-        )
+        given = f"{len(images) - different} of {len(images)} images like another"
+        hint = "raise data.scene.drawn_size or data.scene.length, or lower data.train and data.test"
+        require(different == len(images), given, "different images", hint)
         return dict(zip(PARTS, np.split(images, [self.train]), strict=True))
 
     def part(self, root: str | None, name: str, seed: int) -> "StoredImages":
@@ -187,7 +183,7 @@ class StoredImages(LabeledPart):
         return values.unsqueeze(-1).permute(0, 3, 1, 2)  # channels last in memory
 
 
-def mean_and_deviation(images: NDArray[np.uint8]) -> tuple[float, float]:
+def mean_and_deviation(images: Pixels) -> tuple[float, float]:
     """Return the mean and the standard deviation of all pixels in [0, 1]."""
     counts = np.bincount(images.ravel(), minlength=256)
     values, count = np.arange(256) / 255, images.size
@@ -195,7 +191,7 @@ def mean_and_deviation(images: NDArray[np.uint8]) -> tuple[float, float]:
     return float(mean), float(np.sqrt(counts @ (values - mean) ** 2 / (count - 1)))
 
 
-def checksum(images: dict[str, NDArray[np.uint8]]) -> str:
+def checksum(images: Parts) -> str:
     """Return the SHA-256 of both parts' pixels."""
     digest = hashlib.sha256()
     for part in PARTS:
@@ -203,7 +199,7 @@ def checksum(images: dict[str, NDArray[np.uint8]]) -> str:
     return digest.hexdigest()
 
 
-def read(path: Path, parameters: str) -> dict[str, NDArray[np.uint8]] | None:
+def read(path: Path, parameters: str) -> Parts | None:
     """Return the parts in a file; None if it is missing, damaged or of other parameters."""
     if not path.is_file():
         return None

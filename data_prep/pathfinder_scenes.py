@@ -27,10 +27,12 @@ ROUNDS = 4  # such proposals before the scene is begun anew
 TURNS = np.linspace(-math.pi / 2, math.pi / 2, 1025)
 TURN_CDF = 0.5 + (TURNS + np.sin(TURNS) * np.cos(TURNS)) / math.pi  # of the density cos(t)^2
 
-
-# Dashes of equal length: an array of shape (..., 2), a center and a unit direction each.
-Dashes = NDArray[np.complex128]
-Starts = Callable[[int], NDArray[np.complex128]]
+Points = NDArray[np.complex128]
+Numbers = NDArray[np.float64]
+Pixels = NDArray[np.uint8]
+# Of equal length: an array of shape (..., 2), a center and a unit direction each.
+Dashes = Points
+Starts = Callable[[int], Points]
 
 
 class NoRoomError(Exception):
@@ -92,18 +94,12 @@ class SceneConfig:
 
     def __post_init__(self) -> None:
         needed = 2 * self.inset + self.dash_length
-        require(
-            self.drawn_size > needed,
-            f"data.scene.drawn_size={self.drawn_size} with data.scene.padding={self.padding}",
-            f"more than {needed:g}, what padding, gap and a single dash need",
-        )
-        size = self.image_size
-        least = self.drawn_size / size
-        require(
-            self.disc_radius >= least,
-            f"data.scene.disc_radius={self.disc_radius} in images of {size} x {size}",
-            f"at least {least:g}, the width of a pixel",
-        )
+        given = f"data.scene.drawn_size={self.drawn_size} with data.scene.padding={self.padding}"
+        expected = f"more than {needed:g}, what padding, gap and a single dash need"
+        require(self.drawn_size > needed, given, expected)
+        size, least = self.image_size, self.drawn_size / self.image_size
+        given = f"data.scene.disc_radius={self.disc_radius} in images of {size} x {size}"
+        require(self.disc_radius >= least, given, f"at least {least:g}, the width of a pixel")
         middle = self.drawn_size / 2
         given = f"data.scene.start_border={self.start_border} in scenes of {self.drawn_size}"
         require(self.start_border < middle, given, f"less than {middle:g}")
@@ -133,7 +129,7 @@ def draw_images(
     seed: int,
     *name: object,
     labels: Sequence[bool] | None = None,
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Draw the images of some indices, shape (images, image_size, image_size), uint8.
 
     `labels` says which are connected; by default those of even index.
@@ -143,7 +139,7 @@ def draw_images(
     return np.stack([draw_image(config, label, seed, *name, index) for index, label in drawn])
 
 
-def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -> NDArray[np.uint8]:
+def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -> Pixels:
     """Draw the image called `name`.
 
     The discs are the ends of one path if `connected`, else one end of each. All else, what is
@@ -171,12 +167,9 @@ def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -
             return _painted(config, *lay_out(config, rng), discs)
         except NoRoomError as cause:
             causes.append(str(cause))
-    most = max(set(causes), key=causes.count)
-    raise UserError(
-        f"data.scene.length={config.length} with data.scene.drawn_size={config.drawn_size}",
-        f"a scene with room for everything, and {config.max_tries} tries found none",
-        most,
-    )
+    given = f"data.scene.length={config.length} with data.scene.drawn_size={config.drawn_size}"
+    expected = f"a scene with room for everything, and {config.max_tries} tries found none"
+    raise UserError(given, expected, max(set(causes), key=causes.count))
 
 
 def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
@@ -193,17 +186,17 @@ def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
         If `ROUNDS` proposals leave a path or a distractor without room.
     """
 
-    def uniform(*shape: int) -> NDArray[np.float64]:
+    def uniform(*shape: int) -> Numbers:
         return torch.rand(shape, generator=rng, dtype=torch.float64).numpy()
 
-    def anywhere(count: int, border: float = config.inset) -> NDArray[np.complex128]:
+    def anywhere(count: int, border: float = config.inset) -> Points:
         x, y = uniform(2, count)
         return border * (1 + 1j) + (config.drawn_size - 2 * border) * (x + 1j * y)
 
-    def start_of_first(count: int) -> NDArray[np.complex128]:
+    def start_of_first(count: int) -> Points:
         return anywhere(count, max(config.inset, config.start_border))
 
-    def around_start(count: int) -> NDArray[np.complex128]:
+    def around_start(count: int) -> Points:
         start, _ = ends(config, first)[0]
         return start + config.start_distance * np.exp(2j * math.pi * uniform(count))
 
@@ -228,9 +221,7 @@ def lay_out(config: SceneConfig, rng: torch.Generator) -> tuple[Dashes, Dashes]:
     return paths, distractors
 
 
-def random_walks(
-    config: SceneConfig, starts: NDArray[np.complex128], uniform: NDArray[np.float64]
-) -> Dashes:
+def random_walks(config: SceneConfig, starts: Points, uniform: Numbers) -> Dashes:
     """Return a path from each start: dashes, shape (walks, dashes, 2).
 
     Parameters
@@ -277,7 +268,7 @@ def inside(config: SceneConfig, dashes: Dashes) -> NDArray[np.bool_]:
 def apart(config: SceneConfig, first: Dashes, second: Dashes) -> NDArray[np.bool_]:
     """Say which dashes keep their distance from one another; the two shapes are broadcast."""
     half = config.dash_length / 2
-    nearest: NDArray[np.float64] = np.array(np.inf)
+    nearest: Numbers = np.array(np.inf)
     crossing: NDArray[np.bool_] = np.array(True)
     for one, other in ((first, second), (second, first)):
         turned = one[..., 1].conj()
@@ -290,13 +281,13 @@ def apart(config: SceneConfig, first: Dashes, second: Dashes) -> NDArray[np.bool
     return (nearest >= (2 * config.gap + config.thickness) ** 2) & ~crossing
 
 
-def ends(config: SceneConfig, paths: Dashes) -> NDArray[np.complex128]:
+def ends(config: SceneConfig, paths: Dashes) -> Points:
     """Return where paths of shape (paths, dashes, 2) start and end, shape (paths, 2)."""
     outer = paths[:, [0, -1]]
     return outer[..., 0] + config.dash_length / 2 * outer[..., 1] * [-1, 1]
 
 
-def _painted(config: SceneConfig, *scene: Any) -> NDArray[np.uint8]:
+def _painted(config: SceneConfig, *scene: Any) -> Pixels:
     """Return the image of a scene, reduced if that is asked for."""
     if not config.reduced:
         return paint(config, *scene)
@@ -307,7 +298,7 @@ def _painted(config: SceneConfig, *scene: Any) -> NDArray[np.uint8]:
 
 def paint(
     config: SceneConfig, paths: Dashes, distractors: Dashes, discs: list[tuple[int, int]]
-) -> NDArray[np.uint8]:
+) -> Pixels:
     """Return the image of a scene with discs on the ends (path, 0 or 1); see `draw_image`.
 
     Raises
@@ -330,9 +321,8 @@ def paint(
     wanted = np.concatenate([np.nonzero(shown)[0], first_and_last[np.nonzero(discs_shown)[0]]])
     owner[touched] = wanted  # of several owners of a pixel the last remains
     if (owner[touched] != wanted).any():
-        raise NoRoomError(
-            "raise data.scene.gap or data.scene.image_size, or lower data.scene.disc_radius"
-        )
+        hint = "raise data.scene.gap or data.scene.image_size, or lower data.scene.disc_radius"
+        raise NoRoomError(hint)
     image[pixels[shown > 0]] = shown[shown > 0]
     for path, end in discs:
         at = on_tips[2 * path + end]
@@ -340,9 +330,7 @@ def paint(
     return np.rint(255 * image).astype(np.uint8).reshape(size, size)
 
 
-def footprints(
-    centers: NDArray[np.complex128], reach: float, size: int
-) -> tuple[NDArray[np.int64], NDArray[np.complex128]]:
+def footprints(centers: Points, reach: float, size: int) -> tuple[NDArray[np.int64], Points]:
     """Return the pixels around each center, and where they are as seen from it.
 
     Parameters
@@ -371,6 +359,6 @@ def footprints(
     return pixels.reshape(len(centers), -1), local.reshape(len(centers), -1)
 
 
-def overlap(distance: NDArray[np.float64], extent: float) -> NDArray[np.float64]:
+def overlap(distance: Numbers, extent: float) -> Numbers:
     """Return how much of unit intervals, `distance` from the middle of another, it covers."""
     return np.clip((extent + 1) / 2 - np.abs(distance), 0, min(1, extent))

@@ -1,7 +1,7 @@
 """Recovering a tensor of low rank from some of its entries, or from linear measurements of it."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, Literal
 
 import torch
@@ -94,11 +94,13 @@ class TargetConfig:
     def sample(self, rng: torch.Generator) -> Tensor:
         """Return a target, float64."""
         if self.family == "tubal":
-            tensor = _tubal_tensor(self.mode_dims, self.rank, rng)
+            size, _, tube_length = self.mode_dims
+            tensor = t_gram(t_svd(_normal(rng, size, self.rank, tube_length)).left)
         elif self.family == "hierarchical":
             tensor = _hierarchical_tensor(self.mode_dims, self.rank, self.orthonormal, rng)
         else:
-            tensor = _cp_tensor(self.mode_dims, self.rank, rng)
+            factors = [_normal(rng, mode_dim, self.rank) for mode_dim in self.mode_dims]
+            tensor = khatri_rao(factors).sum(-1).reshape(self.mode_dims)
         return tensor if self.norm is None else tensor * (self.norm / tensor.norm())
 
 
@@ -123,6 +125,18 @@ class MeasurementConfig:
     count: Count
     kind: Literal["entries", "gaussian", "symmetric_gaussian"] = "entries"
     noise_std: NonNegative = 0.0
+
+    def sample(self, dims: Sequence[int], rng: torch.Generator) -> nn.Module:
+        """Return what reads or measures tensors of shape (..., *dims)."""
+        if self.kind == "entries":
+            indices = torch.randperm(math.prod(dims), generator=rng)[: self.count].sort().values
+            return ObservedEntries(indices, len(dims))
+        operators = _normal(rng, self.count, *dims)
+        if self.kind == "gaussian":
+            operators = operators / math.prod(dims) ** 0.5
+        else:
+            operators = operators + t_transpose(operators)
+        return InnerProducts(operators.flatten(1), len(dims))
 
 
 class ObservedEntries(nn.Module):
@@ -274,7 +288,7 @@ class CompletionConfig:
         measurements = self.measurements
         target = self.target.sample(generator(seed, "target", self.target.family))
         rng = generator(seed, "measurements", measurements.kind)
-        operator = OPERATORS[measurements.kind](self.mode_dims, measurements.count, rng)
+        operator = measurements.sample(self.mode_dims, rng)
         noise = _normal(generator(seed, "noise"), measurements.count) * measurements.noise_std
         return RecoveryProblem(target, operator, loss, noise).to(dtype)
 
@@ -304,11 +318,6 @@ class NormsOrRankConfig:
         return RecoveryProblem(target, ObservedEntries(torch.tensor([1, 2, 3]), 2), loss).to(dtype)
 
 
-def _cp_tensor(mode_dims: Sequence[int], rank: int, rng: torch.Generator) -> Tensor:
-    factors = [_normal(rng, mode_dim, rank) for mode_dim in mode_dims]
-    return khatri_rao(factors).sum(-1).reshape(tuple(mode_dims))
-
-
 def _hierarchical_tensor(
     mode_dims: Sequence[int], rank: int, orthonormal: bool, rng: torch.Generator
 ) -> Tensor:
@@ -327,32 +336,5 @@ def _hierarchical_tensor(
     return (khatri_rao(nodes) @ root).reshape(tuple(mode_dims))
 
 
-def _tubal_tensor(mode_dims: Sequence[int], rank: int, rng: torch.Generator) -> Tensor:
-    size, _, tube_length = mode_dims
-    return t_gram(t_svd(_normal(rng, size, rank, tube_length)).left)
-
-
-def _observed_entries(dims: Sequence[int], count: int, rng: torch.Generator) -> ObservedEntries:
-    indices = torch.randperm(math.prod(dims), generator=rng)[:count].sort().values
-    return ObservedEntries(indices, len(dims))
-
-
-def _gaussian(dims: Sequence[int], count: int, rng: torch.Generator) -> InnerProducts:
-    operators = _normal(rng, count, *dims).flatten(1)
-    return InnerProducts(operators / operators.shape[1] ** 0.5, len(dims))
-
-
-def _symmetric_gaussian(dims: Sequence[int], count: int, rng: torch.Generator) -> InnerProducts:
-    normal = _normal(rng, count, *dims)
-    return InnerProducts((normal + t_transpose(normal)).flatten(1), len(dims))
-
-
 def _normal(rng: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(shape, generator=rng, dtype=torch.float64)
-
-
-OPERATORS: dict[str, Callable[[Sequence[int], int, torch.Generator], nn.Module]] = {
-    "entries": _observed_entries,
-    "gaussian": _gaussian,
-    "symmetric_gaussian": _symmetric_gaussian,
-}

@@ -1,7 +1,6 @@
 """Is-same-class: two images, `distance` pixels apart, and whether they are of one class."""
 
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -13,7 +12,7 @@ from bench.core.seeding import generator
 from bench.core.settings import Count, Natural, settings
 from data_prep.cifar10 import CIFAR10, CIFAR10JPEG
 from data_prep.digits import Digits
-from data_prep.images import ImageData
+from data_prep.images import Files, ImageData
 from data_prep.labeled_images import LabeledImages, LabeledPart, Rectangle, Samples
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
@@ -22,12 +21,8 @@ SOURCES: dict[str, type[ImageData]] = {
 }
 RGB = (0.491, 0.482, 0.446), (0.247, 0.243, 0.261)
 # Mean and standard deviation of the training images' channels, as the published code rounds them.
-STATISTICS = {
-    "cifar10": RGB,
-    "cifar10_jpeg": RGB,
-    "fashion_mnist": ((0.286,), (0.353,)),
-    "mnist": ((0.1307,), (0.3081,)),
-}
+STATISTICS = {"fashion_mnist": ((0.286,), (0.353,)), "mnist": ((0.1307,), (0.3081,))}
+STATISTICS |= {"cifar10": RGB, "cifar10_jpeg": RGB}
 
 
 @settings
@@ -66,13 +61,11 @@ class IsSameClass(LabeledImages):
 
     def __post_init__(self) -> None:
         (height, width), needed = self.canvas, 2 * self.image_size + self.distance
-        require(
-            height >= self.image_size and width >= needed,
-            f"data.canvas={list(self.canvas)} with data.image_size={self.image_size} and "
-            f"data.distance={self.distance}",
-            f"a height of at least {self.image_size} and a width of at least {needed}",
-            "raise the canvas, or lower the distance or the image size",
-        )
+        given = f"data.canvas={list(self.canvas)} with data.image_size={self.image_size}"
+        given += f" and data.distance={self.distance}"
+        expected = f"a height of at least {self.image_size} and a width of at least {needed}"
+        hint = "raise the canvas, or lower the distance or the image size"
+        require(height >= self.image_size and width >= needed, given, expected, hint)
         is_cifar, given = self.images.startswith("cifar10"), f"with data.images={self.images}"
         require(is_cifar or not self.color, f"data.color=true {given}", "images in color")
         known = self.images in STATISTICS and is_cifar == self.color
@@ -102,12 +95,13 @@ class IsSameClass(LabeledImages):
     @property
     def extent(self) -> Rectangle:
         """The rectangle that holds the two images."""
-        first, second = self.patches
-        return Rectangle(first.top, first.left, first.height, second.right - first.left)
+        first, _ = self.patches
+        width = 2 * self.image_size + self.distance
+        return Rectangle(first.top, first.left, first.height, width)
 
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
-    ) -> list[tuple[Path, str]]:
+    ) -> Files:
         """Return the images' files with their SHA-256."""
         return _verified(self.images, root, download)
 
@@ -124,7 +118,7 @@ class IsSameClass(LabeledImages):
 
 
 @lru_cache(maxsize=8)  # a grid asks once for each distance
-def _verified(images: str, root: str | None, download: bool) -> list[tuple[Path, str]]:
+def _verified(images: str, root: str | None, download: bool) -> Files:
     return SOURCES[images]().files(root, download=download)
 
 
@@ -196,11 +190,9 @@ def sample_pairs(
         Shape (count,), int64: 1 for one class.
     """
     _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
-    require(
-        bool((sizes >= 2).all()) and len(sizes) >= 2,
-        f"{len(sizes)} classes with {int(sizes.min())} images or more",
-        "at least two classes of at least two images",
-    )
+    given = f"{len(sizes)} classes with {int(sizes.min())} images or more"
+    enough = len(sizes) >= 2 and int(sizes.min()) >= 2
+    require(enough, given, "at least two classes of at least two images")
     # By class, the images make a ring of arcs; the second image is `chosen` steps further on.
     order, starts = classes.argsort(stable=True), sizes.cumsum(0) - sizes
     first = torch.randint(len(labels), (count,), generator=rng)

@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, require
 from bench.core.settings import settings
 from data_prep.files import data_root
-from data_prep.images import ImageData, RawImages
+from data_prep.images import Files, ImageData, RawImages
 
 
 @settings
@@ -38,7 +38,7 @@ class TorchvisionImages(ImageData):
     options: ClassVar[dict[str, Any]] = {}
     sha256: ClassVar[dict[str, str]]
 
-    def files(self, root: str | None, *, download: bool = True) -> list[tuple[Path, str]]:
+    def files(self, root: str | None, *, download: bool = True) -> Files:
         """Return the four files with their SHA-256; download those that are missing if allowed.
 
         Raises
@@ -50,15 +50,15 @@ class TorchvisionImages(ImageData):
         folder = data_root(root) / self.dataset.__name__ / "raw"
         missing = [name for name in self.sha256 if not (folder / name).is_file()]
         if missing:
-            self._download(folder, missing[0], allowed=download)
+            self._download(folder, missing, allowed=download)
         return [(folder / name, self._verify(folder / name)) for name in self.sha256]
 
-    def _download(self, folder: Path, missing: str, *, allowed: bool) -> None:
-        problem = UserError(
-            f"execution.root={folder.parents[1]} without {self.dataset.__name__}/raw/{missing}",
-            "a folder in torchvision's layout, or a network to download it from",
-            "set execution.root or RANKBENCH_DATA to the folder that holds the files",
-        )
+    def _download(self, folder: Path, missing: list[str], *, allowed: bool) -> None:
+        raw = f"{self.dataset.__name__}/raw"
+        given = f"execution.root={folder.parents[1]} without {raw}/{missing[0]}"
+        expected = "a folder in torchvision's layout, or a network to download it from"
+        hint = "set execution.root or RANKBENCH_DATA to the folder that holds the files"
+        problem = UserError(given, expected, hint)
         if not allowed:
             raise problem
         # Into a folder of its own first: a download that breaks off leaves nothing behind.
@@ -69,22 +69,18 @@ class TorchvisionImages(ImageData):
             except Exception as error:
                 raise problem from error
             folder.mkdir(parents=True, exist_ok=True)
-            for name in self.sha256:
-                if not (folder / name).is_file():
-                    shutil.move(Path(scratch) / self.dataset.__name__ / "raw" / name, folder / name)
+            for name in missing:
+                shutil.move(Path(scratch) / raw / name, folder / name)
 
     def _verify(self, path: Path) -> str:
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
         except OSError as error:
             raise UserError(f"the file {path}", f"a readable file ({error.strerror})") from error
-        if self.sha256[path.name] not in ("", found):
-            raise UserError(
-                f"the file {path} with {path.stat().st_size} bytes and SHA-256 {found}",
-                f"SHA-256 {self.sha256[path.name]}",
-                "move it away and let it be downloaded again, or copy the right file there",
-            )
+        given = f"the file {path} with {path.stat().st_size} bytes and SHA-256 {found}"
+        expected = f"SHA-256 {self.sha256[path.name]}"
+        hint = "move it away and let it be downloaded again, or copy the right file there"
+        require(self.sha256[path.name] in ("", found), given, expected, hint)
         return found
 
     def read(self, root: str | None, split: str) -> RawImages:

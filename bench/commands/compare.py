@@ -32,9 +32,7 @@ from bench.store.results import RUNS_FILE
 )
 @written(None)
 @reads_runs
-@click.pass_context
 def command(
-    context: click.Context,
     name: str,
     factor: str | None,
     metric: str,
@@ -44,7 +42,7 @@ def command(
     conditions: tuple[str, ...],
     source: str,
     overrides: tuple[str, ...],
-) -> None:
+) -> int:
     """Compare runs in pairs: differences and ratios with intervals, and what else differs."""
     given = [bool(factor), bool(against), reference == "published"]
     expected = "--by with a factor, as --by variant, or --against, or --reference published"
@@ -71,7 +69,7 @@ def command(
     else:
         print_frame(text, title)
         click.echo(note)
-    context.exit(1 if (result.refused != "").all() else 0)
+    return int((result.refused != "").all())
 
 
 def _beside(

@@ -64,11 +64,9 @@ def _describe(
         counts, classes = (data.train, data.test), 2
     else:
         counts, classes = data.counts.values(), data.classes
-    row = {
-        "name": data.name,
-        "train + test": " + ".join(f"{count:,}" for count in counts),
-        "size": f"{' x '.join(map(str, data.image_shape))}, {classes} classes",
-    }
+    samples = " + ".join(f"{count:,}" for count in counts)
+    size = f"{' x '.join(map(str, data.image_shape))}, {classes} classes"
+    row = {"name": data.name, "train + test": samples, "size": size}
     root = config["execution"].get("root")
     try:
         files = data.files(root, download=download)

@@ -14,40 +14,30 @@ from bench.report.compare import where
 from bench.report.report_config import ReportConfig
 from bench.store.results import Results, require_runs
 
-OPTIONS = (
-    click.argument("name"),
-    click.option(
+
+def reads_runs(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a command take a benchmark, what to read its runs from, and which runs."""
+    conditions = click.option(
         "--where",
         "conditions",
         multiple=True,
         metavar="COLUMN=VALUE",
         help="Only such runs, as in `--where model.rank=5`; may be repeated.",
-    ),
-    click.option(
+    )
+    source = click.option(
         "--from",
         "source",
         type=click.Choice(["records", "wandb", "results"]),
         default="records",
-        help="What the runs are read from: their records (default), W&B's files alone, or the"
-        " folder of results.",
-    ),
-    config_dir,
-    overrides,
-)
-
-
-def reads_runs(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take a benchmark, what to read its runs from, and which runs."""
-    for option in reversed(OPTIONS):
-        function = option(function)
-    return function
+        help="Their records (default), W&B's files alone, or the folder of results.",
+    )
+    return click.argument("name")(conditions(source(config_dir(overrides(function)))))
 
 
 def written(default: str | None) -> Callable[..., Any]:
     """Let a command take `--format`."""
-    shown = "" if default else "; by default as wide as the terminal"
     forms = click.Choice(["markdown", "csv", "latex"])
-    text = f"How the table is written{shown}."
+    text = f"How the table is written{'' if default else '; by default as wide as the terminal'}."
     return click.option("--format", "form", type=forms, default=default, help=text)
 
 
@@ -70,7 +60,7 @@ def read(
     if source == "results":
         results = Results.from_folder(Path(config["results_dir"] or "results") / name)
     elif source == "wandb":
-        from bench.store.wandb_results import load_wandb_results  # needs W&B
+        from bench.store.wandb_files import load_wandb_results  # needs W&B
 
         results = load_wandb_results(Path(config["runs_dir"]), name)
     else:

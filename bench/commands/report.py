@@ -27,8 +27,7 @@ from bench.store.results import RUNS_FILE, Results, record_paths
 )
 @config_dir
 @overrides
-@click.pass_context
-def command(context: click.Context, source: str | None, overrides: tuple[str, ...]) -> None:
+def command(source: str | None, overrides: tuple[str, ...]) -> int:
     """Write one HTML page of all claims, tables, figures and runs; it needs nothing beside it."""
     settings = folders(overrides)
     runs_dir, results_dir = Path(settings["runs_dir"]), Path(settings["results_dir"] or "results")
@@ -40,10 +39,7 @@ def command(context: click.Context, source: str | None, overrides: tuple[str, ..
         chapters = [_chapter_of_runs(runs_dir, name, errors) for name in names]
     else:
         found = [path.parent for path in sorted(results_dir.rglob(RUNS_FILE))]
-        names = [folder.relative_to(results_dir).as_posix() for folder in found]
-        shown = [(Results.from_folder(folder), _config(folder.name)) for folder in found]
-        uris = map(data_uri, found)
-        chapters = [Chapter(n, *one, uri) for n, one, uri in zip(names, shown, uris, strict=True)]
+        chapters = [_chapter_of_results(folder, results_dir) for folder in found]
     given = f"{runs_dir if from_runs else results_dir} without results"
     hint = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
     require(bool(chapters), given, "a folder of runs or of results", hint)
@@ -53,9 +49,15 @@ def command(context: click.Context, source: str | None, overrides: tuple[str, ..
     write_atomically(page, render(chapters).encode())
     for error in errors:
         report(error)
-    size, origin = page.stat().st_size / 1e6, "runs" if from_runs else "results"
-    click.echo(f"{page}: {size:.2f} MB, from the {origin}")
-    context.exit(1 if errors else 0)
+    origin = "runs" if from_runs else "results"
+    click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB, from the {origin}")
+    return int(bool(errors))
+
+
+def _chapter_of_results(folder: Path, results_dir: Path) -> Chapter:
+    """Read the results of one benchmark with their figure."""
+    name = folder.relative_to(results_dir).as_posix()
+    return Chapter(name, Results.from_folder(folder), _config(folder.name), data_uri(folder))
 
 
 def _chapter_of_runs(runs_dir: Path, name: str, errors: list[str]) -> Chapter:
@@ -74,8 +76,7 @@ def _chapter_of_runs(runs_dir: Path, name: str, errors: list[str]) -> Chapter:
     try:
         with TemporaryDirectory() as temporary:
             figure = plotted(sections(results.frame, config), config, results)
-            figures.save(figure, Path(temporary))
-            uri = data_uri(Path(temporary))
+            uri = data_uri(figures.save(figure, Path(temporary)).parent)
     except Exception as error:
         message = " ".join(str(error).split())
         errors.append(f"{name}: not plotted ({type(error).__name__}: {message})")

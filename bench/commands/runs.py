@@ -27,7 +27,7 @@ def command(verify: bool, overrides: tuple[str, ...]) -> int:
     print_frame(counts.astype(str), f"{len(frame)} runs in {runs_dir}")
     problems = []
     if verify:
-        from bench.store.verify import verify_records  # only this option needs W&B
+        from bench.store.wandb_files import verify_records  # only this option needs W&B
 
         problems = verify_records(runs_dir)
         print("".join(f"{problem}\n" for problem in problems), end="")

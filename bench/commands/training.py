@@ -7,7 +7,7 @@ from typing import Any
 import click
 import yaml
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
 from bench.commands.common import reachable, report
 from bench.core.cell import Cell
@@ -17,6 +17,7 @@ from bench.execute.launch import launch
 from bench.execute.work import Work
 from bench.plan import Plan, stacks
 from bench.store.location import RunLocation
+from bench.store.record import write_plan
 from bench.store.results import Results
 
 
@@ -53,7 +54,7 @@ def benchmarked(plan: Plan) -> tuple[Work, Results]:
     work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())
     pending, divided = work.pending(), len(work.stacks())
     report(f"{plan.benchmark}: {len(work.cells)} cells, {len(pending)} to run in {divided} stacks")
-    location.write_plan(plan.cells)
+    write_plan(location.folder, plan.command, {cell.run_key: cell.config for cell in plan.cells})
     if pending:
         train(work, len(pending))
         results = Results.from_runs(plan.runs_dir, plan.benchmark)
@@ -80,22 +81,14 @@ def locate(plan: Plan, wandb_runs: int) -> RunLocation:
 
 def train(work: Work, total: int) -> None:
     """Train the pending cells, `total` in number, under one progress display."""
-    columns = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[cells]} cells"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
-        TextColumn("loss {task.fields[loss]:.3g}"),
-    ]
+    columns = ["{task.description}", BarColumn(), "{task.fields[cells]} cells"]
+    columns += [TimeElapsedColumn(), "left", TimeRemainingColumn(), "{task.fields[loss]}"]
     with Progress(*columns, console=Console(stderr=True)) as display:
-        name, nan = work.location.benchmark, float("nan")
-        task = display.add_task(name, total=total, cells=f"0/{total}", loss=nan)
+        task = display.add_task(work.location.benchmark, total=total, cells=f"0/{total}", loss="")
 
         def on_progress(done: float, ended: int, loss: float) -> None:
             display.update(task, completed=done, cells=f"{ended}/{total}")
             if loss == loss:  # not NaN, as it is when nothing trains in this process
-                display.update(task, loss=loss)
+                display.update(task, loss=f"loss {loss:.3g}")
 
         launch(work, on_progress)

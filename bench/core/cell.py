@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -82,10 +83,7 @@ class Cell:
         It covers registered names and values that are not at their default: moving a class or
         adding a field changes no key.
         """
-        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name in SCIENCE}
-        known = {name: identity(value) for name, value in named.items() if value is not None}
-        science = {"variant": self.variant, "seed": self.seed, **known}
-        text = json.dumps(science, sort_keys=True, separators=(",", ":"))
+        text = json.dumps(self._science(identity), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
@@ -104,6 +102,9 @@ class Cell:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The scientific configuration as nested plain values, with defaults: what records hold."""
-        named = {name: as_plain(getattr(self, name)) for name in SCIENCE}
-        known = {name: value for name, value in named.items() if value is not None}
-        return {"variant": self.variant, "seed": self.seed, **known}
+        return self._science(as_plain)
+
+    def _science(self, plain: Callable[[Any], Any]) -> dict[str, Any]:
+        groups = {name: getattr(self, name) for name in SCIENCE}
+        used = {name: plain(value) for name, value in groups.items() if value is not None}
+        return {"variant": self.variant, "seed": self.seed, **used}

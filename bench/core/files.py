@@ -3,6 +3,7 @@
 import os
 import uuid
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 from bench.core.errors import UserError
 
@@ -36,14 +37,11 @@ def require_writable(folder: Path, setting: str) -> None:
     setting : str
         The setting that names it, for the message.
     """
-    name = uuid.uuid4().hex
-    probe, link = folder / f".writable.{name}", folder / f".linked.{name}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        os.link(probe, link)  # what run locks are made of
-        probe.unlink()
-        link.unlink()
+        with NamedTemporaryFile(dir=folder, prefix=".writable.") as probe:
+            os.link(probe.name, f"{probe.name}.link")  # what run locks are made of
+            os.unlink(f"{probe.name}.link")
     except OSError as error:
         expected = f"a folder that can be written, with hard links ({error.strerror})"
         raise UserError(f"{setting}={folder}", expected, f"set {setting}") from error

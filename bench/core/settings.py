@@ -71,11 +71,8 @@ class Factory:
         self.make: Callable[..., Any] = resolve(target)
         self.name = target.rpartition(".")[2]
         self.arguments = dict(arguments)
-        self.defaults = {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.make).parameters.items()
-            if parameter.default is not parameter.empty
-        }
+        parameters = inspect.signature(self.make).parameters.values()
+        self.defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
 
     def __call__(self, *positional: Any, **named: Any) -> Any:
         """Make an instance; arguments that are named here take precedence."""
@@ -112,13 +109,14 @@ def load(node: Mapping[str, Any], group: str) -> Any:
     values = dict(node)
     target = str(values.pop("_target_", ""))
     if values.pop("_partial_", False):
-        return _factory(target, values, group)
-    schema = resolve(target, group)
-    require(
-        isinstance(schema, type) and is_dataclass(schema),
-        f"{group}._target_={target}",
-        "the dotted name of a settings class",
-    )
+        factory = Factory(target, values)
+        known = [*inspect.signature(factory.make).parameters][1:]  # without what is optimized
+        for name in values:
+            require(name in known, f"{group}.{name}", *_choices(name, known))
+        return factory
+    schema = resolve(target, f"{group}._target_")
+    given, expected = f"{group}._target_={target}", "the dotted name of a settings class"
+    require(isinstance(schema, type) and is_dataclass(schema), given, expected)
     return validate(schema, values, group)
 
 
@@ -126,7 +124,7 @@ def validate(schema: type[T], values: Any, group: str) -> T:
     """Return a `schema` made of plain values; raise a one-line `UserError` if they do not fit."""
     try:
         # JSON is the form in which pydantic's strict mode takes lists for tuples.
-        return _adapter(schema).validate_json(json.dumps(values))
+        return adapter(schema).validate_json(json.dumps(values))
     except ValidationError as error:
         raise _explained(error, schema, group) from None
     except TypeError as error:
@@ -158,12 +156,9 @@ def identity(value: Any) -> Any:
     So a new field with a default changes no key. A released default must therefore never change.
     """
     if isinstance(value, Factory):
-        given = {
-            name: as_plain(v)
-            for name, v in value.arguments.items()
-            if name not in value.defaults or as_plain(value.defaults[name]) != as_plain(v)
-        }
-        return {"name": value.name, **given}
+        given, defaults = as_plain(value.arguments), as_plain(value.defaults)
+        own = {n: v for n, v in given.items() if n not in defaults or defaults[n] != v}
+        return {"name": value.name, **own}
     if is_dataclass(value) and not isinstance(value, type):
         named = {"name": value.name} if isinstance(value, Settings) else {}
         return {**named, **{n: identity(v) for n, v in _differing(value).items()}}
@@ -174,41 +169,29 @@ def _differing(value: Any) -> dict[str, Any]:
     """Return the fields of a dataclass that are not at their default."""
     result = {}
     for field in (field for field in fields(value) if field.compare):
-        factory = field.default_factory
-        default = field.default if factory is MISSING else factory()
-        if getattr(value, field.name) != default:
-            result[field.name] = getattr(value, field.name)
+        factory, given = field.default_factory, getattr(value, field.name)
+        if given != (field.default if factory is MISSING else factory()):
+            result[field.name] = given
     return result
 
 
 @cache
-def _adapter(schema: type[T]) -> TypeAdapter[T]:
+def adapter(schema: type[Any]) -> TypeAdapter[Any]:
+    """Return what reads a settings class from JSON, and writes it."""
     return TypeAdapter(schema)
 
 
 @cache
-def resolve(target: str, group: str = "") -> Any:
+def resolve(target: str, setting: str = "_target_") -> Any:
     """Return what a dotted name stands for, of a module that settings may name; see `TRUSTED`."""
-    trusted = any(target.startswith(f"{module}.") for module in TRUSTED)
-    require(
-        trusted,
-        f"{group}._target_={target!r}",
-        f"a class of {', '.join(TRUSTED)}, or of a folder given by --config-dir",
-    )
+    given = f"{setting}={target!r}"
+    expected = f"a name in {', '.join(TRUSTED)}, or in a folder given by --config-dir"
+    require(any(target.startswith(f"{module}.") for module in TRUSTED), given, expected)
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        hint = " ".join(str(error).split())
-        raise UserError(f"{group}._target_={target!r}", "a class that exists", hint) from error
-
-
-def _factory(target: str, arguments: Mapping[str, Any], group: str) -> Factory:
-    factory = Factory(target, arguments)
-    known = [*inspect.signature(factory.make).parameters][1:]  # without what is optimized
-    for name in arguments:
-        require(name in known, f"{group}.{name}", *_choices(name, known))
-    return factory
+        raise UserError(given, "a name that exists", str(error)) from error
 
 
 def _choices(name: str, known: list[str]) -> tuple[str, str]:

@@ -11,14 +11,15 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
-from bench.core.cell import Cell
 from bench.core.files import write_atomically
-from bench.core.settings import Count, NonNegative, settings
+from bench.core.settings import Count, NonNegative, adapter, settings
 from bench.execute.logging_setup import log
 from bench.learners.base import Learner
 from bench.store.provenance import Usage
@@ -48,9 +49,7 @@ class Manifest:
     threads: tuple[Count, ...]
 
 
-_MANIFEST = TypeAdapter(Manifest)
-
-
+@dataclass
 class Checkpoints:
     """Keeps the checkpoint of one stack, replaced at a set interval of time.
 
@@ -69,12 +68,11 @@ class Checkpoints:
         Whether an interval has ended since this object was made.
     """
 
-    def __init__(self, folder: Path, every_s: float, usage: Usage) -> None:
-        self.folder = folder
-        self.every_s = every_s
-        self.usage = usage
-        self.trained = False
-        self.last = time.monotonic()
+    folder: Path
+    every_s: float
+    usage: Usage
+    trained: bool = False
+    last: float = field(default_factory=time.monotonic)
 
     def after_interval(self, learner: Learner) -> None:
         """Write a checkpoint if it is time and there is something left to train."""
@@ -96,7 +94,7 @@ class Checkpoints:
             instruction_sets=tuple(sorted(self.usage.instruction_sets)),
             threads=tuple(sorted(self.usage.threads)),
         )
-        write_atomically(self.folder / MANIFEST_FILE, _MANIFEST.dump_json(manifest))
+        write_atomically(self.folder / MANIFEST_FILE, adapter(Manifest).dump_json(manifest))
         for path in self.folder.glob("*.ckpt"):
             if path.stem != digest:
                 path.unlink(missing_ok=True)
@@ -113,16 +111,15 @@ class Checkpoints:
                 log.warning("%s: no readable %s; its runs start anew", self.folder, MANIFEST_FILE)
             return None
         path = self.folder / f"{manifest.checkpoint}.ckpt"
-        try:
+        unaltered = False
+        with suppress(OSError):
             unaltered = _digest(path) == manifest.checkpoint
-        except OSError:
-            unaltered = False
         if not unaltered:
             log.warning("%s: damaged or missing checkpoint; its runs start anew", path)
             return None
         self.usage.elapsed_s += manifest.elapsed_s
-        self.usage.instruction_sets |= {*manifest.instruction_sets}
-        self.usage.threads |= {*manifest.threads}
+        self.usage.instruction_sets.update(manifest.instruction_sets)
+        self.usage.threads.update(manifest.threads)
         return path
 
     def discard(self) -> None:
@@ -136,24 +133,17 @@ def stack_folder(benchmark_folder: Path, run_keys: Sequence[str]) -> Path:
     return benchmark_folder / STACKS / name
 
 
-def discard_stack(benchmark_folder: Path, cells: Sequence[Cell]) -> None:
-    """Remove the checkpoint of cells that trained together."""
-    keys = [cell.run_key for cell in cells]
-    shutil.rmtree(stack_folder(benchmark_folder, keys), ignore_errors=True)
-
-
 def checkpointed(benchmark_folder: Path) -> Iterator[tuple[str, ...]]:
     """Yield the run keys of each stack of a benchmark's folder that has a checkpoint."""
     for path in sorted(benchmark_folder.glob(f"{STACKS}/*/{MANIFEST_FILE}")):
-        manifest = _manifest(path.parent)
-        if manifest is not None:  # the cells of a damaged one start anew
+        if manifest := _manifest(path.parent):  # the cells of a damaged one start anew
             yield manifest.run_keys
 
 
 def _manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a stack's folder, if it is whole and one of this folder."""
     try:
-        manifest = _MANIFEST.validate_json((folder / MANIFEST_FILE).read_bytes())
+        manifest = adapter(Manifest).validate_json((folder / MANIFEST_FILE).read_bytes())
     except (OSError, ValidationError):
         return None
     ours = stack_folder(folder.parents[1], manifest.run_keys) == folder

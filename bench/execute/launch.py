@@ -19,6 +19,7 @@ from multiprocessing import connection
 from typing import Any
 
 import torch
+from joblib import cpu_count
 
 from bench import configuration
 from bench.core.cell import Cell
@@ -40,10 +41,8 @@ OnProgress = Callable[[float, int, float], None]
 def launch(work: Work, on_progress: OnProgress) -> None:
     """Train every pending cell, where the launcher says."""
     kind = work.launcher["_target_"].rpartition(".")[2]
-    known = {
-        "BasicLauncher": in_processes if work.sweep.jobs > 1 else in_turn,
-        "SlurmLauncher": on_slurm,
-    }
+    here = in_processes if work.sweep.jobs > 1 else in_turn
+    known = {"BasicLauncher": here, "SlurmLauncher": on_slurm}
     expected = "basic, with sweep.jobs=... for several processes, or submitit_slurm"
     require(kind in known, f"hydra/launcher with {kind}", expected)
     raise_file_limit()
@@ -92,8 +91,7 @@ def in_processes(work: Work, on_progress: OnProgress) -> None:
     So a stack that runs out of memory takes no other with it.
     """
     jobs = work.sweep.jobs
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = max(1, (cores or 1) // jobs)
+    threads = max(1, cpu_count() // jobs)
     os.environ.update(dict.fromkeys(THREADS, str(threads)))
     # The parent imports torch once, not every stack.
     context = multiprocessing.get_context("forkserver")
@@ -210,11 +208,9 @@ def _submit(work: Work, parts: Sequence[Work]) -> list[Any]:
     executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=again)
     own = ("_target_", "submitit_folder", "max_num_timeout")
     shared = [field.name for field in fields(BaseQueueConf)]  # by every kind of cluster
-    given = {
-        name if name in shared else f"slurm_{name}": value
-        for name, value in {**work.launcher, "name": work.location.benchmark}.items()
-        if name not in own
-    }
+    asked = {name: value for name, value in work.launcher.items() if name not in own}
+    asked["name"] = work.location.benchmark
+    given = {name if name in shared else f"slurm_{name}": v for name, v in asked.items()}
     try:
         executor.update_parameters(**given)
         return executor.map_array(Job(), parts)

@@ -8,11 +8,21 @@ import torch
 
 from bench.core.cell import Cell
 from bench.execute.checkpoints import Checkpoints, stack_folder
-from bench.execute.hooks import Progress, Recorder
 from bench.execute.logging_setup import log
 from bench.learners.base import Learner
 from bench.store.location import RunLocation
 from bench.store.tracker import Tracker
+
+
+class Progress:
+    """Calls a function with the learner after each interval."""
+
+    def __init__(self, on_progress: Callable[[Learner], None]) -> None:
+        self.on_progress = on_progress
+
+    def after_interval(self, learner: Learner) -> None:
+        """Report."""
+        self.on_progress(learner)
 
 
 def run(
@@ -38,13 +48,9 @@ def run(
     """
     first = cells[0]
     with Tracker(cells, location, first.learner.step) as tracker:
-        keys = [cell.run_key for cell in tracker.cells]
-        checkpoints = Checkpoints(
-            stack_folder(location.folder, keys),
-            first.execution.checkpoint_every_s,
-            tracker.usage,
-        )
-        hooks = [Recorder(tracker), Progress(on_progress), checkpoints]
+        folder = stack_folder(location.folder, [cell.run_key for cell in tracker.cells])
+        checkpoints = Checkpoints(folder, first.execution.checkpoint_every_s, tracker.usage)
+        hooks = [tracker, Progress(on_progress), checkpoints]
         path = checkpoints.existing()
         try:
             _prepared(tracker.cells).fit(hooks, path)

@@ -2,14 +2,16 @@
 
 import errno
 import math
+import shutil
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.status import Status
-from bench.execute.checkpoints import checkpointed, discard_stack
+from bench.execute.checkpoints import checkpointed, stack_folder
 from bench.plan import SweepConfig, stacks
 from bench.store.location import RunLocation
 from bench.store.record import RECORD_FILE, DamagedRecord, read_record
@@ -20,12 +22,13 @@ from bench.store.tracker import is_finished
 GROWS_WITH_THE_STACK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 
 
+@dataclass
 class Work:
     """Cells to train, and how far they are.
 
     Parameters
     ----------
-    cells : sequence of Cell
+    asked : sequence of Cell
         What is asked for.
     location : RunLocation
         Where and how it is recorded.
@@ -38,6 +41,8 @@ class Work:
 
     Attributes
     ----------
+    cells : dict of str to Cell
+        What is asked for, by run key.
     errors : dict of str to str
         By run key, why cells have failed in this call.
 
@@ -47,21 +52,17 @@ class Work:
         If a later version of the suite has recorded one of the cells.
     """
 
-    def __init__(
-        self,
-        cells: Sequence[Cell],
-        location: RunLocation,
-        sweep: SweepConfig,
-        launcher: Mapping[str, Any],
-        finished: Collection[str] = (),
-    ) -> None:
-        self.cells = {cell.run_key: cell for cell in cells}
-        self.location = location
-        self.sweep = sweep
-        self.launcher = launcher
+    asked: InitVar[Sequence[Cell]]
+    location: RunLocation
+    sweep: SweepConfig
+    launcher: Mapping[str, Any]
+    finished: InitVar[Collection[str]] = ()
+
+    def __post_init__(self, asked: Sequence[Cell], finished: Collection[str]) -> None:
+        self.cells = {cell.run_key: cell for cell in asked}
         self.errors: dict[str, str] = {}
         self._missing = {key: cell for key, cell in self.cells.items() if key not in finished}
-        self._tried = {key: last_attempt(location.folder / key) for key in self.missing()}
+        self._tried = {key: last_attempt(self.location.folder / key) for key in self.missing()}
 
     def part(self, cells: Sequence[Cell]) -> "Work":
         """Return the work on some of the cells, for one process."""
@@ -104,7 +105,8 @@ class Work:
         rest = [cell for cell in stack if cell.run_key in missing]
         general = isinstance(error, OSError) and error.errno not in GROWS_WITH_THE_STACK
         if len(rest) > 1 and not general and not isinstance(error, UserError):
-            discard_stack(self.location.folder, stack)
+            keys = [cell.run_key for cell in stack]
+            shutil.rmtree(stack_folder(self.location.folder, keys), ignore_errors=True)
             return [rest[len(rest) // 2 :], rest[: len(rest) // 2]]
         message = " ".join(f"{type(error).__name__}: {error}".split())
         self.errors |= {cell.run_key: message for cell in rest}

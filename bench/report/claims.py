@@ -13,6 +13,7 @@ from bench.report.tables import Section, matching, poor_fits, references, resolv
 from bench.store.results import numbers, usable
 
 UNKNOWN = float("nan")
+Curves = pd.DataFrame | None  # of all runs, where they are known
 # A fit's error has settled if it fell by less than SETTLED of the trivial predictor's during the
 # last LATE of its epochs, and lies below LEFT of it: a fit may also rest before it begins to learn.
 SETTLED, LATE, LEFT = 0.05, 0.2, 0.9
@@ -64,11 +65,6 @@ class Finding:
         return f"{self.number:.3g}{interval}"
 
     @property
-    def measured_verdict(self) -> str:
-        """Our number, if there is one, and the verdict."""
-        return f"{self.measured}. {self.verdict}" if self.pairs else self.verdict
-
-    @property
     def outcome(self) -> str:
         """One of ``none``, ``untrained``, ``holds``, ``fails``, ``open`` (part of the interval)."""
         if not self.pairs or self.untrained:
@@ -114,9 +110,7 @@ class Finding:
         return f" {ratio:.2g} times the published number."
 
 
-def findings(
-    parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
-) -> list[Finding]:
+def findings(parts: list[Section], config: ReportConfig, curves: Curves = None) -> list[Finding]:
     """Hold every claim of a benchmark against every section of its table that it is about."""
     found = []
     known = {str(name) for part in parts for name in part.runs}
@@ -133,22 +127,17 @@ def findings(
     return found
 
 
-def outcomes(
-    parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
-) -> list[str]:
+def outcomes(parts: list[Section], config: ReportConfig, curves: Curves = None) -> list[str]:
     """Return a line per finding, with section, number and verdict, and per profile."""
-    held = [
-        " ".join(
-            filter(None, (one.claim.says, one.section and f"{one.section}:", one.measured_verdict))
-        )
-        for one in findings(parts, config, curves)
-    ]
-    return held + profiles(parts, config, curves)
+    lines = []
+    for found in findings(parts, config, curves):
+        section = f" {found.section}:" if found.section else ""
+        number = f" {found.measured}." if found.pairs else ""
+        lines.append(f"{found.claim.says}{section}{number} {found.verdict}")
+    return lines + profiles(parts, config, curves)
 
 
-def profiles(
-    parts: list[Section], config: ReportConfig, curves: pd.DataFrame | None = None
-) -> list[str]:
+def profiles(parts: list[Section], config: ReportConfig, curves: Curves = None) -> list[str]:
     """Return, for each section, from which `x` on the profiled value is fitted better than others.
 
     Better than all other values of `hue` at the largest `x`, by the mean of the first metric.
@@ -163,16 +152,12 @@ def profiles(
         best = others.iloc[0]
         rival = f"{in_words(best[hue])} at {config.words(x, best[x])} ({best[metric]:.3g})"
         better = own[own[metric] < best[metric]]
-        if better.empty:
-            text = (
-                f"At no {config.label(x)} is {in_words(config.profile)} fitted better than {rival}."
-            )
-        else:
+        text = f"At no {config.label(x)} is {in_words(config.profile)} fitted better than {rival}."
+        if len(better):
             first = better.iloc[0]
-            text = (
-                f"From {config.words(x, first[x])} on {in_words(config.profile)} is fitted better"
-            )
-            text += f" ({config.label(metric)} {first[metric]:.3g}) than {rival}."
+            error = f"{config.label(metric)} {first[metric]:.3g}"
+            text = f"From {config.words(x, first[x])} on {in_words(config.profile)} is fitted"
+            text += f" better ({error}) than {rival}."
         last = part.runs[usable(part.runs) & (part.runs[x] == best[x])]
         untrained = int((~trained(part, config, curves)[last.index]).sum())
         if untrained:
@@ -181,7 +166,7 @@ def profiles(
     return found
 
 
-def trained(part: Section, config: ReportConfig, curves: pd.DataFrame | None = None) -> pd.Series:
+def trained(part: Section, config: ReportConfig, curves: Curves = None) -> pd.Series:
     """Return which runs of a section are trained far enough for a claim.
 
     Those that converged; that reached one of the values of `config.trained`, such as the published
@@ -209,9 +194,7 @@ def trained(part: Section, config: ReportConfig, curves: pd.DataFrame | None = N
     return done | ((fallen < SETTLED * trivial) & (ends["last"] < LEFT * trivial))
 
 
-def _finding(
-    claim: Claim, part: Section, config: ReportConfig, curves: pd.DataFrame | None
-) -> Finding:
+def _finding(claim: Claim, part: Section, config: ReportConfig, curves: Curves) -> Finding:
     keys = [*config.rows, *config.over]
     where = {name: value for name, value in claim.where.items() if name in keys}
     planned = matching(part.runs, where)

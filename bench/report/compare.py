@@ -87,17 +87,18 @@ def compare(
     frame = where(frame, [c for c in conditions if c.partition("=")[0] not in fixed])
     values = sorted(frame[factor].dropna().unique(), key=lambda value: (value != "original", value))
     require(len(values) > 1, f"--by {factor} with {len(values)} recorded value", "at least two")
-    first = values[0] if reference is None else _matching(values, reference)
+    first = next((v for v in values if reference is None or str(v) == str(reference)), None)
+    expected = f"one of {', '.join(map(str, values))}"
+    require(first is not None, f"--reference {reference}", expected)
     others = [name for name in known if name not in (factor, *agree)]
     groups = [*frame.groupby(fixed, dropna=False)] if fixed else [((), frame)]
     apart = [n for n in others if any(group[n].nunique(dropna=False) > 1 for _, group in groups)]
     rows = []
     for key, group in groups:
         named = dict(zip(fixed, key, strict=True))
-        for other in values:
-            if other != first:
-                for row in _compared(group, config, (factor, first, other), metric, over, apart):
-                    rows.append(named | row)
+        for other in (value for value in values if value != first):
+            compared = _compared(group, config, (factor, first, other), metric, over, apart)
+            rows += [named | row for row in compared]
     given = f"--by {factor} with values that share no setting of {', '.join(fixed)}"
     require(bool(rows), given, "runs that agree in these columns")
     result = _corrected(pd.DataFrame(rows), config, factor)
@@ -130,8 +131,12 @@ def _compared(
         expected = len(ours.index.intersection(theirs.index))
         missing = expected - len(aligned)
         refused = f"{missing} of {expected} pairs are missing" if missing else ""
-        row["comparison"] = f"{other} vs {first}"
-        rows.append(row | _statistics(aligned, config, refused))
+        refused = refused or ("" if expected else "no pairs")
+        units = unit_means(aligned, config.unit)
+        numbers = dict.fromkeys(STATISTICS, float("nan"))
+        numbers = numbers if refused else paired_statistics(*units.to_numpy(float).T)
+        counts = {"pairs": len(aligned), "units": len(units), "refused": refused}
+        rows.append(row | {"comparison": f"{other} vs {first}"} | counts | numbers)
     return rows
 
 
@@ -185,25 +190,8 @@ def _corrected(result: pd.DataFrame, config: ReportConfig, factor: str) -> pd.Da
 
 def _family(row: Mapping[str, Any], families: Sequence[Mapping[str, Any]]) -> int:
     """Return the number of the family whose conditions a comparison meets; else none's."""
-    for number, conditions in enumerate(families):
-        if all(row.get(name) in options(value) for name, value in conditions.items()):
-            return number
-    return len(families)
-
-
-def _matching(values: Sequence[Any], wanted: Any) -> Any:
-    matches = [value for value in values if str(value) == str(wanted)]
-    require(bool(matches), f"--reference {wanted}", f"one of {', '.join(map(str, values))}")
-    return matches[0]
-
-
-def _statistics(pairs: pd.DataFrame, config: ReportConfig, refused: str) -> dict[str, Any]:
-    """Return the numbers of one comparison, or the reason why there are none."""
-    units = unit_means(pairs, config.unit)
-    refused = refused or ("" if len(pairs) else "no pairs")
-    numbers = dict.fromkeys(STATISTICS, float("nan"))
-    numbers = numbers if refused else paired_statistics(*units.to_numpy(float).T)
-    return {"pairs": len(pairs), "units": len(units), "refused": refused, **numbers}
+    met = (all(row.get(n) in options(v) for n, v in family.items()) for family in families)
+    return [*met, True].index(True)
 
 
 def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
@@ -211,14 +199,8 @@ def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     difference = other - first
     mean = difference.mean()
     ratio = other.mean() / first.mean() if first.mean() else float("nan")
-    numbers = [
-        other.mean(),
-        first.mean(),
-        mean,
-        *mean_interval(difference),
-        ratio,
-        *ratio_interval(other, first),
-    ]
+    numbers = [other.mean(), first.mean(), mean, *mean_interval(difference)]
+    numbers += [ratio, *ratio_interval(other, first)]
     spread = difference.std(ddof=1) if len(difference) > 1 else 0.0
     effect = p = exact = float("nan")
     if spread > ROUNDING * max(np.abs(first).max(), np.abs(other).max()):

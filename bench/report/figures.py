@@ -14,22 +14,7 @@ from bench.store.results import Results
 
 COLUMN, PAGE, HEIGHT = 3.4, 7.0, 2.1  # inches: a column's and a page's width, a panel's height
 COLUMNS = 3
-STYLE = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 3.5,
-    "legend.frameon": False,
-    "legend.fontsize": 7,
-    "errorbar.capsize": 1.5,
-    "axes.formatter.useoffset": False,
-}
+STYLE = Path(__file__).with_name("figure.mplstyle")
 
 
 def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
@@ -49,20 +34,19 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
     """
     panels = config.panels or [Panel(y=(metric,)) for metric in config.metrics]
     parts, _ = without_leftovers(parts)
-    groups = [([part], False) for part in parts] + [(parts, True)]
-    plotted = [
-        [PlottedPanel(panel, group, config, results) for panel in panels if panel.across == across]
-        for group, across in groups
-    ]
-    plotted = [[one for one in row if one.shows_something()] for row in plotted]
-    rows = [row for row in plotted if row]
+    rows = []
+    for group, across in [*(([part], False) for part in parts), (parts, True)]:
+        own = [panel for panel in panels if panel.across == across]
+        plotted = [PlottedPanel(panel, group, config, results) for panel in own]
+        rows.append([one for one in plotted if one.shows_something()])
+    rows = [row for row in rows if row]
     if not rows:
         return plot_nothing(parts, config, results)
     if len({*map(len, rows)}) > 1:
         rows = [[one for row in rows for one in row]]
     lines = [line for row in rows for line in _lines(row)]
     width = max(map(len, lines))
-    with plt.rc_context(STYLE):
+    with plt.style.context(STYLE):
         inches = COLUMN if width == 1 else PAGE
         figure = plt.figure(layout="constrained")
         axes = figure.subplots(len(lines), width, squeeze=False)

@@ -61,13 +61,9 @@ class Grid(NamedTuple):
 
 def render(chapters: Sequence[Chapter]) -> str:
     """Return the page as HTML."""
-    environment = Environment(
-        loader=PackageLoader("bench.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    options = {"autoescape": True, "undefined": StrictUndefined}
+    options |= {"trim_blocks": True, "lstrip_blocks": True}
+    environment = Environment(loader=PackageLoader("bench.report", "."), **options)
     frames = [chapter.results.frame for chapter in chapters]
     shared = pd.concat([frame.reindex(columns=["created", "status"]) for frame in frames])
     made = shared.created.dropna()
@@ -92,25 +88,20 @@ def _shown(chapter: Chapter, config: ReportConfig) -> dict[str, Any]:
     """Return what the template shows of a chapter."""
     frame, curves = chapter.results.frame, chapter.results.curves
     parts, left = tables.without_leftovers(tables.sections(frame, config))
+    done = sum(int(usable(part.runs).sum()) for part in parts)
+    counted = f"{done} of {sum(len(part.runs) for part in parts)} runs done."
     return {
         "name": chapter.name,
         "benchmark": chapter.benchmark,
         "title": config.title,
         "figure": chapter.figure,
-        "caption": _caption(parts),
+        "caption": f"{'; '.join(part.title for part in parts)}. {counted}",
         "tables": [Grid(*grid) for part in parts for grid in tables.grids(part, config)],
         "comparisons": [*_comparisons(chapter, parts, config)],
         "findings": findings(parts, config, curves),
         "provenance": provenance(frame, chapter.benchmark),
         "left_out": [*left, *chapter.results.damaged],
     }
-
-
-def _caption(parts: list[tables.Section]) -> str:
-    """Say what the panels show: settings and number of runs."""
-    done = sum(int(usable(part.runs).sum()) for part in parts)
-    planned = sum(len(part.runs) for part in parts)
-    return f"{'; '.join(part.title for part in parts)}. {done} of {planned} runs done."
 
 
 def _comparisons(

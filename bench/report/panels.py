@@ -28,6 +28,8 @@ PUBLISHED = {"ls": ":", "marker": "x", "linewidth": 0.7, "ms": 5.5}
 VARIANTS = ("original", "random_images", "random_labels")
 
 Style = dict[str, Any]
+Styles = dict[Any, Style]  # by the value of a column
+Dashes = dict[Any, str]
 
 
 class PlottedPanel:
@@ -76,21 +78,19 @@ class PlottedPanel:
         known = self.rows.dropna(subset=self.y) if self.y in self.rows else self.rows.iloc[:0]
         return len(known) > 1 and (self.panel.kind == "rows" or known[self.x].nunique() > 1)
 
-    def draw(
-        self, axis: Axes, styles: dict[Any, Style], dashes: dict[Any, str], leads: bool
-    ) -> dict[str, Style]:
+    def draw(self, axis: Axes, styles: Styles, dashes: Dashes, leads: bool) -> dict[str, Style]:
         """Draw the panel, with its title if it leads; return the legend's entries."""
         label = self.config.label
         axis.set(xlabel=label(self.x), ylabel=fill(label(self.y), 30))
         for name in self.panel.log:
             getattr(axis, f"set_{name}scale")("log")
         kind = self.panel.kind
-        if kind == "curves":
+        if kind == "rows":
+            entries = self._rows(axis, styles, leads)
+        elif kind == "curves":
             entries = self._curves(axis, styles)
         elif kind == "one run":
             entries = self._one_run(axis)
-        elif kind == "rows":
-            entries = self._rows(axis, styles, leads)
         else:
             entries = self._summary(axis, styles, dashes)
         if self.panel.slope is not None:
@@ -103,9 +103,7 @@ class PlottedPanel:
         axis.set_title("\n".join(filter(None, titles)))
         return entries
 
-    def _summary(
-        self, axis: Axes, styles: dict[Any, Style], dashes: dict[Any, str]
-    ) -> dict[str, Style]:
+    def _summary(self, axis: Axes, styles: Styles, dashes: Dashes) -> dict[str, Style]:
         """Plot a line with intervals per color and line style, and the published values."""
         y, config, entries = self.y, self.config, {}
         apart = [name for name in config.rows if name not in (self.x, self.hue)] or self.hue
@@ -155,7 +153,7 @@ class PlottedPanel:
             limit(None, min(limit()[1], 1.01))
         return entries
 
-    def _rows(self, axis: Axes, styles: dict[Any, Style], leads: bool) -> dict[str, Style]:
+    def _rows(self, axis: Axes, styles: Styles, leads: bool) -> dict[str, Style]:
         """Plot the table's rows one below the other, named by what differs."""
         config, entries = self.config, {}
         varying = [n for n in config.rows if n != self.hue and self.rows[n].nunique() > 1]
@@ -165,15 +163,12 @@ class PlottedPanel:
             axis.errorbar(row[self.y], height, xerr=bars, **styles[row[self.hue]])
             entries[self._words(row[self.hue])] = styles[row[self.hue]]
         axis.set(xlabel=config.label(self.y), ylabel="", ylim=(heights[-1] - 0.5, 0.5))
-        names = [
-            ", ".join(
-                config.label(name) if value is True else config.words(name, value)
-                for name, value in row.items()
-                if value is not False
-            )
-            for row in self.rows[varying].to_dict("records")
-        ]
-        axis.set_yticks(heights, [fill(name, 36) for name in names] if leads else [""] * len(names))
+        names = []
+        for row in self.rows[varying].to_dict("records") if leads else ():
+            shown = {name: value for name, value in row.items() if value is not False}
+            words = [config.label(n) if v is True else config.words(n, v) for n, v in shown.items()]
+            names.append(fill(", ".join(words), 36))
+        axis.set_yticks(heights, names or [""] * len(heights))
         axis.tick_params(axis="y", labelsize=6.5)
         return entries | self._marks(axis)
 
@@ -184,7 +179,7 @@ class PlottedPanel:
         middle = rows[self.y].astype(float)
         return np.nan_to_num(np.stack([middle - low, high - middle]))
 
-    def _curves(self, axis: Axes, styles: dict[Any, Style]) -> dict[str, Style]:
+    def _curves(self, axis: Axes, styles: Styles) -> dict[str, Style]:
         """Plot a curve per run."""
         joined = self.curves.merge(self.runs[[self.hue]], left_on="run_key", right_index=True)
         entries = {}
@@ -231,12 +226,12 @@ class PlottedPanel:
 
 def _melted(rows: pd.DataFrame, metrics: Iterable[str]) -> pd.DataFrame:
     """Return a row per milestone, whose iteration is at the end of its metric's name."""
-    return pd.concat(
-        rows.rename(columns=lambda name: name.replace(metric, "value")).assign(  # noqa: B023
-            iteration=int(metric.rpartition("_")[2])
-        )
-        for metric in metrics
-    )
+    parts = []
+    for metric in metrics:
+        names = {name: name.replace(metric, "value") for name in rows}
+        iteration = int(metric.rpartition("_")[2])
+        parts.append(rows.rename(columns=names).assign(iteration=iteration))
+    return pd.concat(parts)
 
 
 def curves_of(runs: pd.DataFrame, results: Results) -> pd.DataFrame:
@@ -247,26 +242,25 @@ def curves_of(runs: pd.DataFrame, results: Results) -> pd.DataFrame:
     UserError
         If those of a run are not there: a figure of the others would mislead.
     """
-    known = {*results.curves.run_key} if len(results.curves) else set()
-    given = f"{sum(key not in known for key in runs.index)} of {len(runs)} runs without a curve"
-    require(known >= {*runs.index}, given, "all curves, in curves.parquet or in the runs' folder")
-    curves = results.curves[results.curves.run_key.isin(runs.index)] if known else results.curves
+    missing = int((~runs.index.isin(results.curves.run_key)).sum())
+    given = f"{missing} of {len(runs)} runs without a curve"
+    require(not missing, given, "all curves, in curves.parquet or in the runs' folder")
+    curves = results.curves[results.curves.run_key.isin(runs.index)]
     return curves.dropna(axis="columns", how="all")
 
 
-def styles_of(parts: list[Section], column: str) -> dict[Any, Style]:
+def styles_of(parts: list[Section], column: str) -> Styles:
     """Return a color and a marker for each value of a column; past the last color they repeat.
 
     The three variants of the papers come first and look the same in every figure.
     """
     found = values_of(parts, column)
-    fixed = VARIANTS if {*found} & {*VARIANTS} else ()
-    order = [*fixed, *(value for value in found if value not in fixed)]
+    order = dict.fromkeys([*VARIANTS, *found] if {*found} & {*VARIANTS} else found)
     styles = zip(order, cycle(PALETTE), cycle(MARKERS), strict=False)
     return {value: {"color": c, "marker": m} for value, c, m in styles if value in found}
 
 
-def dashes_of(parts: list[Section], column: str) -> dict[Any, str]:
+def dashes_of(parts: list[Section], column: str) -> Dashes:
     """Return a line style for each value of a column; past the last one they repeat."""
     return dict(zip(values_of(parts, column), cycle(DASHES), strict=False)) if column else {}
 

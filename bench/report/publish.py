@@ -8,16 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.core.files import require_writable, write_atomically
+from bench.core.settings import resolve
 from bench.report import figures, tables
 from bench.report.claims import outcomes
 from bench.report.report_config import ReportConfig
-from bench.store.results import (
-    CURVES_FILE,
-    MISSING,
-    Results,
-    require_runs,
-    usable,
-)
+from bench.store.results import CURVES_FILE, MISSING, Results, require_runs, usable
 
 LARGEST_CURVES = 1e6  # bytes; beyond, only the curves that the figure shows are kept
 
@@ -72,7 +67,7 @@ def publish(results: Results, config: ReportConfig, folder: Path) -> Path:
 def plotted(parts: list[tables.Section], config: ReportConfig, results: Results) -> Figure:
     """Return the benchmark's figure of the sections that have runs with numbers."""
     ended = [part for part in parts if usable(part.runs).any()]
-    plot = config.plotter if ended else figures.plot_nothing
+    plot = resolve(config.plot, "benchmark.report.plot") if ended else figures.plot_nothing
     return plot(ended, config, results)
 
 

@@ -1,9 +1,8 @@
 """What a benchmark's YAML file says about its table, its figure and its claims."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from bench.core.errors import UserError, require
+from bench.core.errors import require
 from bench.core.settings import NonNegative, settings, validate
 
 PUBLISHED = Path(__file__).parent / "published"
@@ -296,16 +295,6 @@ class ReportConfig:
         if not self.published:
             return pd.DataFrame(columns=[*keys, *self.metrics]).set_index(keys)
         return pd.read_csv(PUBLISHED / self.published, comment="#").set_index(keys)
-
-    @cached_property
-    def plotter(self) -> Callable[..., Any]:
-        """The function that `plot` names."""
-        module, _, name = self.plot.rpartition(".")
-        try:
-            return getattr(import_module(module), name)
-        except (ImportError, AttributeError, ValueError) as error:
-            given, hint = f"benchmark.report.plot={self.plot}", " ".join(str(error).split())
-            raise UserError(given, "the dotted name of a function", hint) from error
 
     @property
     def columns(self) -> list[str]:

@@ -31,6 +31,8 @@ LEFTOVER = 0.1  # a setting with this share of a data set's runs, or less, has n
 NARROW = 3  # so many metrics need not be divided into questions
 ROUNDING = 1e-6
 
+Setting = dict[str, Any]  # what is particular to some runs, by column
+
 
 @dataclass
 class Section:
@@ -77,8 +79,10 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
         others = [setting for setting, _, leftover in apart if not leftover]
         for setting, runs, leftover in apart:
             title, rest = _heading(name, setting, runs, [setting, *others], config)
-            own = beside[beside[config.section] == name]
-            result.append(_section(title, rest, runs, own, config, leftover))
+            rows = _rows(runs, beside[beside[config.section] == name], config)
+            reference = references(runs[usable(runs)], config).mean()
+            caption = _caption(runs, config, rest)
+            result.append(Section(title, rows, reference, caption, runs, leftover))
     return result
 
 
@@ -105,11 +109,7 @@ def resolved(values: pd.Series, value: Any) -> Any:
 
 
 def _heading(
-    name: Any,
-    setting: dict[str, Any],
-    runs: pd.DataFrame,
-    others: list[dict[str, Any]],
-    config: ReportConfig,
+    name: Any, setting: Setting, runs: pd.DataFrame, others: list[Setting], config: ReportConfig
 ) -> tuple[str, str]:
     """Return a section's title and the rest of its setting: no more than tells it from others."""
     budgets = [n for n in BUDGETS if n in runs and n not in config.rows and runs[n].max() > 0]
@@ -125,14 +125,8 @@ def _heading(
     return ", ".join(title), ", ".join(text for n, text in words.items() if n not in named)
 
 
-def _section(
-    title: str,
-    rest: str,
-    runs: pd.DataFrame,
-    beside: pd.DataFrame,
-    config: ReportConfig,
-    leftover: bool,
-) -> Section:
+def _rows(runs: pd.DataFrame, beside: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
+    """Return the rows of a section, see `Section`; `beside` are runs of the baseline."""
     rows = pd.concat([_summarize(runs, config, rule) for rule in config.selections])
     rows = rows.sort_values([*config.rows], kind="stable", ignore_index=True)
     keys = rows[[*config.rows]].assign(**{config.section: runs[config.section].iloc[0]})
@@ -146,8 +140,7 @@ def _section(
             rows[f"{metric}_baseline"] = means.reindex(own)[metric].to_numpy()
         published = known[metric].reindex(keys) if comparable and metric in known else None
         rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
-    reference = references(runs[usable(runs)], config).mean()
-    return Section(title, rows, reference, _caption(runs, config, rest), runs, leftover)
+    return rows
 
 
 def references(runs: pd.DataFrame, config: ReportConfig) -> pd.Series:
@@ -214,7 +207,8 @@ def cells_as_text(
     """Return a section as text, and the columns with a single value, which its caption names."""
     rows = section.rows
     # What no run has, as a setting that is younger than all of them, is left out.
-    keys = [key for key in (*config.rows, "selection") if rows[key].notna().any()]
+    keys = [key for key in config.rows if rows[key].notna().any()]
+    keys += ["selection"] * (rows.selection.nunique() > 1)
     text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
     text = text.rename(columns=config.label)
     wanted = metrics or config.metrics
@@ -230,23 +224,18 @@ def cells_as_text(
             values = rows[f"{metric}_{end}"]
             if values.notna().any():
                 text[f"{name} {config.label(metric)}"] = values.map(_number)
-    text["runs"] = [
-        f"{row.done}/{row.expected}" + (f" ({without})" if (without := _counted(row)) else "")
-        for _, row in rows.iterrows()
-    ]
+    text["runs"] = [_counted(row) for row in rows.to_dict("records")]
     named = [*map(config.label, keys), "runs"]
-    single = [
-        name
-        for name in named
-        if text[name].nunique() == 1 and (len(text) > 1 or name == "selection")
-    ]
-    said = [f"{name} {text[name].iloc[0]}" for name in single if name != "selection"]
+    single = [name for name in named if text[name].nunique() == 1 and len(text) > 1]
+    said = [f"{name} {text[name].iloc[0]}" for name in single]
     return text.drop(columns=single), f"In every row: {', '.join(said)}." if said else ""
 
 
-def _counted(row: pd.Series) -> str:
-    names = {**{str(end): str(end) for end in WITHOUT_NUMBERS}, **POOR}
-    return ", ".join(f"{row[name]} {words}" for name, words in names.items() if row[name])
+def _counted(row: dict[str, Any]) -> str:
+    """Say how many runs of a row are done, and what has become of the others."""
+    names = {end: end for end in WITHOUT_NUMBERS} | POOR
+    others = ", ".join(f"{row[name]} {words}" for name, words in names.items() if row[name])
+    return f"{row['done']}/{row['expected']}" + (f" ({others})" if others else "")
 
 
 def _number(value: float) -> str:
@@ -271,9 +260,8 @@ def _mean_and_std(mean: float, std: float) -> str:
 
 
 def _median_and_range(median: float, least: float, largest: float) -> str:
-    if pd.isna(median) or least == largest:
-        return _number(median)
-    return f"{_number(median)} [{_number(least)}, {_number(largest)}]"
+    known = pd.notna(median) and least != largest
+    return _number(median) + (f" [{_number(least)}, {_number(largest)}]" if known else "")
 
 
 def grids(section: Section, config: ReportConfig) -> list[tuple[str, pd.DataFrame, list[str]]]:
@@ -331,11 +319,8 @@ def _markdown(text: str) -> str:
 def latex(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = ()) -> str:
     """Return the tables in LaTeX, for the booktabs package; outcomes are comments."""
     parts, left = without_leftovers(parts)
-    blocks = [
-        as_latex(text, f"{config.title.rstrip('.')}: {title}. {' '.join(below)}")
-        for part in parts
-        for title, text, below in grids(part, config)
-    ]
+    name, shown = config.title.rstrip("."), [grid for part in parts for grid in grids(part, config)]
+    blocks = [as_latex(text, f"{name}: {title}. {' '.join(below)}") for title, text, below in shown]
     comments = "".join(f"% {line}\n" for line in (*left, *outcomes))
     return "\n".join(blocks) + comments
 
@@ -352,12 +337,10 @@ def as_latex(text: pd.DataFrame, caption: str) -> str:
     first = cells.columns[0]
     cells[first] = cells[first].str.replace(r"^\[", "{}[", regex=True)  # not an option of \\
     numeric = [text[name].str.match(r"[(\d.+-]").all() for name in text]
-    table = cells.rename(columns=lambda name: name.translate(LATEX)).to_latex(
-        index=False,
-        escape=False,
-        caption=caption.translate(LATEX),
-        column_format="".join("r" if number else "l" for number in numeric),
-    )
+    cells = cells.rename(columns=lambda name: name.translate(LATEX))
+    columns = "".join("r" if number else "l" for number in numeric)
+    caption = caption.translate(LATEX)
+    table = cells.to_latex(index=False, escape=False, caption=caption, column_format=columns)
     return table.replace("\n", "\n\\centering\n", 1)
 
 

@@ -83,7 +83,7 @@ def _settings(group: str, values: dict[str, Any]) -> Any:
     """Return the settings of a group that have the recorded name and fields."""
     for choice in choices(group):
         target = raw(f"{group}/{choice}").get("_target_")
-        schema = resolve(target, group) if target else None
+        schema = resolve(target) if target else None
         if schema is None:  # the file names another one, which has it
             continue
         known = {field.name for field in fields(schema)}

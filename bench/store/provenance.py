@@ -4,36 +4,28 @@ import os
 import platform
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from joblib import cpu_count
 
 from bench.store.record import Git, Host
 
-PACKAGES = (
-    "rankbench",
-    "torch",
-    "pytorch-lightning",
-    "torchvision",
-    "wandb",
-    "hydra-core",
-    "numpy",
-    "numba",
-)
+PACKAGES = ("rankbench", "torch", "pytorch-lightning", "torchvision", "wandb", "hydra-core")
+PACKAGES += ("numpy", "numba")
 
 
 @cache
 def versions() -> dict[str, str]:
     """Return the versions of Python and of the packages that shape the numbers."""
-    result = {"python": platform.python_version()}
+    result = {"python": platform.python_version(), **dict.fromkeys(PACKAGES, "not installed")}
     for package in PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             result[package] = version(package)
-        except PackageNotFoundError:
-            result[package] = "not installed"
     return result
 
 
@@ -63,11 +55,10 @@ def git_state() -> Git:
 
 def host(usage: "Usage") -> Host:
     """Return what the speed and the rounding of a run depend on."""
-    affinity = getattr(os, "sched_getaffinity", None)
     return Host(
         system=platform.system(),
         processor=_processor_name(),
-        cores=(len(affinity(0)) if affinity else os.cpu_count()) or 1,
+        cores=cpu_count(),
         accelerator=torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         instruction_sets=tuple(sorted(usage.instruction_sets)),
         threads=tuple(sorted(usage.threads)),

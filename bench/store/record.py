@@ -8,12 +8,12 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from bench.core.cell import SCIENCE
 from bench.core.errors import UserError, require
 from bench.core.files import write_atomically
-from bench.core.settings import Finite, NonNegative, settings
+from bench.core.settings import Finite, NonNegative, adapter, settings
 from bench.core.status import Status
 
 RECORD_FILE = "record.json"
@@ -21,7 +21,6 @@ PLANS = ".plans"  # lists of the runs that were asked for, in a benchmark's fold
 # Whoever adds, removes or redefines a field raises this number: then no older version of the suite
 # takes the record for a damaged one and writes over it.
 FORMAT = 2
-DEEPEST = 16  # nested levels of a configuration
 # Names of columns that every run has in a frame, so that no metric may have them.
 RESERVED = (
     "run_key", "benchmark", "status", "attempt", "wall_time_s", "stacked_with", "created",
@@ -29,6 +28,7 @@ RESERVED = (
 )  # fmt: skip
 
 Number = Annotated[int, Field(ge=1, le=2**53)]
+Mode = Literal["offline", "online", "disabled"]  # of W&B
 Metrics = dict[str, Finite | None]  # None stands for a number that JSON has no word for
 
 
@@ -90,7 +90,7 @@ class WandbLink:
         What W&B raised: its run is not whole.
     """
 
-    mode: Literal["offline", "online", "disabled"]
+    mode: Mode
     run_id: str | None = None
     path: str | None = None
     trouble: str | None = None
@@ -175,15 +175,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     known = {"data", "model", "learner"} <= {*groups} <= {*SCIENCE}
     named = isinstance(config.get("variant"), str) and type(config.get("seed")) is int
     nested = all(isinstance(group, dict) for group in groups.values())
-    require(known and named and nested and _plain(config), "config", "a cell's configuration")
-
-
-def _plain(value: Any, depth: int = 0) -> bool:
-    """Return whether a value is made of finite plain values, not too deeply nested."""
-    if isinstance(value, dict | list):
-        items = value.values() if isinstance(value, dict) else value
-        return depth < DEEPEST and all(_plain(item, depth + 1) for item in items)
-    return not isinstance(value, float) or math.isfinite(value)
+    require(known and named and nested, "config", "a cell's configuration")
 
 
 def finite_or_none(value: Any) -> Any:
@@ -197,12 +189,9 @@ def finite_or_none(value: Any) -> Any:
     return value
 
 
-_RECORD = TypeAdapter(Record)
-
-
 def write_record(folder: Path, record: Record) -> None:
     """Write a run's record into its folder."""
-    write_atomically(folder / RECORD_FILE, _RECORD.dump_json(record, indent=1))
+    write_atomically(folder / RECORD_FILE, adapter(Record).dump_json(record, indent=1))
 
 
 def read_record(path: Path) -> Record:
@@ -224,7 +213,7 @@ def read_record(path: Path) -> Record:
     except OSError as error:
         raise DamagedRecord(str(path), f"a file that can be read ({error.strerror})") from error
     try:
-        record = _RECORD.validate_json(content)
+        record = adapter(Record).validate_json(content)
     except ValidationError as error:
         raise _damage(path, content, error) from None
     if record.run_key != path.parent.name:
@@ -274,22 +263,19 @@ class PlanFile:
             check_config(config)
 
 
-_PLAN = TypeAdapter(PlanFile)
-
-
 def write_plan(folder: Path, command: str, cells: Mapping[str, dict[str, Any]]) -> None:
     """Write a plan into a benchmark's folder; the same cells have one file."""
     name = sha256("".join(sorted(cells)).encode()).hexdigest()[:16]
     path = folder / PLANS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     plan = PlanFile(format=FORMAT, command=command, cells=dict(cells))
-    write_atomically(path, _PLAN.dump_json(plan))
+    write_atomically(path, adapter(PlanFile).dump_json(plan))
 
 
 def read_plan(path: Path) -> PlanFile:
     """Read a plan; raise `DamagedRecord` if it is not what `write_plan` writes."""
     try:
-        return _PLAN.validate_json(path.read_bytes())
+        return adapter(PlanFile).validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = "of another format or damaged" if isinstance(error, ValueError) else "unreadable"
         raise DamagedRecord(str(path), f"a plan of format {FORMAT} ({reason})") from error

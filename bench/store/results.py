@@ -3,10 +3,10 @@
 # pandas' own types call every column "Series or DataFrame or scalar".
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from bench.store.record import (
     read_record,
 )
 
+T = TypeVar("T")
+Point = Mapping[str, float | None]  # of a curve
+Curves = Mapping[str, Sequence[Point]]  # by run key
 MISSING = "missing"  # a planned run that has no record
 # What "the best validation" is the best of, by the first that a curve has.
 VALIDATION = {"validation_error": min, "validation_loss": min, "validation_accuracy": max}
@@ -72,12 +75,7 @@ class Results:
     damaged: tuple[str, ...] = ()
 
     @classmethod
-    def from_runs(
-        cls,
-        runs_dir: str | Path = "runs",
-        benchmark: str = "*",
-        keys: Iterable[str] | None = None,
-    ) -> "Results":
+    def from_runs(cls, runs_dir: str | Path = "runs", benchmark: str = "*") -> "Results":
         """Read all recorded and all planned runs.
 
         Parameters
@@ -86,41 +84,22 @@ class Results:
             The folder of all runs.
         benchmark : str
             A benchmark's name, or ``"*"`` for all.
-        keys : iterable of str, optional
-            The runs to read, without plans; by default all.
         """
         rows: dict[str, dict[str, Any]] = {}
-        curves: dict[str, Sequence[Mapping[str, Any]]] = {}
-        damaged = []
-        if keys is None:
-            for path in sorted(Path(runs_dir).glob(f"{benchmark}/{PLANS}/*.json")):
-                try:
-                    plan = read_plan(path)
-                except DamagedRecord as error:
-                    damaged.append(str(error))
-                    continue
-                shared = {"benchmark": path.parts[-3], "status": MISSING, "command": plan.command}
-                rows |= {key: {**shared, **flatten(c)} for key, c in plan.cells.items()}
-        folder = Path(runs_dir) / benchmark
-        asked = [folder / key / RECORD_FILE for key in keys or ()]
-        for path in record_paths(Path(runs_dir), benchmark) if keys is None else asked:
-            try:
-                record = read_record(path)
-            except FileNotFoundError:
-                continue
-            except DamagedRecord as error:
-                damaged.append(str(error))
-                continue
+        curves: dict[str, Sequence[Point]] = {}
+        damaged: list[str] = []
+        plans = sorted(Path(runs_dir).glob(f"{benchmark}/{PLANS}/*.json"))
+        for path, plan in _whole(read_plan, plans, damaged):
+            shared = {"benchmark": path.parts[-3], "status": MISSING, "command": plan.command}
+            rows |= {key: {**shared, **flatten(c)} for key, c in plan.cells.items()}
+        for _, record in _whole(read_record, record_paths(Path(runs_dir), benchmark), damaged):
             rows[record.run_key] = row_of(record)
             curves[record.run_key] = record.curve
         return cls.of(rows, curves, damaged)
 
     @classmethod
     def of(
-        cls,
-        rows: Mapping[str, Mapping[str, Any]],
-        curves: Mapping[str, Sequence[Mapping[str, Any]]],
-        damaged: Iterable[str] = (),
+        cls, rows: Mapping[str, Mapping[str, Any]], curves: Curves, damaged: Iterable[str] = ()
     ) -> "Results":
         """Return results made of rows, as of `row_of`, and of curves, both by run key."""
         # Sums depend on the order of the runs in their last bits, and it must not on the source.
@@ -153,15 +132,12 @@ class Results:
         if not parts:
             return self
         frame = pd.concat(parts)
-        missing = frame.status == MISSING
-        frame = pd.concat([frame.loc[missing], frame.loc[~missing]])
+        frame = frame.sort_values("status", key=lambda status: status != MISSING, kind="stable")
         frame = frame.loc[~frame.index.duplicated(keep="last")]
         frame = frame.loc[~frame.duplicated(config_columns(frame), keep="last")].sort_index()
-        first, second = self.curves, other.curves
-        if len(first) and len(second):
-            first = first[~first.run_key.isin(second.run_key)]
-        curves = [part for part in (first, second) if len(part)]
-        joined = pd.concat(curves) if curves else self.curves
+        first = self.curves[~self.curves.run_key.isin(other.curves.run_key)]
+        curves = [part for part in (first, other.curves) if len(part)] or [first]
+        joined = pd.concat(curves)
         kept = joined.loc[joined.run_key.isin(frame.index)].reset_index(drop=True)
         damaged = tuple(dict.fromkeys((*self.damaged, *other.damaged)))
         return Results(_one_type_each(frame), kept, damaged)
@@ -170,6 +146,19 @@ class Results:
         """Return the keys of the runs that need not be done again."""
         final = [status for status in Status if status.final]
         return set(self.frame.index[self.frame.status.isin(final)]) if len(self.frame) else set()
+
+
+def _whole(
+    read: Callable[[Path], T], paths: Iterable[Path], damaged: list[str]
+) -> Iterator[tuple[Path, T]]:
+    """Yield the files that can be read; note why others cannot."""
+    for path in paths:
+        try:
+            yield path, read(path)
+        except FileNotFoundError:  # removed meanwhile
+            continue
+        except DamagedRecord as error:
+            damaged.append(str(error))
 
 
 def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFrame:
@@ -197,9 +186,7 @@ def row_of(record: Record) -> dict[str, Any]:
     }
 
 
-def measurements(
-    metrics: Mapping[str, float | None], curve: Sequence[Mapping[str, float | None]]
-) -> dict[str, float]:
+def measurements(metrics: Point, curve: Sequence[Point]) -> dict[str, float]:
     """Return the last numbers of a run, and those where its validation was best."""
     best = {f"{name}{AT_BEST}": value for name, value in best_validation(curve).items()}
     return {name: _number(value) for name, value in {**metrics, **best}.items()}
@@ -232,11 +219,8 @@ def _number(value: float | None) -> float:
 
 def _in_words(values: Mapping[str, Any]) -> str:
     """Return values with their names in a line; several values of one name with a plus."""
-    texts = {
-        name: "+".join(map(str, value)) if isinstance(value, tuple) else value
-        for name, value in values.items()
-    }
-    return ", ".join(f"{name} {text}" for name, text in texts.items())
+    several = {name: v if isinstance(v, tuple) else (v,) for name, v in values.items()}
+    return ", ".join(f"{name} {'+'.join(map(str, v))}" for name, v in several.items())
 
 
 def _frame(rows: Mapping[str, Mapping[str, Any]]) -> pd.DataFrame:
@@ -257,12 +241,10 @@ def _one_type_each(frame: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _curve_frame(curves: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    points = [point for curve in curves.values() for point in curve]
-    keys = [key for key, curve in curves.items() for _ in curve]
-    names = dict.fromkeys(name for point in points for name in point)
-    columns = {name: [_number(point.get(name)) for point in points] for name in names}
-    return pd.DataFrame({"run_key": pd.Series(keys, dtype="str"), **columns})
+def _curve_frame(curves: Curves) -> pd.DataFrame:
+    points = [{"run_key": key, **point} for key, curve in curves.items() for point in curve]
+    frame = pd.DataFrame(points, columns=None if points else ["run_key"])
+    return frame.astype({name: "str" if name == "run_key" else float for name in frame})
 
 
 def config_columns(frame: pd.DataFrame) -> list[str]:

@@ -28,25 +28,14 @@ def log_summary(location: RunLocation, folder: Path) -> None:
     try:
         if (own / LOGGED_FILE).is_file() and (own / LOGGED_FILE).read_text() == text:
             return
-        _log_figure_and_table(location, folder, own)
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir(parents=True)
+        named = {"group": location.benchmark, "name": f"{location.benchmark} summary"}
+        run = open_run(own, location.tracking, **named, job_type="summary")
+        table = wandb.Table(dataframe=pd.read_csv(folder / "table.csv"))
+        run.log({"figure": wandb.Image(str(folder / "figure.png")), "table": table})
+        run.finish()
         (own / LOGGED_FILE).write_text(text)
     except Exception as error:
         message = f"{type(error).__name__}: {' '.join(str(error).split())}"
         print(f"W&B has no run of the figure and the table: {message}", file=sys.stderr)
-
-
-def _log_figure_and_table(location: RunLocation, folder: Path, own: Path) -> None:
-    shutil.rmtree(own, ignore_errors=True)
-    own.mkdir(parents=True)
-    run = open_run(
-        own,
-        location.tracking,
-        benchmark=location.benchmark,
-        job_type="summary",
-        name=f"{location.benchmark} summary",
-        step=None,
-        values={},
-    )
-    table = wandb.Table(dataframe=pd.read_csv(folder / "table.csv"))
-    run.log({"figure": wandb.Image(str(folder / "figure.png")), "table": table})
-    run.finish()

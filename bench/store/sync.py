@@ -17,21 +17,19 @@ def offline_runs(runs_dir: Path) -> list[Path]:
 
     Among them are those that were online when they began and whose connection was lost.
     """
-    offline = set(runs_dir.glob("*/*/wandb/offline-run-*/run-*.wandb"))
-    online = {path.parents[2] for path in runs_dir.glob("*/*/wandb/run-*/run-*.wandb")}
-    offline.update(path for folder in online for path in _disconnected(folder / RECORD_FILE))
-    return sorted(path for path in offline if not _marker(path).exists())
+    files = runs_dir.glob("*/*/wandb/*run-*/run-*.wandb")
+    return sorted(path for path in files if not _marker(path).exists() and _is_offline(path))
 
 
-def _disconnected(path: Path) -> list[Path]:
-    """Return the W&B file of a record that says that its run is not online."""
+def _is_offline(path: Path) -> bool:
+    """Return whether a run was offline from the beginning, or is so according to its record."""
+    if path.parent.name.startswith("offline-"):
+        return True
     try:
-        link = read_record(path).wandb
+        link = read_record(path.parents[2] / RECORD_FILE).wandb
     except (DamagedRecord, FileNotFoundError):
-        return []
-    if link.mode != "offline" or link.path is None:
-        return []
-    return list((path.parent / link.path).glob("*.wandb"))
+        return False
+    return link.mode == "offline" and link.path == f"wandb/{path.parent.name}"
 
 
 def sync(files: list[Path], on_progress: Callable[[int], None]) -> dict[Path, str]:

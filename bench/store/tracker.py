@@ -1,6 +1,7 @@
 """Recording the runs of one stack: curves while they train, records when they end."""
 
 import io
+import json
 import math
 import re
 import traceback
@@ -13,11 +14,11 @@ from typing import Any
 
 import torch
 import wandb
-from torch import Tensor
 
 from bench.core.cell import Cell
 from bench.core.files import write_atomically
 from bench.core.status import Status
+from bench.learners.base import Learner, Outcome
 from bench.store import provenance
 from bench.store.location import RunLocation
 from bench.store.record import (
@@ -99,7 +100,7 @@ class Tracker:
         self.runs: list[wandb.Run | None] = [None for _ in self.cells]
         self.links = [WandbLink(mode="disabled") for _ in self.cells]
         ours = [i for i, is_open in enumerate(self.open) if is_open]
-        self.late = set(ours[MOST_OPEN:]) if self.location.tracking.mode != "disabled" else set()
+        self.late = {*ours[MOST_OPEN:]}
         for i in ours[:MOST_OPEN]:
             self._open(i)
 
@@ -123,49 +124,56 @@ class Tracker:
     def _open(self, i: int) -> None:
         """Open a cell's W&B run; without a network offline, so that `wandb sync` can upload it."""
         if self.location.tracking.mode == "online":
-            self._guarded(i, lambda: self._open_run(i))
+            self._guarded(i, self._open_run, i)
             if self.runs[i] is None:
                 offline = replace(self.location.tracking, mode="offline")
                 self.location = replace(self.location, tracking=offline)
                 self.links[i] = replace(self.links[i], trouble=None)  # offline it will be whole
         if self.location.tracking.mode == "offline":
-            self._guarded(i, lambda: self._open_run(i))
+            self._guarded(i, self._open_run, i)
 
     def _open_run(self, i: int) -> None:
         cell = self.cells[i]
         folder = (self.location.folder / cell.run_key).absolute()
-        extra = {
-            "run_key": cell.run_key,
-            "benchmark": self.location.benchmark,
-            "attempt": self.locks.attempts[cell.run_key],
-            "provenance": {
-                **asdict(provenance.git_state()),
-                **asdict(provenance.host(self.usage)),
-                "versions": provenance.versions(),
-            },
-        }
+        made_by = asdict(provenance.git_state()) | asdict(provenance.host(self.usage))
         run = open_run(
             folder,
             self.location.tracking,
-            benchmark=self.location.benchmark,
+            self.step,
+            group=self.location.benchmark,
             job_type=f"{cell.data.name}/{cell.variant}",
             name=cell.label,
-            step=self.step,
-            values={**cell.config, **extra},
+            config={
+                **cell.config,
+                "run_key": cell.run_key,
+                "benchmark": self.location.benchmark,
+                "attempt": self.locks.attempts[cell.run_key],
+                "provenance": made_by | {"versions": provenance.versions()},
+            },
         )
         path = Path(run.settings.sync_dir).absolute().relative_to(folder).as_posix()
-        link = {"mode": self.location.tracking.mode, "run_id": run.id, "path": path}
-        self.links[i] = replace(self.links[i], **link)
+        mode = self.location.tracking.mode
+        self.links[i] = replace(self.links[i], mode=mode, run_id=run.id, path=path)
         self.runs[i] = run
 
-    def _guarded(self, i: int, call: Callable[[], Any]) -> None:
+    def _guarded(self, i: int, call: Callable[..., Any], *arguments: Any, **named: Any) -> None:
         """Call W&B; if it raises, keep the message for the record and let the cell go on."""
         try:
-            call()
+            call(*arguments, **named)
         except Exception as error:
             message = without_folders(f"{type(error).__name__}: {' '.join(str(error).split())}")
             self.links[i] = replace(self.links[i], trouble=self.links[i].trouble or message)
             self.runs[i] = None
+
+    def after_interval(self, learner: Learner) -> None:
+        """Log the new points of a learner's curves, and record the cells that have ended."""
+        self.usage.update()
+        log = learner.run_log
+        for i, (curve, outcome) in enumerate(zip(log.curves, log.outcomes, strict=True)):
+            for point in curve[len(self.curves[i]) :] if self.open[i] else ():
+                self.log(i, point)
+            if outcome is not None:
+                self.finish(i, outcome)
 
     def log(self, i: int, point: Mapping[str, float]) -> None:
         """Add a point to a cell's curve."""
@@ -173,18 +181,10 @@ class Tracker:
         self._log_point(i, point)
 
     def _log_point(self, i: int, point: Mapping[str, float]) -> None:
-        run = self.runs[i]
-        if run is not None:
-            self._guarded(i, lambda: log_point(run, self.step, point))
+        if self.runs[i] is not None:
+            self._guarded(i, log_point, self.runs[i], self.step, point)
 
-    def finish(
-        self,
-        i: int,
-        status: Status,
-        metrics: Mapping[str, float],
-        weights: Mapping[str, Tensor] | None = None,
-        error: str | None = None,
-    ) -> None:
+    def finish(self, i: int, outcome: Outcome, error: str | None = None) -> None:
         """End a cell: weights, then the W&B run, then the record, last and atomically."""
         if not self.open[i]:
             return
@@ -193,29 +193,29 @@ class Tracker:
             self.open[i] = False  # it is for the other owner to record
             return
         folder = self.location.folder / cell.run_key
-        if weights:
+        if outcome.weights:
             # A view would bring along its whole storage, such as the parameters of the whole stack.
             own = {
                 name: value.detach().clone(memory_format=torch.contiguous_format)
-                for name, value in weights.items()
+                for name, value in outcome.weights.items()
             }
             buffer = io.BytesIO()
             torch.save(own, buffer)
             write_atomically(folder / WEIGHTS_FILE, buffer.getvalue())
         self.usage.update()
         elapsed = self.usage.wall_time_s
-        self._close_run(i, {**metrics, "status": str(status), "wall_time_s": elapsed})
+        self._close_run(i, outcome, elapsed)
         record = Record(
             format=FORMAT,
             benchmark=self.location.benchmark,
             run_key=cell.run_key,
-            status=status,
+            status=outcome.status,
             error=error,
             attempt=self.locks.attempts[cell.run_key],
             seed=cell.seed,
             config=finite_or_none(cell.config),
-            metrics=_as_numbers(metrics),
-            curve=[_as_numbers(point) for point in self.curves[i]],
+            metrics=_as_numbers(outcome.metrics),
+            curve=[*map(_as_numbers, self.curves[i])],
             wall_time_s=elapsed,
             stacked_with=len(self.cells),
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -228,22 +228,24 @@ class Tracker:
         write_record(folder, record)
         self.open[i] = False
 
-    def _close_run(self, i: int, summary: Mapping[str, Any]) -> None:
+    def _close_run(self, i: int, outcome: Outcome, elapsed: float) -> None:
         if i in self.late:
             self.late.remove(i)
             self._open(i)
             for point in self.curves[i]:
                 self._log_point(i, point)
-        run, folder = self.runs[i], self.location.folder / self.cells[i].run_key
+        run, key = self.runs[i], self.cells[i].run_key
         if run is not None:
-            words = {name: _finite_or_word(value) for name, value in summary.items()}
-            self._guarded(i, lambda: run.summary.update(words))
-            weights = folder / WEIGHTS_FILE
+            # W&B drops what is not finite from an update, and would keep an older value: in words.
+            metrics = {
+                n: v if math.isfinite(v) else json.dumps(v) for n, v in outcome.metrics.items()
+            }
+            ended = {"status": str(outcome.status), "wall_time_s": elapsed}
+            self._guarded(i, lambda: run.summary.update(metrics | ended))
+            weights = self.location.folder / key / WEIGHTS_FILE
             if self.location.tracking.models and weights.exists():
-                name = f"model-{self.cells[i].run_key}"
-                self._guarded(i, lambda: run.log_artifact(weights, name=name, type="model"))
-            code = 0 if Status(summary["status"]).final else 1
-            self._guarded(i, lambda: self._finish_run(i, run, code))
+                self._guarded(i, run.log_artifact, weights, name=f"model-{key}", type="model")
+            self._guarded(i, self._finish_run, i, run, 0 if outcome.status.final else 1)
         self.runs[i] = None
 
     def _finish_run(self, i: int, run: wandb.Run, code: int) -> None:
@@ -268,15 +270,13 @@ class Tracker:
     def _end(self, error: BaseException | None) -> None:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
         status = Status.STOPPED if error is None or interrupted else Status.FAILED
-        text = None
-        if status is Status.FAILED:
-            text = short_traceback(error)
+        text = short_traceback(error) if error and status is Status.FAILED else None
         for i, still_open in enumerate(self.open):
             if still_open:
                 last = self.curves[i][-1] if self.curves[i] else {}
                 # An error is on its way already; a full disk must not hide it.
                 with suppress(OSError) if error else nullcontext():
-                    self.finish(i, status, last, error=text)
+                    self.finish(i, Outcome(status, last), error=text)
 
 
 def is_finished(folder: Path) -> bool:
@@ -291,9 +291,9 @@ def is_finished(folder: Path) -> bool:
     """
     try:
         return read_record(folder / RECORD_FILE).status.final
-    except NewerRecord:
-        raise
-    except (FileNotFoundError, DamagedRecord):
+    except (FileNotFoundError, DamagedRecord) as error:
+        if isinstance(error, NewerRecord):
+            raise
         return False
 
 
@@ -301,19 +301,9 @@ def _as_numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
     return {name: finite_or_none(float(value)) for name, value in values.items()}
 
 
-def _finite_or_word(value: Any) -> Any:
-    """Return floats that are not finite as the words that W&B's history has for them.
-
-    W&B drops them from an update of the summary and would keep an older value.
-    """
-    if not isinstance(value, float) or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else f"{'-' if value < 0 else ''}Infinity"
-
-
-def short_traceback(error: BaseException | None) -> str:
+def short_traceback(error: BaseException) -> str:
     """Return an exception's traceback without the machine's folders."""
-    summary = traceback.TracebackException(type(error), error, error and error.__traceback__)  # pyright: ignore
+    summary = traceback.TracebackException.from_exception(error)
     for frame in summary.stack:
         frame.filename = "/".join(Path(frame.filename).parts[-3:])
     return without_folders("".join(summary.format(chain=False)))

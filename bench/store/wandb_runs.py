@@ -1,30 +1,33 @@
-"""W&B runs: opening them online or offline, and reading their files back."""
+"""W&B runs: opening them, online or offline, and logging to them."""
 
-import json
 import netrc
 import os
 import socket
-import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import wandb
 from wandb.sdk.mailbox import MailboxClosedError
-from wandb.util import get_core_path
 
 from bench.core.errors import require
 from bench.core.settings import settings
+from bench.store.record import Mode
 
 # Which way a metric is better, by the end of its name: W&B has no goals any more, so the summary's
 # aggregation says it.
 BETTER = {"error": "min", "loss": "min", "accuracy": "max"}
-BESIDE_CONFIG = ("_wandb", "provenance")  # in the configuration of a W&B run, not of its cell
 FLUSH_SECONDS = 5  # how much of a curve a killed run may lose
 PATIENCE_SECONDS = 30  # how long a W&B server that does not answer is waited for
+
+
+def _mode() -> Any:
+    mode, expected = os.environ.get("WANDB_MODE") or "offline", "offline, online or disabled"
+    require(mode in get_args(Mode), f"WANDB_MODE={mode}", expected)
+    return mode
 
 
 @settings
@@ -44,17 +47,10 @@ class TrackingConfig:
         Whether the weights of each run are logged as an artifact of the type ``"model"``.
     """
 
-    mode: Literal["offline", "online", "disabled"] = field(default_factory=lambda: _mode())
+    mode: Mode = field(default_factory=_mode)
     project: str = field(default_factory=lambda: os.environ.get("WANDB_PROJECT") or "rankbench")
     entity: str | None = field(default_factory=lambda: os.environ.get("WANDB_ENTITY") or None)
     models: bool = False
-
-
-def _mode() -> Any:
-    mode = os.environ.get("WANDB_MODE") or "offline"
-    expected = "offline, online or disabled"
-    require(mode in ("offline", "online", "disabled"), f"WANDB_MODE={mode}", expected)
-    return mode
 
 
 def offline_reason() -> str:
@@ -84,14 +80,7 @@ def _netrc_knows(host: str) -> bool:
 
 
 def open_run(
-    folder: Path,
-    config: TrackingConfig,
-    *,
-    benchmark: str,
-    job_type: str,
-    name: str,
-    step: str | None,
-    values: Mapping[str, Any],
+    folder: Path, tracking: TrackingConfig, step: str | None = None, **about: Any
 ) -> wandb.Run:
     """Open one W&B run beside others that are open in this process.
 
@@ -99,27 +88,25 @@ def open_run(
     ----------
     folder : Path
         The run's folder; W&B's files go to ``folder / "wandb"``.
-    config : TrackingConfig
+    tracking : TrackingConfig
         Mode, project and entity.
-    benchmark, job_type, name : str
-        The run's group, job type and display name, unless W&B's environment variables name others.
-    step : str
+    step : str, optional
         The metric that the others are plotted against, if there are curves.
-    values : mapping
-        The run's configuration.
+    **about
+        `group`, `job_type`, `name` and `config` as of `wandb.init`; W&B's environment variables
+        may name another group and another name.
     """
-    tags = os.environ.get("WANDB_TAGS", "")
+    tags = [about["group"], about["job_type"].split("/")[-1]]
+    variables = {"group": "WANDB_RUN_GROUP", "name": "WANDB_NAME"}
+    own = {name: os.environ.get(variable) for name, variable in variables.items()}
     arguments: dict[str, Any] = dict(
-        project=config.project,
-        entity=config.entity,
+        **about | {name: value for name, value in own.items() if value},
+        project=tracking.project,
+        entity=tracking.entity,
         dir=str(folder.absolute()),  # the W&B service may live in another folder
-        mode=config.mode,
+        mode=tracking.mode,
         reinit="create_new",
-        group=os.environ.get("WANDB_RUN_GROUP") or benchmark,
-        job_type=job_type,
-        name=os.environ.get("WANDB_NAME") or name,
-        tags=[benchmark, job_type.split("/")[-1], *filter(None, tags.split(","))],
-        config=dict(values),
+        tags=tags + [tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag],
         settings=wandb.Settings(
             console="off",
             silent=True,
@@ -152,47 +139,3 @@ def log_point(run: wandb.Run, step: str, point: Mapping[str, float]) -> None:
         if better := BETTER.get(metric.rpartition("_")[2]):
             run.define_metric(metric, step_metric=step, summary=better)
     run.log(dict(point), step=int(point[step]), commit=True)
-
-
-def wandb_file(folder: Path) -> Path | None:
-    """Return the newest ``.wandb`` file of a run's folder."""
-    files = sorted(folder.glob("wandb/*run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime)
-    return files[-1] if files else None
-
-
-def number(value: Any) -> Any:
-    """Read a number of W&B's files: whole ones stand there as integers, infinite ones as words."""
-    is_number = isinstance(value, int) and not isinstance(value, bool)
-    return float(value) if is_number or value in ("NaN", "Infinity", "-Infinity") else value
-
-
-def read_wandb_file(path: Path) -> dict[str, Any]:
-    """Read a ``.wandb`` file through W&B's own inspector.
-
-    Returns
-    -------
-    dict
-        ``config``, ``summary``, ``history`` (a list of rows), ``group``, ``job_type``, ``project``,
-        ``run_id`` and ``exit_code`` (None if the run was killed).
-    """
-    # What `wandb leet inspect` runs, without 0.4 s of Python start-up a file.
-    command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
-    command += ["--run-file", str(path.resolve()), str(path.parent)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    result: dict[str, Any] = {"config": {}, "summary": {}, "history": [], "exit_code": None}
-    for line in lines:
-        entry = json.loads(line)
-        kind = entry.get("type")
-        content = entry.get(kind, {})
-        if kind == "run":
-            result["config"].update(content.get("config", {}).get("update", {}))
-            names = {"group": "run_group", "job_type": "job_type", "project": "project"}
-            result.update({ours: content.get(theirs) for ours, theirs in names.items()})
-            result["run_id"] = content.get("run_id")
-        elif kind == "summary":
-            result["summary"].update(content.get("update", {}))
-        elif kind == "history":
-            result["history"].append(content.get("item", {}))
-        elif kind == "exit":
-            result["exit_code"] = content.get("exit_code", 0)
-    return result

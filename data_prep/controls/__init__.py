@@ -19,11 +19,6 @@ from bench.core.errors import require
 FOLDER = "controls"
 
 
-def variants() -> list[str]:
-    """Return the names of all variants."""
-    return sorted(_modules(tuple(sys.path)))
-
-
 def control(variant: str) -> ModuleType:
     """Return the module of a variant.
 

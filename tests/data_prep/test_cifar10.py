@@ -104,7 +104,7 @@ def test_missing_images_and_empty_folders_are_refused(small, tmp_path):
         small.files(str(tmp_path))
     for path in folder.iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="the empty class folder"):
+    with pytest.raises(UserError, match="no valid file for the classes dog"):
         small.files(str(tmp_path))
     folder.rmdir()
     with pytest.raises(UserError, match="1 class folders"):

@@ -56,13 +56,13 @@ def test_a_batch_is_the_two_images_on_a_black_canvas(distance):
     assert images.shape == (2, 1, 10, 30)
     assert images.is_contiguous(memory_format=torch.channels_last)
     left, right = data.patches
-    assert right.left - left.right == distance
+    assert right.left - left.columns.stop == distance
     for one, pair in zip(images, part.pairs[indices].tolist(), strict=True):
         for patch, image in zip((left, right), pair, strict=True):
             assert torch.equal(patch.of(one)[0], part.raw[image, ..., 0] / 255)
         inside = sum(int(patch.of(one).count_nonzero()) for patch in (left, right))
         assert one.count_nonzero() == inside
-    assert abs(left.left - (30 - right.right)) <= 1
+    assert abs(left.left - (30 - right.columns.stop)) <= 1
 
 
 def test_the_two_parts_have_images_of_their_own_and_other_seeds_other_pairs():

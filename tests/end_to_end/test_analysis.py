@@ -199,7 +199,7 @@ def test_a_table_from_wandb_s_files_is_the_local_one(rankbench, tmp_path):
 
 @pytest.mark.slow
 def test_figure_and_table_are_a_run_of_their_own(rankbench, made_up_runs, tmp_path):
-    from bench.store.wandb_runs import read_wandb_file
+    from bench.store.wandb_files import read_wandb_file
 
     made_up_runs(tmp_path)
     for _ in range(2):
@@ -209,6 +209,6 @@ def test_figure_and_table_are_a_run_of_their_own(rankbench, made_up_runs, tmp_pa
     while stored["exit_code"] is None and tries < 100:  # W&B's service may close the file later
         time.sleep(0.1)
         stored, tries = read_wandb_file(file), tries + 1
-    assert (stored["group"], stored["job_type"]) == ("tensor_rank", "summary")
+    assert (stored["run"]["run_group"], stored["run"]["job_type"]) == ("tensor_rank", "summary")
     assert stored["summary"]["table.nrows"] == 6
     assert stored["summary"]["figure.format"] == "png"

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.execute.hooks import Progress
+from bench.execute.run import Progress
 from bench.store.results import Results, load_runs
 
 SMALL = ["model=cp", "classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]

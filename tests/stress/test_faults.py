@@ -188,7 +188,7 @@ def _service_of(pid):
 
 
 def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound, kill_service):
-    from bench.execute.hooks import Progress
+    from bench.execute.run import Progress
 
     seen = []
 

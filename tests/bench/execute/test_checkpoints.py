@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from bench.execute.checkpoints import checkpointed, stack_folder
-from bench.execute.hooks import Progress
-from bench.execute.run import run
+from bench.execute.run import Progress, run
 from bench.plan import plan_benchmark
 from bench.store.location import RunLocation
 from bench.store.record import read_record

@@ -18,7 +18,7 @@ from bench.plan import plan_benchmark
 from bench.store.location import RunLocation
 from bench.store.record import read_record
 from bench.store.results import load_runs
-from bench.store.verify import verify_records
+from bench.store.wandb_files import verify_records
 from bench.store.wandb_runs import TrackingConfig
 
 pytestmark = pytest.mark.usefixtures("toy_config")

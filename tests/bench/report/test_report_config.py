@@ -5,7 +5,7 @@ import pytest
 from bench import configuration
 from bench.configuration import add_folder
 from bench.core.errors import UserError
-from bench.core.settings import TRUSTED, validate
+from bench.core.settings import TRUSTED, resolve, validate
 from bench.report.report_config import Claim, ReportConfig
 
 REPORT = {
@@ -69,8 +69,8 @@ def test_claims_are_typed():
 @pytest.mark.parametrize("plot", ["bench.report.nothing.plot", "bench.report.figures.no", "plot"])
 def test_a_figure_that_does_not_exist_is_named(plot):
     config = validate(ReportConfig, {**REPORT, "plot": plot}, "benchmark.report")
-    with pytest.raises(UserError, match=f"benchmark.report.plot={plot}: expected") as error:
-        config.plotter  # noqa: B018
+    with pytest.raises(UserError, match=f"benchmark.report.plot='{plot}': expected") as error:
+        resolve(config.plot, "benchmark.report.plot")
     assert "\n" not in str(error.value)
 
 
@@ -87,7 +87,7 @@ def test_a_folder_of_one_s_own_brings_its_figure_and_its_published_values(tmp_pa
     (tmp_path / "mine.csv").write_text("data.name,variant,train_error\ndigits,original,0.5\n")
     config = ReportConfig.of("mine")
     assert config.published_values.loc[("digits", "original"), "train_error"] == 0.5
-    assert config.plotter([], config, None) == "mine"
+    assert resolve(config.plot)([], config, None) == "mine"
 
 
 def test_a_benchmark_without_a_report_has_none():

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from bench.core.errors import UserError
 from bench.core.files import write_atomically
 from bench.core.status import Status
+from bench.learners.base import Outcome
 from bench.plan import plan_benchmark
 from bench.store import tracker as tracking
 from bench.store.location import RunLocation
@@ -30,14 +31,8 @@ from bench.store.record import (
 )
 from bench.store.results import Results, load_runs, record_paths
 from bench.store.tracker import Tracker
-from bench.store.verify import verify_records
-from bench.store.wandb_runs import (
-    TrackingConfig,
-    offline_reason,
-    open_run,
-    read_wandb_file,
-    wandb_file,
-)
+from bench.store.wandb_files import read_wandb_file, verify_records, wandb_file
+from bench.store.wandb_runs import TrackingConfig, offline_reason, open_run
 
 pytestmark = pytest.mark.usefixtures("toy_config")
 
@@ -54,7 +49,8 @@ def record_two(folder, mode="offline", given=None):
                 tracker.log(i, {"epoch": epoch, "train_error": 0.1 / epoch, "test_error": 0.5})
             weights = {"factors": torch.ones(2, 1000)[:, 0]}  # a view
             metrics = {"epoch": 20, "train_error": 0.005, "test_error": float("nan")}
-            tracker.finish(i, Status.DIVERGED if i else Status.MAX_STEPS, metrics, weights)
+            status = Status.DIVERGED if i else Status.MAX_STEPS
+            tracker.finish(i, Outcome(status, metrics, weights))
     return location
 
 
@@ -106,9 +102,9 @@ def test_the_wandb_file_agrees_with_the_record(recorded):
     (record,) = [r for r in map(read_record, record_paths(recorded)) if r.seed == 0]
     (file,) = (recorded / "toy" / record.run_key / record.wandb.path).glob("*.wandb")
     stored = read_wandb_file(file)
-    assert stored["project"] == "rankbench"
-    assert stored["group"] == "toy"
-    assert stored["job_type"] == "toy/original"
+    assert stored["run"]["project"] == "rankbench"
+    assert stored["run"]["run_group"] == "toy"
+    assert stored["run"]["job_type"] == "toy/original"
     assert stored["config"]["model"] == record.config["model"]
     assert stored["config"]["run_key"] == record.run_key
     assert [row["train_error"] for row in stored["history"]] == [0.01, 0.005]
@@ -151,7 +147,7 @@ def test_a_final_record_is_left_alone(tmp_path):
     location = record_two(tmp_path)
     before = {path: path.read_bytes() for path in record_paths(tmp_path)}
     with Tracker(cells(), location) as tracker:
-        tracker.finish(0, Status.CONVERGED, {"train_error": 0.0})
+        tracker.finish(0, Outcome(Status.CONVERGED, {"train_error": 0.0}))
     assert {path: path.read_bytes() for path in record_paths(tmp_path)} == before
 
 
@@ -370,15 +366,15 @@ def test_wandbs_own_environment_variables_are_heeded_unless_settings_say_otherwi
     run = open_run(
         tmp_path,
         TrackingConfig(mode="offline"),
-        benchmark="toy",
+        group="toy",
         job_type="digits/original",
         name="ours",
         step="epoch",
-        values={"seed": 0},
+        config={"seed": 0},
     )
     run.finish()
     stored = read_wandb_file(wandb_file(tmp_path))
-    assert (stored["project"], stored["group"]) == ("mine", "my group")
+    assert (stored["run"]["project"], stored["run"]["run_group"]) == ("mine", "my group")
     assert (run.name, run.tags) == ("my run", ("toy", "original", "a", "b"))
     monkeypatch.setenv("WANDB_MODE", "dryrun")
     with pytest.raises(UserError, match="WANDB_MODE=dryrun: expected offline, online or disabled"):

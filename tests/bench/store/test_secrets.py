@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.execute.hooks import Progress
+from bench.execute.run import Progress
 from data_prep import cifar10
 
 KEY = "0123456789abcdef" * 2 + "secretly"
@@ -24,8 +24,8 @@ KEY = "0123456789abcdef" * 2 + "secretly"
 def test_what_is_written_names_no_key_path_user_or_machine(tmp_path):
     """One cell fails, so that its traceback is recorded too."""
     secret = {"WANDB_API_KEY": KEY, "USER": "somebody-with-a-name", "RANKBENCH_TOKEN": KEY}
-    code = "import bench.execute.hooks as h; "
-    code += f"h.Recorder.after_interval = lambda *_: open('{tmp_path}/runs/{KEY[:9]}').x; "
+    code = "import bench.execute.run as h; "
+    code += f"h.Tracker.after_interval = lambda *_: open('{tmp_path}/runs/{KEY[:9]}').x; "
     command = ["bench", "tensor_rank", "classes=[0]", "seeds=[0]", "variants=[original]"]
     command += ["trainer.max_epochs=2", f"runs_dir={tmp_path / 'runs'}"]
     command += [f"results_dir={tmp_path / 'results'}", "tracking.entity=somebody-with-a-name"]

@@ -23,11 +23,11 @@ def record_offline(runs_dir, group, key):
     run = open_run(
         runs_dir / group / key,
         TrackingConfig(),
-        benchmark=group,
+        group=group,
         job_type="digits/original",
         name=key,
         step="epoch",
-        values={"seed": 0},
+        config={"seed": 0},
     )
     run.log({"epoch": 0, "train_error": 0.5}, step=0)
     run.finish()
