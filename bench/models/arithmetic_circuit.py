@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import AtLeastTwo, Count, NonNegative, Settings, settings
-from bench.models.hierarchical import HierarchicalTensorFactorization, checked_widths
-from bench.models.mode_tree import Arity, mode_tree
+from bench.models.hierarchical import HierarchicalTensorFactorization
+from bench.models.mode_tree import mode_tree
 from bench.models.network import NetworkConfig
 from bench.models.product_pooling import evaluate_tree
 
@@ -52,18 +52,14 @@ class CircuitConfig(Settings, NetworkConfig):
         self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
     ) -> "ConvArithmeticCircuit":
         """Return a freshly started circuit for images of `levels` gray values."""
+        features = levels if self.features == "one_hot" else None
+        start = {"outputs": outputs, "init_std": self.init_std, "seed": seed}
         circuit = partial(
-            ConvArithmeticCircuit,
-            image_shape,
-            levels=levels if self.features == "one_hot" else None,
-            shared=self.shared,
-            outputs=outputs,
-            init_std=self.init_std,
-            seed=seed,
+            ConvArithmeticCircuit, image_shape, levels=features, shared=self.shared, **start
         )
         if self.tree != "cp":
             return circuit(self.width, self.arity, self.tree)
-        all_at_once = [math.prod(image_shape)]
+        all_at_once = math.prod(image_shape)
         wanted = circuit(self.width, self.arity, "grid").parameter_count
         a_component = circuit(1, all_at_once, "adjacent").parameter_count
         return circuit(max(1, round(wanted / a_component)), all_at_once, "adjacent")
@@ -86,8 +82,8 @@ class ConvArithmeticCircuit(nn.Module):
         Height and width. What happens to sizes that no window divides, `mode_tree` says.
     widths : int or sequence of int
         Number of channels after each convolution; one integer stands for all.
-    arity : int or sequence of int
-        How many locations a window pools: 4 for 2 x 2 windows, or level by level.
+    arity : int
+        How many locations a window pools: 4 for 2 x 2 windows.
     pattern : str
         Pattern of the mode tree: ``grid``, ``adjacent`` or ``half``.
     levels : int, optional
@@ -114,14 +110,14 @@ class ConvArithmeticCircuit(nn.Module):
     Raises
     ------
     UserError
-        For sizes, widths or a tree that do not fit together.
+        For sizes that do not fit together.
     """
 
     def __init__(
         self,
         image_shape: tuple[int, ...],
         widths: int | Sequence[int],
-        arity: Arity = 4,
+        arity: int = 4,
         pattern: str = "grid",
         *,
         levels: int | None = 2,
@@ -132,30 +128,22 @@ class ConvArithmeticCircuit(nn.Module):
     ) -> None:
         super().__init__()
         height, width = self.image_shape = image_shape
-        grid_shape = (height, width) if pattern == "grid" else None
-        self.tree = mode_tree(height * width, arity, pattern, grid_shape)
-        require(outputs >= 1, f"outputs={outputs}", "an integer of at least 1")
+        self.tree = mode_tree(height * width, arity, pattern, (height, width))
         self.levels = levels
-        self.shared = shared
         self.outputs = outputs
-        self.widths = checked_widths(widths, self.tree.depth)
-        self._start(init_std, generator(seed, "convolutional arithmetic circuit"))
-
-    def _start(self, std: float, rng: torch.Generator) -> None:
-        means = [_leaf_mean(self.levels, self.widths[0])]
-        means += [_pass_on(*pair) for pair in zip(self.widths, self.widths[1:], strict=False)]
+        depth = self.tree.depth
+        self.widths = [widths] * depth if isinstance(widths, int) else list(widths)
         inputs = [1, *self.widths]  # of one-hot features one is not zero
-        convolutions = []
+        means = [_leaf_mean(levels, inputs[1]), *map(_pass_on, inputs[1:-1], inputs[2:])]
+        rng, convolutions = generator(seed, "convolutional arithmetic circuit"), []
         for mean, fan_in, level in zip(means, inputs, self.tree.nodes, strict=False):
-            count = 1 if self.shared else len(level)
+            count = 1 if shared else len(level)
             # The logarithm of the output sums over a level's nodes and each node's inputs; noise
             # that nodes share adds up, other noise does as its square.
-            share = std / (len(level) * fan_in * len(level) / count) ** 0.5
+            share = init_std / (len(level) * fan_in * len(level) / count) ** 0.5
             convolutions.append(mean + share * torch.randn(count, *mean.shape, generator=rng))
         self.convolutions = nn.ParameterList(convolutions)
-        self.root_weights = nn.Parameter(
-            torch.full((self.widths[-1], self.outputs), 1 / self.widths[-1])
-        )
+        self.root_weights = nn.Parameter(torch.full((inputs[-1], outputs), 1 / inputs[-1]))
 
     def forward(self, images: Tensor) -> Tensor:
         """Evaluate the circuit.
@@ -174,21 +162,16 @@ class ConvArithmeticCircuit(nn.Module):
         if images.shape[1:] == (self.levels, *self.image_shape) and images.is_floating_point():
             features = images.flatten(2)[..., self.tree.leaf_order]
             return self.evaluate(features.permute(2, 0, 1))
-        pixels = images.flatten(1)
-        require(
-            pixels.shape[1] == self.tree.order,
-            f"images of {pixels.shape[1]} pixels",
-            f"{self.tree.order} pixels, {self.image_shape[0]} x {self.image_shape[1]}",
-        )
-        features = self._features(pixels[:, self.tree.leaf_order].t())
-        return self.evaluate(features)
+        pixels, (height, width) = images.flatten(1), self.image_shape
+        expected = f"{self.tree.order} pixels, {height} x {width}"
+        require(pixels.shape[1] == self.tree.order, f"images of {pixels.shape[1]} pixels", expected)
+        return self.evaluate(self._features(pixels[:, self.tree.leaf_order].t()))
 
     def one_hot(self, images: Tensor) -> Tensor:
         """Return integer images as one-hot features, shape (batch, levels, height, width).
 
         For what differentiates the network with respect to its inputs.
         """
-        require(self.levels is not None, "one-hot features with levels=None", "a number of levels")
         levels = torch.arange(self.levels or 0, device=images.device).view(-1, 1, 1)
         return (images.reshape(-1, 1, *self.image_shape) == levels).to(self.root_weights.dtype)
 
@@ -203,12 +186,9 @@ class ConvArithmeticCircuit(nn.Module):
         dtype = self.root_weights.dtype
         if self.levels is None:
             return torch.stack([torch.ones_like(pixels, dtype=dtype), pixels.to(dtype)], -1)
-        require(
-            not pixels.is_floating_point(),
-            f"pixels of {pixels.dtype} with levels={self.levels}",
-            f"integers from 0 to {self.levels - 1}",
-            "quantize the images, or take levels=None",
-        )
+        given = f"pixels of {pixels.dtype} with levels={self.levels}"
+        hint = "quantize the images, or take levels=None"
+        require(not pixels.is_floating_point(), given, f"integers below {self.levels}", hint)
         return (pixels.unsqueeze(-1) == torch.arange(self.levels, device=pixels.device)).to(dtype)
 
     def evaluate(self, features: Tensor) -> Tensor:
@@ -219,10 +199,9 @@ class ConvArithmeticCircuit(nn.Module):
     @torch.no_grad()
     def factorization(self, output: int = 0) -> HierarchicalTensorFactorization:
         """Return the hierarchical tensor factorization of one output, with copied weights."""
-        features = self.convolutions[0].shape[-2]
-        result = HierarchicalTensorFactorization(
-            [features] * self.tree.order, self.widths, tree=self.tree
-        ).to(self.root_weights)
+        mode_dims = [self.convolutions[0].shape[-2]] * self.tree.order
+        result = HierarchicalTensorFactorization(mode_dims, self.widths, tree=self.tree)
+        result.to(self.root_weights)
         levels = [result.leaf_weights, *result.inner_weights]
         for weights, own in zip(levels, self.convolutions, strict=True):
             weights.data = own.expand(*own.shape[:-3], *weights.shape).clone()
@@ -234,7 +213,6 @@ def _leaf_mean(levels: int | None, width: int) -> Tensor:
     """Return leaf weights that give 1 in every channel, whatever the pixel."""
     if levels is None:
         return torch.stack([torch.ones(width), torch.zeros(width)])
-    require(levels >= 2, f"levels={levels}", "an integer of at least 2, or None for real pixels")
     return torch.ones(levels, width)
 
 
