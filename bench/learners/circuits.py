@@ -2,8 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -184,26 +183,6 @@ def level_rates(circuit: ConvArithmeticCircuit, learning_rate: float) -> list[fl
     return [leaf, *(leaf / fan_in for fan_in in inner), learning_rate / root]
 
 
-@dataclass(frozen=True)
-class PixelBatches:
-    """The samples of a stack as batches of pixels, uint8, and of each predictor's labels."""
-
-    part: Part
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.part)
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        """Return pixels, shape (batch, pixels), and labels, shape (predictors, batch)."""
-        indices = indices.to(self.part.inputs.device)
-        return self.part.inputs[indices], self.part.problem_labels(EVERYTHING, indices)
-
-    def to(self, device: torch.device) -> "PixelBatches":
-        """Return the same samples on a device."""
-        return PixelBatches(self.part.to(device))
-
-
 class Circuits(NetworkLearner):
     """Trains circuits of equal shape on the same images, each as it would be alone.
 
@@ -225,9 +204,7 @@ class Circuits(NetworkLearner):
 
     def __init__(self, cells: Sequence[Cell], parts: Mapping[str, Part]) -> None:
         data: ImageData = cells[0].data
-        batches = {name: PixelBatches(part) for name, part in parts.items()}
-        patches = partial(cells[0].learner.patches, data)
-        super().__init__(cells, batches, patches, data.batch_size, data.order_seed)
+        super().__init__(cells, parts, data.batch_size, data.order_seed)
         self.data = data
         self.loss = LOSSES[self.cell.learner.objective]
         circuits = [circuit_of(cell) for cell in cells]
@@ -241,7 +218,6 @@ class Circuits(NetworkLearner):
         self.constant_errors = self.loss.constant_errors(labels, train.classes).tolist()
         self.register_buffer("losses", torch.full((len(cells),), torch.nan))
         self.register_buffer("last_finite_losses", self.losses.clone())
-        self.penalty = 0.0
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer with one group per level, and its schedule."""
@@ -269,43 +245,33 @@ class Circuits(NetworkLearner):
 
     def outputs(self, images: Tensor) -> Tensor:
         """Return every predictor's outputs, shape (predictors, batch) or (..., classes)."""
-        outputs = self.network(images)
+        return self._stacked(self.network(images))
+
+    def _stacked(self, outputs: Tensor) -> Tensor:
         return outputs if self.stacked else outputs.unsqueeze(0)
 
     def on_train_epoch_start(self) -> None:
         """Begin to add up losses and penalties."""
         super().on_train_epoch_start()
-        self.sums, self.penalties = torch.zeros_like(self.losses), torch.zeros_like(self.losses[0])
+        self.sums = self.losses.new_zeros(len(self.losses) + 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of the predictors' losses, with the regularizer's penalty."""
         pixels, labels = batch
-        penalty = None
+        images, due = self.images(pixels), self.penalty_due(batch_idx)
+        if due and self.network.levels:
+            images = self.network.one_hot(images)
         try:
-            if self.regularizer is not None and self.penalty_due(batch_idx):
-                images = self.images(pixels)
-                images = self.network.one_hot(images) if self.network.levels else images
-                outputs, penalty = self.regularizer.evaluate(self.network, images, labels[0].long())
-                outputs = outputs.unsqueeze(0)
-            else:
-                outputs = self.outputs(self.images(pixels))
+            outputs, penalty = self.evaluate(images, labels[0], due)
         except UserError as error:  # a network that vanishes in training is no mistake of a setting
             raise FloatingPointError(f"{error}; or lower optimizer.lr") from error
-        losses = self.loss.losses(outputs, labels, self.classes).mean(1)
-        # In place, as setting a module's attribute takes its time.
-        self.sums.add_(losses.detach() * len(pixels))
-        self.batch_sizes.append(len(pixels))
-        if penalty is None:
-            return losses.sum()
-        self.penalties.add_(penalty.detach() * self.every * len(pixels))
-        return losses.sum() + self.weight * penalty
+        losses = self.loss.losses(self._stacked(outputs), labels, self.classes).mean(1)
+        return self.penalized(losses.sum(), losses.detach(), penalty, len(pixels))
 
     def on_train_epoch_end(self) -> None:
         """Keep each predictor's mean loss."""
         super().on_train_epoch_end()
-        samples = sum(self.batch_sizes)
-        self.losses.copy_(self.sums / samples)
-        self.penalty = float(self.penalties / samples)
+        self.losses.copy_(self.means[:-1])
         self.last_finite_losses = self.losses.where(self.losses.isfinite(), self.last_finite_losses)
         self.log("train_loss", self.losses.mean())
 
@@ -317,7 +283,7 @@ class Circuits(NetworkLearner):
 
     def errors(self, name: str) -> Tensor:
         """Return each predictor's mean error on a part, shape (predictors,)."""
-        return self.totals[name] / len(self.parts[name])
+        return self.total(name) / len(self.parts[name])
 
     def on_validation_epoch_end(self) -> None:
         """Tell Lightning, for callbacks that monitor it."""
@@ -326,13 +292,7 @@ class Circuits(NetworkLearner):
 
     def ended(self) -> dict[int, Status]:
         """Return which predictors have converged or diverged of those that trained."""
-        finite = self.losses.isfinite().tolist()
-        converged = (self.losses < self.cell.learner.converged_below).tolist()
-        return {
-            index: Status.CONVERGED if finite[index] else Status.DIVERGED
-            for index in self.run_log.training()
-            if converged[index] or not finite[index]
-        }
+        return self.run_log.ended(self.losses, self.losses < self.cell.learner.converged_below)
 
     def measure(self, indices: Sequence[int], statuses: Mapping[int, Status]) -> None:
         """Log points, and the outcomes of the predictors that have ended."""
@@ -340,30 +300,26 @@ class Circuits(NetworkLearner):
         columns |= {f"{name}_error": self.errors(name).tolist() for name in self.validated}
         for index in indices:
             point = {name: values[index] for name, values in columns.items()}
-            point |= {"penalty": self.penalty} if self.regularizer is not None else {}
+            point |= {"penalty": float(self.means[-1])} if self.regularizer is not None else {}
             self.run_log.add_point(index, {"epoch": self.epochs_done, **point})
         # Those that have diverged are not measured.
         sound = [index for index, status in statuses.items() if status is not Status.DIVERGED]
         found = {name: values.tolist() for name, values in self.measures(sound).items()}
         for index, status in statuses.items():
-            metrics = {**self.run_log.curves[index][-1], **self._constants(index)}
+            metrics = {
+                **self.run_log.curves[index][-1],
+                "constant_error": self.constant_errors[index],
+                "parameters": self.network.parameter_count,
+                "channels": self.network.widths[-1],
+            }
             if status is Status.DIVERGED:
                 metrics["last_finite_loss"] = float(self.last_finite_losses[index])
             else:
                 position = sound.index(index)
                 metrics |= {name: values[position] for name, values in found.items()}
-            self.run_log.end(index, Outcome(status, metrics, self._weights(index)))
-
-    def _constants(self, index: int) -> dict[str, float]:
-        return {
-            "constant_error": self.constant_errors[index],
-            "parameters": self.network.parameter_count,
-            "channels": self.network.widths[-1],
-        }
-
-    def _weights(self, index: int) -> dict[str, Tensor]:
-        named = {name: weights.detach().cpu() for name, weights in self.network.named_parameters()}
-        return {name: (w[index] if self.stacked else w).clone() for name, w in named.items()}
+            weights = self.network.state_dict().items()
+            own = {name: (w[index] if self.stacked else w).cpu().clone() for name, w in weights}
+            self.run_log.end(index, Outcome(status, metrics, own))
 
     @torch.no_grad()
     def measures(self, members: Sequence[int]) -> dict[str, Tensor]:
@@ -381,20 +337,17 @@ class Circuits(NetworkLearner):
             select_replicates(circuits, chosen)
 
         def network(images: Tensor) -> Tensor:
-            outputs = circuits(self.images(images.flatten(1)))
-            outputs = outputs if self.stacked else outputs.unsqueeze(0)
+            outputs = self._stacked(circuits(self.images(images.flatten(1))))
             return outputs.movedim(1, 0).flatten(1)
 
-        part: Any = self.parts["test"]
-        found = locality(network, part.part.inputs.unflatten(1, self.data.image_shape))
+        found = locality(network, self.parts["test"].inputs.unflatten(1, self.data.image_shape))
         means = {name: values.view(len(members), -1).mean(1) for name, values in found.items()}
         ranks = [_hierarchical_rank(circuits, output) for output in range(circuits.outputs)]
         return {**means, "hierarchical_rank": torch.stack(ranks).mean(0).view(len(members))}
 
     def progress(self) -> tuple[float, float]:
         """Return the share of epochs done and the mean loss of the predictors still training."""
-        losses = self.losses[self.run_log.training()].tolist()
-        return self.share_done(), sum(losses) / len(losses) if losses else float("nan")
+        return self.share_done(), self.run_log.mean_loss(self.losses)
 
 
 def _hierarchical_rank(circuit: ConvArithmeticCircuit, output: int) -> Tensor:

@@ -190,6 +190,11 @@ def max_epochs(cell: Cell) -> int:
     message = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
     expected = f"max_epochs alone, as learner={cell.learner.name} trains without a Trainer"
     require(not given, message, expected)
-    whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
-    require(whole, f"trainer.max_epochs={epochs}", "an integer of at least 1")
+    require_count("trainer.max_epochs", epochs)
     return epochs
+
+
+def require_count(name: str, value: object) -> None:
+    """Raise `UserError` unless a value is an integer of at least 1."""
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(fits, f"{name}={value}", "an integer of at least 1")

@@ -179,7 +179,7 @@ def test_outcomes_hold_the_measures_and_the_weights_behind_them():
         assert 1 <= outcome.metrics["hierarchical_rank"] <= 2
         circuit = circuit_of(one)
         circuit.load_state_dict(outcome.weights)
-        part = learner.parts["train"].part
+        part = learner.parts["train"]
         wanted = 2.0 * (part.problem_labels(slice(None))[i] == one.data.target_class)
         error = (circuit(part.inputs) - wanted).square().mean() / 4
         assert outcome.metrics["train_error"] == pytest.approx(error.item(), rel=1e-4)
