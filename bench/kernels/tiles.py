@@ -191,10 +191,6 @@ def adam_constants(step: int, rate: float) -> tuple[np.float32, ...]:
     return tuple(map(np.float32, numbers))
 
 
-# What leaves the gradient in the first moment, and the factors as they are.
-GRADIENT_ALONE = tuple(map(np.float32, (0, 1, 0, 0, 0, 0, 1)))
-
-
 # ---- values -------------------------------------------------------------------------------------
 
 
@@ -593,12 +589,8 @@ def _differentiate_lane(inputs, factors, slopes, gradient):
 def _take_step(state, begin, gradient, adam):
     """Update a tile whose factors begin at row `begin`, as torch.optim.Adam does."""
     factors, first_moments, second_moments = state
-    keep_first, add_first, keep_second, add_second = (
-        fill(adam[0]),
-        fill(adam[1]),
-        fill(adam[2]),
-        fill(adam[3]),
-    )
+    keep_first, add_first = fill(adam[0]), fill(adam[1])
+    keep_second, add_second = fill(adam[2]), fill(adam[3])
     size, root_scale, epsilon = fill(adam[4]), fill(adam[5]), fill(adam[6])
     for row in range(len(gradient)):
         slope, place = load(gradient, row), begin + row

@@ -136,8 +136,10 @@ class NetworkLearner(LightningModule, ABC):
 
     def penalty_due(self, batch_idx: int) -> bool:
         """Return whether the step of a batch is one with the regularizer."""
+        if self.regularizer is None:
+            return False
         before = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
-        return self.regularizer is not None and before % self.every == 0
+        return before % self.every == 0
 
     def evaluate(self, images: Tensor, labels: Tensor, due: bool) -> tuple[Tensor, Tensor | None]:
         """Return the network's outputs for a batch, and their penalty if it is due."""
