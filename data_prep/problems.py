@@ -12,7 +12,7 @@ from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, NonNegative, Positive, settings
 from bench.kernels.khatri_rao import khatri_rao
-from bench.kernels.tproduct import t_gram, t_svd, t_transpose
+from bench.kernels.tproduct import leading_tubal_subspace, t_gram, t_transpose
 
 
 @settings
@@ -329,7 +329,7 @@ def _hierarchical_tensor(
 
 def _tubal_tensor(mode_dims: Sequence[int], rank: int, rng: torch.Generator) -> Tensor:
     size, _, tube_length = mode_dims
-    return t_gram(t_svd(_normal(rng, size, rank, tube_length)).left)
+    return t_gram(leading_tubal_subspace(_normal(rng, size, rank, tube_length), rank))
 
 
 def _observed_entries(dims: Sequence[int], count: int, rng: torch.Generator) -> ObservedEntries:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from bench.core.errors import require
 from bench.core.settings import resolve
+from bench.kernels.tproduct import leading_tubal_subspace
 from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
-from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
+from bench.measures.subspaces import tubal_principal_angle
 from bench.measures.trajectories import expected_exponent, fit_growth_law
 from data_prep.problems import InnerProducts, RecoveryProblem
 

@@ -3,28 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.core.errors import require
-from bench.kernels.tproduct import t_svd, to_fourier
-
-
-def leading_tubal_subspace(tensor: Tensor, rank: int) -> Tensor:
-    """Return the first `rank` left singular slices of a tensor under the t-product.
-
-    Parameters
-    ----------
-    tensor : Tensor
-        Shape (..., n, m, k).
-    rank : int
-        From 1 to min(n, m).
-
-    Returns
-    -------
-    Tensor
-        Shape (..., n, rank, k), orthonormal columns under the t-product.
-    """
-    largest = min(tensor.shape[-3:-1])
-    require(1 <= rank <= largest, f"rank={rank}", f"an integer from 1 to {largest}")
-    return t_svd(tensor).left[..., :rank, :]
+from bench.kernels.tproduct import to_fourier
 
 
 def tubal_principal_angle(first: Tensor, second: Tensor) -> Tensor:
