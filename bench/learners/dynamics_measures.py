@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, ClassVar
 
@@ -117,15 +117,24 @@ class LearnedNorms(Measure):
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the leading norms, `gap` and `numerical_rank`."""
-        columns, gaps, ranks = {}, [], []
-        for name, norms in model.learned_norms().items():
-            shown = min(self.rank + self.shown_beyond_rank, norms.shape[-1])
-            leading = norms.topk(shown).values
-            columns |= {f"{name}_{i}": leading[:, i - 1] for i in range(1, shown + 1)}
-            gaps.append(leading[:, self.rank - 1] / leading[:, self.rank])
-            ranks.append(numerical_rank(norms))
-        gap, rank = torch.stack(gaps).amin(0), torch.stack(ranks).amax(0)
+        falling = {
+            name: norms.sort(-1, descending=True).values
+            for name, norms in model.learned_norms().items()
+        }
+        columns = {
+            f"{name}_{i + 1}": norms[:, i]
+            for name, norms in falling.items()
+            for i in range(min(self.rank + self.shown_beyond_rank, norms.shape[-1]))
+        }
+        gap, rank = _gap_and_rank(falling.values(), self.rank)
         return {**columns, "gap": gap, "numerical_rank": rank}
+
+
+def _gap_and_rank(groups: Iterable[Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Return the smallest gap after value number `rank`, and the largest numerical rank."""
+    pairs = [(values[:, rank - 1] / values[:, rank], numerical_rank(values)) for values in groups]
+    gaps, ranks = map(torch.stack, zip(*pairs, strict=True))
+    return gaps.amin(0), ranks.amax(0)
 
 
 class NodeRanks(Measure):
@@ -148,12 +157,8 @@ class NodeRanks(Measure):
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the smallest gap and the largest rank of any node."""
         values = model.matricization_singular_values().values()
-        gaps = [of_node[:, self.rank - 1] / of_node[:, self.rank] for of_node in values]
-        ranks = [numerical_rank(of_node) for of_node in values]
-        return {
-            "node_gap": torch.stack(gaps).amin(0),
-            "node_rank": torch.stack(ranks).amax(0),
-        }
+        gap, rank = _gap_and_rank(values, self.rank)
+        return {"node_gap": gap, "node_rank": rank}
 
 
 class UnobservedEntry(Measure):
@@ -192,15 +197,12 @@ class UnobservedEntry(Measure):
 class TubalAngles(Measure):
     """Principal angles of the learned tubal subspace in the two phases of training [TUB]."""
 
-    projected: Tensor
-    sought: Tensor
-
     def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
         super().__init__(model, problem, data)
         assert isinstance(problem.operator, InnerProducts)
         back = problem.operator.back_project(problem.values).view_as(problem.target)
-        self.register_buffer("projected", leading_tubal_subspace(back, self.rank))
-        self.register_buffer("sought", leading_tubal_subspace(problem.target, self.rank))
+        self.projected = nn.Buffer(leading_tubal_subspace(back, self.rank))
+        self.sought = nn.Buffer(leading_tubal_subspace(problem.target, self.rank))
 
     @classmethod
     def check(cls, model: nn.Module, data: Any, name: str) -> None:
@@ -240,13 +242,12 @@ class TubalAngles(Measure):
 class ConservedDifferences(Measure):
     """How far the quantities that gradient flow conserves have moved."""
 
-    start: Tensor
     method = "conserved_differences"
 
     def __init__(self, model: Any, problem: RecoveryProblem, data: Any) -> None:
         super().__init__(model, problem, data)
         with torch.no_grad():
-            self.register_buffer("start", model.conserved_differences())
+            self.start = nn.Buffer(model.conserved_differences())
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the largest change since the start."""
