@@ -20,7 +20,7 @@ divided by a factor that may be small.
 """
 
 import math
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +160,8 @@ class Workspace(NamedTuple):
 
 def workspace(dictionary: Dictionary, tiles: int, batch: int) -> Workspace:
     """Return room for groups of so many tiles and batches of so many samples at most."""
-    rows, entries = dictionary.most_rows, dictionary.order * dictionary.levels
+    rows = int(np.diff(dictionary.patterns.row_starts).max())
+    entries = dictionary.order * dictionary.levels
 
     def empty(*shape: int, dtype: torch.dtype = torch.float64) -> NDArray:
         return torch.empty(*shape, LANES, dtype=dtype).numpy()
@@ -653,9 +654,8 @@ def total_errors(predictions, targets, unit, most, totals):
         totals[predictor] = total
 
 
-def shares(tiling: Tiling, threads: int) -> Iterator[tuple[int, int]]:
+def shares(tiling: Tiling, threads: int) -> list[tuple[int, int]]:
     """Divide the groups into one run for each thread; nothing computed depends on it."""
     groups = len(tiling.tile_starts) - 1
     threads = max(1, min(threads, groups))
-    for i in range(threads):
-        yield groups * i // threads, groups * (i + 1) // threads
+    return list(pairwise(groups * i // threads for i in range(threads + 1)))

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.core.cell import Cell
@@ -19,7 +19,7 @@ from bench.learners.network import Batch, NetworkLearner, check_trainers, is_reg
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
-from bench.regularizers import PatchSampler, RandomPatch
+from bench.regularizers import RandomPatch
 from data_prep.images import ImageData
 from data_prep.one_versus_all import (
     EVERYTHING,
@@ -82,42 +82,34 @@ class CircuitsConfig(LearnerConfig):
         for cell in cells:
             given = f"{cell.data.name} of shape {cell.data.image_shape} with learner={self.name}"
             require(len(cell.data.image_shape) == 2, given, "images of one channel")
-            require(
-                self.objective == "one_class" or cell.data.target_class == 0,
-                f"data.target_class={cell.data.target_class} with learner.objective=all_classes",
-                "0, as one predictor tells all classes apart",
-                "set classes=[0]",
-            )
+            target = cell.data.target_class
+            given = f"data.target_class={target} with learner.objective=all_classes"
+            expected = "0, as one predictor tells all classes apart"
+            fits = self.objective == "one_class" or target == 0
+            require(fits, given, expected, "set classes=[0]")
             if is_regularized(cell):
                 self._check_patches(cell.data)
         check_trainers(cells)
 
     def _check_patches(self, data: ImageData) -> None:
-        height, width = data.image_shape
-        size, distance = self._patch_sizes(data)
+        (height, width), (_, second) = data.image_shape, self.patches(data)
+        size, distance = second.size, second.distance
         room = (min(height, width) - size + 1) // 2 - size  # beside a first patch in the middle
-        require(
-            distance <= room,
-            f"learner.patch_size={size} and learner.patch_distance={distance} in images of "
-            f"{height} x {width}",
-            "two patches inside the image, wherever the first lies",
-            "lower the size or the distance",
-        )
-        require(
-            data.batch_size > 1 and data.counts["train"] % data.batch_size != 1,
-            f"data.batch_size={data.batch_size} with a regularizer",
-            "batches of at least 2 samples, as each takes a patch from the next",
-            f"choose one that does not leave a single one of {data.counts['train']} samples",
-        )
+        given = f"learner.patch_size={size} and learner.patch_distance={distance} in images of "
+        expected = "two patches inside the image, wherever the first lies"
+        hint = "lower the size or the distance"
+        require(distance <= room, f"{given}{height} x {width}", expected, hint)
+        samples, batch = data.counts["train"], data.batch_size
+        given = f"data.batch_size={batch} with a regularizer"
+        expected = "batches of at least 2 samples, as each takes a patch from the next"
+        hint = f"choose one that does not leave a single one of {samples} samples"
+        require(batch > 1 and samples % batch != 1, given, expected, hint)
 
-    def _patch_sizes(self, data: ImageData) -> tuple[int, int]:
+    def patches(self, data: ImageData) -> tuple[RandomPatch, RandomPatch]:
+        """Return the regularizer's patches A and B."""
         side = min(data.image_shape)
         size = max(1, side // 4) if self.patch_size is None else self.patch_size
-        return size, side // 8 if self.patch_distance is None else self.patch_distance
-
-    def patches(self, data: ImageData) -> tuple[PatchSampler, PatchSampler]:
-        """Return the regularizer's patches A and B."""
-        size, distance = self._patch_sizes(data)
+        distance = side // 8 if self.patch_distance is None else self.patch_distance
         return RandomPatch(size), RandomPatch(size, distance)
 
     def stack_key(self, cell: Cell) -> str:
@@ -146,21 +138,16 @@ class CircuitsConfig(LearnerConfig):
         """Return how many outputs a circuit has."""
         return 1 if self.objective == "one_class" else data.classes
 
-    def module(self, cell: Cell) -> nn.Module:
+    def module(self, cell: Cell) -> ConvArithmeticCircuit:
         """Return a freshly started circuit."""
-        return circuit_of(cell)
+        data = cell.data
+        return cell.model.build(data.image_shape, data.levels, self.outputs(data), cell.seed)
 
     def build(self, cells: Sequence[Cell]) -> "Circuits":
         """Return a learner of the cells."""
         problems = [problem_of(cell) for cell in cells]
         parts = OneVersusAllStack(problems, cells[0].execution.root).parts()
         return Circuits(cells, parts)
-
-
-def circuit_of(cell: Cell) -> ConvArithmeticCircuit:
-    """Return a cell's freshly started circuit."""
-    data, outputs = cell.data, cell.learner.outputs(cell.data)
-    return cell.model.build(data.image_shape, data.levels, outputs, cell.seed)
 
 
 @lru_cache(maxsize=256)
@@ -207,7 +194,7 @@ class Circuits(NetworkLearner):
         super().__init__(cells, parts, data.batch_size, data.order_seed)
         self.data = data
         self.loss = LOSSES[self.cell.learner.objective]
-        circuits = [circuit_of(cell) for cell in cells]
+        circuits = [self.cell.learner.module(cell) for cell in cells]
         self.stacked = len(circuits) > 1
         self.network = stack_replicates(circuits) if self.stacked else circuits[0]
         work = self.network.widths[0] * len(cells) * data.batch_size * data.pixels
@@ -304,26 +291,23 @@ class Circuits(NetworkLearner):
             self.run_log.add_point(index, {"epoch": self.epochs_done, **point})
         # Those that have diverged are not measured.
         sound = [index for index, status in statuses.items() if status is not Status.DIVERGED]
-        found = {name: values.tolist() for name, values in self.measures(sound).items()}
+        found = self.measures(sound)
+        weights = self.network.state_dict().items()
         for index, status in statuses.items():
+            last = {"last_finite_loss": float(self.last_finite_losses[index])}
             metrics = {
                 **self.run_log.curves[index][-1],
                 "constant_error": self.constant_errors[index],
                 "parameters": self.network.parameter_count,
                 "channels": self.network.widths[-1],
+                **found.get(index, last),
             }
-            if status is Status.DIVERGED:
-                metrics["last_finite_loss"] = float(self.last_finite_losses[index])
-            else:
-                position = sound.index(index)
-                metrics |= {name: values[position] for name, values in found.items()}
-            weights = self.network.state_dict().items()
             own = {name: (w[index] if self.stacked else w).cpu().clone() for name, w in weights}
             self.run_log.end(index, Outcome(status, metrics, own))
 
     @torch.no_grad()
-    def measures(self, members: Sequence[int]) -> dict[str, Tensor]:
-        """Return what the theory speaks of, for some predictors, rising, shape (members,).
+    def measures(self, members: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Return what the theory speaks of, for some predictors, rising.
 
         See `bench.measures.locality.locality`; and ``hierarchical_rank``, the greatest effective
         rank of a matricization at a node of the tree. Means over the outputs, if there are several.
@@ -341,15 +325,16 @@ class Circuits(NetworkLearner):
             return outputs.movedim(1, 0).flatten(1)
 
         found = locality(network, self.parts["test"].inputs.unflatten(1, self.data.image_shape))
-        means = {name: values.view(len(members), -1).mean(1) for name, values in found.items()}
-        ranks = [_hierarchical_rank(circuits, output) for output in range(circuits.outputs)]
-        return {**means, "hierarchical_rank": torch.stack(ranks).mean(0).view(len(members))}
+        columns = {name: values.view(len(members), -1).mean(1) for name, values in found.items()}
+        ranks = [
+            torch.stack([*circuits.factorization(output).effective_ranks().values()]).amax(0)
+            for output in range(circuits.outputs)
+        ]
+        columns["hierarchical_rank"] = torch.stack(ranks).mean(0).view(len(members))
+        rows = torch.stack([values.double() for values in columns.values()], 1).tolist()
+        metrics = [dict(zip(columns, row, strict=True)) for row in rows]
+        return dict(zip(members, metrics, strict=True))
 
     def progress(self) -> tuple[float, float]:
         """Return the share of epochs done and the mean loss of the predictors still training."""
         return self.share_done(), self.run_log.mean_loss(self.losses)
-
-
-def _hierarchical_rank(circuit: ConvArithmeticCircuit, output: int) -> Tensor:
-    ranks = circuit.factorization(output).effective_ranks()
-    return torch.stack(list(ranks.values())).amax(0)

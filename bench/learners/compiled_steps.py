@@ -68,7 +68,7 @@ class CompiledSteps:
                 self._room[key] = tiles.workspace(dictionary, largest, self.batch_size)
             kernel(inputs, state, tiling, groups, self._room[key], outputs.numpy(), *others)
 
-        runs = list(tiles.shares(tiling, torch.get_num_threads()))
+        runs = tiles.shares(tiling, torch.get_num_threads())
         if len(runs) == 1:
             run(0, runs[0])
         else:

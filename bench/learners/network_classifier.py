@@ -91,8 +91,8 @@ class ClassificationConfig(LearnerConfig):
         return 16 * parameters + 4 * graphs * self.batch_size * values
 
     def module(self, cell: Cell) -> nn.Module:
-        """Return a freshly started network."""
-        return network_of(cell)
+        """Return a freshly started network, with one output."""
+        return cell.model.build(cell.data.image_shape, 2, 1, cell.seed)
 
     def build(self, cells: Sequence[Cell]) -> "NetworkClassifier":
         """Return the learner of a cell."""
@@ -101,11 +101,6 @@ class ClassificationConfig(LearnerConfig):
         root = cell.execution.root
         parts = {name: cell.data.part(root, name, cell.seed) for name in ("train", "test")}
         return NetworkClassifier(cell, parts)
-
-
-def network_of(cell: Cell) -> nn.Module:
-    """Return a cell's freshly started network, with one output."""
-    return cell.model.build(cell.data.image_shape, 2, 1, cell.seed)
 
 
 def _sampler_of(region: Rectangle | RandomSquare) -> PatchSampler:
@@ -178,7 +173,8 @@ class NetworkClassifier(NetworkLearner):
     def __init__(self, cell: Cell, parts: Mapping[str, LabeledPart]) -> None:
         super().__init__([cell], parts, cell.learner.batch_size, cell.seed)
         # Convolutions and batch normalization are faster so; the images come alike.
-        self.network = network_of(cell).to(memory_format=torch.channels_last)  # pyright: ignore
+        network = cell.learner.module(cell)
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore
         self.register_buffer("perfect_epochs", torch.tensor(0))  # in a row
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -232,13 +228,12 @@ class NetworkClassifier(NetworkLearner):
         loss, accuracy, penalty = self.means.tolist()
         point = {"epoch": self.epochs_done, "train_loss": loss, "train_accuracy": accuracy}
         point |= {"train_penalty": penalty} if self.regularizer is not None else {}
-        if statuses.get(0) is not Status.DIVERGED:
+        diverged = statuses.get(0) is Status.DIVERGED
+        if not diverged:
             point["test_accuracy"] = self.accuracy("test")
         self.run_log.add_point(0, point)
-        if statuses:
-            self.run_log.end(0, self._outcome(point, statuses[0]))
-
-    def _outcome(self, point: dict[str, float], status: Status) -> Outcome:
+        if not statuses:
+            return
         (height, width), covers = coverage(self.cell.model, self.cell.data)
         metrics: dict[str, float] = {
             **point,
@@ -247,11 +242,11 @@ class NetworkClassifier(NetworkLearner):
             "receptive_field_width": width,
             "covers": float(covers),
         }
-        if status is not Status.DIVERGED:
+        if not diverged:
             metrics |= {"train_accuracy": self.accuracy("train"), **self.measures()}
             metrics["generalization_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]
-        weights = self.network.state_dict().items()
-        return Outcome(status, metrics, {name: w.detach().cpu().clone() for name, w in weights})
+        weights = {name: w.cpu().clone() for name, w in self.network.state_dict().items()}
+        self.run_log.end(0, Outcome(statuses[0], metrics, weights))
 
     def measures(self) -> dict[str, float]:
         """Return what is measured of a trained network alone, on test images.

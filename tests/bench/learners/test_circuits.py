@@ -5,7 +5,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.status import Status
-from bench.learners.circuits import Circuits, circuit_of, level_rates
+from bench.learners.circuits import Circuits, level_rates
 from bench.learners.network import trainer_of
 from bench.plan import plan_run
 
@@ -44,6 +44,10 @@ GRID = [
 ALL_CLASSES = [cell(learner__objective="all_classes", seed=seed) for seed in (0, 1)]
 REGULARIZED = [cell(model__width=2, regularizer__coefficient=0.5)]
 STACKS = {"one class": GRID, "all classes": ALL_CLASSES, "regularized": REGULARIZED}
+
+
+def circuit_of(cell):
+    return cell.learner.module(cell)
 
 
 def learner_of(cells) -> Circuits:

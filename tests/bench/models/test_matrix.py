@@ -89,7 +89,7 @@ def test_a_configuration_builds_the_model_it_describes():
         ((3, 3), {"width": 0}, "model.width=0"),
         ((3, 3), {"init_std": 0.0}, "model.init_std=0.0"),
         ((3, 3), {"start": "zero"}, "model.start='zero'"),
-        ((3, 3), {"start": "balanced", "width": 2}, "model.width=2"),
+        ((3, 3), {"start": "balanced", "width": 2}, "model.start=balanced for a 3 x 3 .* 2 wide"),
         ((3, 3), {"determinant_sign": 0}, "model.determinant_sign=0"),
         ((3, 4), {"determinant_sign": 1}, "model.determinant_sign=1 for a 3 x 4"),
         ((3, 3), {"determinant_sign": 1, "width": 2}, "2 wide"),
