@@ -91,12 +91,11 @@ def tile(ranks: NDArray[np.int64]) -> Tiling:
     groups: list[list[int]] = []
     for predictor in np.argsort(-ranks, kind="stable").tolist():
         lanes = [predictor] * int(ranks[predictor])
-        roomy = (group for group in groups if -len(group) % LANES >= len(lanes))
-        group = next(roomy, None)
-        if group is None:
-            groups.append(lanes)
+        roomy = [group for group in groups if -len(group) % LANES >= len(lanes)]
+        if roomy:
+            roomy[0].extend(lanes)
         else:
-            group += lanes
+            groups.append(lanes)
     for group in groups:
         group += [-1] * (-len(group) % LANES)
     owners = np.array([owner for group in groups for owner in group] + [-1], dtype=np.int64)

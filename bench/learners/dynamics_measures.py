@@ -46,24 +46,23 @@ class Measure(nn.Module, ABC):
         self.rank: int = data.rank
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
-        """Raise `UserError` unless a model and a problem have what is measured.
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
+        """Return whether a model, not stacked, and the settings of data have what is measured.
 
-        Parameters
-        ----------
-        model : nn.Module
-            A model, not stacked.
-        data : settings
-            What `configs/data/` says of the problem.
-        name : str
-            What `learner.measures` calls the measure, for the message.
+        Also return what is expected, for the message; a model that lacks `method` is refused first.
         """
-        require(
-            not cls.method or hasattr(model, cls.method),
-            f"learner.measures with {name} for a {type(model).__name__}",
-            f"a model with {cls.method}()",
-            f"leave {name} out of learner.measures",
-        )
+        return True, ""
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+        """Raise `UserError`, with the name of the measure, unless a model and data fit."""
+        hint = f"leave {name} out of learner.measures"
+        given = f"learner.measures with {name} for a {type(model).__name__}"
+        expected = f"a model with {cls.method}()"
+        require(not cls.method or hasattr(model, cls.method), given, expected, hint)
+        given += f" and a target of shape {list(data.mode_dims)} and rank {data.rank}"
+        fits, expected = cls.fits(model, data)
+        require(fits, given, expected, hint)
 
     @abstractmethod
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
@@ -107,13 +106,12 @@ class LearnedNorms(Measure):
     shown_beyond_rank = 2
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+    @torch.no_grad()
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a model with more norms than the target's rank."""
-        super().check(model, data, name)
-        with torch.no_grad():
-            fewest = min(len(norms) for norms in model.learned_norms().values())  # pyright: ignore
-        given = f"a model of {fewest} components, tubes or values for a target of rank {data.rank}"
-        require(fewest > data.rank, given, "more than the target's rank", "widen the model")
+        fewest = min(len(norms) for norms in model.learned_norms().values())
+        expected = "a wider model: more components, tubes or values than the target's rank"
+        return fewest > data.rank, f"{expected}, not {fewest}"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the leading norms, `gap` and `numerical_rank`."""
@@ -147,12 +145,10 @@ class NodeRanks(Measure):
     method = "matricization_singular_values"
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
-        """Ask for a factorization over a mode tree, and for a target of less than full rank."""
-        super().check(model, data, name)
-        given = f"learner.measures with {name} for a target of rank {data.rank}"
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
+        """Ask for a target of less than full rank."""
         most = min(data.mode_dims)
-        require(data.rank < most, given, f"a rank under {most}, the least mode dimension")
+        return data.rank < most, f"a rank under {most}, the least mode dimension"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the smallest gap and the largest rank of any node."""
@@ -165,11 +161,9 @@ class UnobservedEntry(Measure):
     """The entry that 2 x 2 completion leaves open, and the rank of the end matrix [NORM]."""
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a matrix of 2 x 2."""
-        shape = list(data.mode_dims)
-        given = f"learner.measures with {name} for the shape {shape}"
-        require(shape == [2, 2], given, "[2, 2]", "choose data=norms_or_rank")
+        return tuple(data.mode_dims) == (2, 2), "the shape [2, 2] of data=norms_or_rank"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the size of the entry, the determinant and the effective rank."""
@@ -205,12 +199,10 @@ class TubalAngles(Measure):
         self.sought = nn.Buffer(leading_tubal_subspace(problem.target, self.rank))
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a sensing problem of tubal rank."""
-        family, kind = data.target.family, data.measurements.kind
-        fits = family == "tubal" and kind != "entries"
-        given = f"learner.measures with {name} for a {family} target seen by {kind}"
-        require(fits, given, "a sensing problem with data.target.family=tubal")
+        fits = data.target.family == "tubal" and data.measurements.kind != "entries"
+        return fits, "a sensing problem with data.target.family=tubal"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return sines of angles to the operator's back-projection and to the target."""
