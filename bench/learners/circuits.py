@@ -154,7 +154,7 @@ class CircuitsConfig(LearnerConfig):
 def _sizes(model: CircuitConfig, data: ImageData, outputs: int) -> tuple[int, int]:
     """Return the number of a circuit's parameters and of its channels."""
     circuit = model.build(data.image_shape, data.levels, outputs, 0)
-    return circuit.parameter_count, circuit.widths[0]
+    return circuit.parameter_count, circuit.width
 
 
 def level_rates(circuit: ConvArithmeticCircuit, learning_rate: float) -> list[float]:
@@ -165,9 +165,8 @@ def level_rates(circuit: ConvArithmeticCircuit, learning_rate: float) -> list[fl
     logarithm changes by the learning rate times the number of pixels: by `learning_rate`. A node
     above the leaves changes by as much as a leaf, and the linear output by `learning_rate` again.
     """
-    leaf = learning_rate / circuit.tree.order
-    *inner, root = circuit.widths
-    return [leaf, *(leaf / fan_in for fan_in in inner), learning_rate / root]
+    leaf, fan_in = learning_rate / circuit.tree.order, circuit.width
+    return [leaf, *[leaf / fan_in] * (circuit.tree.depth - 1), learning_rate / fan_in]
 
 
 class Circuits(NetworkLearner):
@@ -197,7 +196,7 @@ class Circuits(NetworkLearner):
         circuits = [self.cell.learner.module(cell) for cell in cells]
         self.stacked = len(circuits) > 1
         self.network = stack_replicates(circuits) if self.stacked else circuits[0]
-        work = self.network.widths[0] * len(cells) * data.batch_size * data.pixels
+        work = self.network.width * len(cells) * data.batch_size * data.pixels
         self.single_threaded = work < ONE_THREAD_WORK
         train = parts["train"]
         self.register_buffer("classes", train.classes)
@@ -299,7 +298,7 @@ class Circuits(NetworkLearner):
                 **self.run_log.curves[index][-1],
                 "constant_error": self.constant_errors[index],
                 "parameters": self.network.parameter_count,
-                "channels": self.network.widths[-1],
+                "channels": self.network.width,
                 **found.get(index, last),
             }
             own = {name: (w[index] if self.stacked else w).cpu().clone() for name, w in weights}

@@ -1,9 +1,8 @@
 """Convolutional arithmetic circuits on images."""
 
 import math
-from collections.abc import Sequence
-from functools import partial
-from typing import ClassVar, Literal
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -52,17 +51,17 @@ class CircuitConfig(Settings, NetworkConfig):
         self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
     ) -> "ConvArithmeticCircuit":
         """Return a freshly started circuit for images of `levels` gray values."""
-        features = levels if self.features == "one_hot" else None
-        start = {"outputs": outputs, "init_std": self.init_std, "seed": seed}
-        circuit = partial(
-            ConvArithmeticCircuit, image_shape, levels=features, shared=self.shared, **start
-        )
+
+        def circuit(**changes: Any) -> ConvArithmeticCircuit:
+            config = replace(self, **changes)
+            return ConvArithmeticCircuit(config, image_shape, levels, outputs, seed)
+
         if self.tree != "cp":
-            return circuit(self.width, self.arity, self.tree)
-        all_at_once = math.prod(image_shape)
-        wanted = circuit(self.width, self.arity, "grid").parameter_count
-        a_component = circuit(1, all_at_once, "adjacent").parameter_count
-        return circuit(max(1, round(wanted / a_component)), all_at_once, "adjacent")
+            return circuit()
+        at_once = {"tree": "adjacent", "arity": math.prod(image_shape)}
+        wanted, component = circuit(tree="grid"), circuit(**at_once, width=1)
+        width = max(1, round(wanted.parameter_count / component.parameter_count))
+        return circuit(**at_once, width=width)
 
 
 class ConvArithmeticCircuit(nn.Module):
@@ -74,28 +73,19 @@ class ConvArithmeticCircuit(nn.Module):
 
     The start is near a CP predictor: leaves at 1, inner nodes passing their inputs on, the output
     their mean, and Gaussian noise on leaves and inner nodes. The noise is such that products over
-    all pixels neither vanish nor explode: see `init_std`.
+    all pixels neither vanish nor explode: `init_std` is, to first order, the standard deviation of
+    the logarithm of a channel's product over the whole image, level by level.
 
     Parameters
     ----------
+    config : CircuitConfig
+        Width, tree (any but ``cp``), features and start.
     image_shape : (int, int)
         Height and width. What happens to sizes that no window divides, `mode_tree` says.
-    widths : int or sequence of int
-        Number of channels after each convolution; one integer stands for all.
-    arity : int
-        How many locations a window pools: 4 for 2 x 2 windows.
-    pattern : str
-        Pattern of the mode tree: ``grid``, ``adjacent`` or ``half``.
-    levels : int, optional
-        The pixels are integers below it and the features are one-hot. None: the pixels are real
-        and the features a learned affine function of them.
-    shared : bool
-        Whether all locations share a convolution's weights.
+    levels : int
+        For one-hot features: the pixels are integers below it. Else they are real.
     outputs : int
         Number of outputs.
-    init_std : float
-        Noise of the start: the standard deviation, to first order, of the logarithm of a channel's
-        product over the whole image, level by level.
     seed : int
         Seed of the start.
 
@@ -105,7 +95,7 @@ class ConvArithmeticCircuit(nn.Module):
         For each level shape (..., nodes, channels in, channels out), in tree order, with one node
         where weights are shared.
     root_weights : Parameter
-        Shape (..., widths[-1], outputs).
+        Shape (..., width, outputs).
 
     Raises
     ------
@@ -115,35 +105,31 @@ class ConvArithmeticCircuit(nn.Module):
 
     def __init__(
         self,
+        config: CircuitConfig,
         image_shape: tuple[int, ...],
-        widths: int | Sequence[int],
-        arity: int = 4,
-        pattern: str = "grid",
-        *,
-        levels: int | None = 2,
-        shared: bool = False,
-        outputs: int = 1,
-        init_std: float = 0.1,
-        seed: int = 0,
+        levels: int,
+        outputs: int,
+        seed: int,
     ) -> None:
         super().__init__()
         height, width = self.image_shape = image_shape
-        self.tree = mode_tree(height * width, arity, pattern, (height, width))
-        self.levels = levels
+        self.tree = mode_tree(height * width, config.arity, config.tree, (height, width))
+        self.levels = levels if config.features == "one_hot" else None
         self.outputs = outputs
-        depth = self.tree.depth
-        self.widths = [widths] * depth if isinstance(widths, int) else list(widths)
-        inputs = [1, *self.widths]  # of one-hot features one is not zero
-        means = [_leaf_mean(levels, inputs[1]), *map(_pass_on, inputs[1:-1], inputs[2:])]
+        self.width = config.width
+        # Leaves give 1 in every channel, whatever the pixel; inner nodes pass their inputs on.
+        leaf = torch.ones(levels, 1) if self.levels else torch.eye(2, 1)
+        means = [leaf.expand(-1, self.width), *[torch.eye(self.width)] * (self.tree.depth - 1)]
         rng, convolutions = generator(seed, "convolutional arithmetic circuit"), []
-        for mean, fan_in, level in zip(means, inputs, self.tree.nodes, strict=False):
-            count = 1 if shared else len(level)
+        for mean, level in zip(means, self.tree.nodes, strict=False):
+            count = 1 if config.shared else len(level)
+            fan_in = len(mean) if convolutions else 1  # of one-hot features one is not zero
             # The logarithm of the output sums over a level's nodes and each node's inputs; noise
             # that nodes share adds up, other noise does as its square.
-            share = init_std / (len(level) * fan_in * len(level) / count) ** 0.5
+            share = config.init_std / (len(level) * fan_in * len(level) / count) ** 0.5
             convolutions.append(mean + share * torch.randn(count, *mean.shape, generator=rng))
         self.convolutions = nn.ParameterList(convolutions)
-        self.root_weights = nn.Parameter(torch.full((inputs[-1], outputs), 1 / inputs[-1]))
+        self.root_weights = nn.Parameter(torch.full((self.width, outputs), 1 / self.width))
 
     def forward(self, images: Tensor) -> Tensor:
         """Evaluate the circuit.
@@ -200,22 +186,10 @@ class ConvArithmeticCircuit(nn.Module):
     def factorization(self, output: int = 0) -> HierarchicalTensorFactorization:
         """Return the hierarchical tensor factorization of one output, with copied weights."""
         mode_dims = [self.convolutions[0].shape[-2]] * self.tree.order
-        result = HierarchicalTensorFactorization(mode_dims, self.widths, tree=self.tree)
+        result = HierarchicalTensorFactorization(mode_dims, self.width, tree=self.tree)
         result.to(self.root_weights)
         levels = [result.leaf_weights, *result.inner_weights]
         for weights, own in zip(levels, self.convolutions, strict=True):
             weights.data = own.expand(*own.shape[:-3], *weights.shape).clone()
         result.root_weights.data = self.root_weights[..., output].clone()
         return result
-
-
-def _leaf_mean(levels: int | None, width: int) -> Tensor:
-    """Return leaf weights that give 1 in every channel, whatever the pixel."""
-    if levels is None:
-        return torch.stack([torch.ones(width), torch.zeros(width)])
-    return torch.ones(levels, width)
-
-
-def _pass_on(inputs: int, outputs: int) -> Tensor:
-    """Return a matrix that passes each output one of the inputs, in turn."""
-    return torch.eye(inputs)[:, torch.arange(outputs) % inputs]

@@ -3,7 +3,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.measures.separation_rank import _sampled_matrix, estimate_separation_rank
-from bench.models.arithmetic_circuit import ConvArithmeticCircuit
+from bench.models.arithmetic_circuit import CircuitConfig
 
 LEFT = torch.zeros(6, 6, dtype=torch.bool)
 LEFT[:, :3] = True
@@ -30,7 +30,7 @@ def images(count):
 
 
 def test_the_rank_of_a_circuit_is_at_most_its_width():
-    circuit = ConvArithmeticCircuit((2, 4), 2, 2, "adjacent", init_std=0.5).double()
+    circuit = CircuitConfig(width=2, arity=2, tree="adjacent").build((2, 4), 2, 1, 0).double()
     tensor = circuit.factorization().full_tensor().detach()
     assert torch.linalg.matrix_rank(tensor.reshape(16, 16)) == 2
     assert torch.linalg.matrix_rank(tensor.movedim((0, 2, 4, 6), (0, 1, 2, 3)).reshape(16, 16)) > 2

@@ -10,7 +10,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 
 from bench.core.errors import UserError
 from bench.core.seeding import generator
-from bench.models.arithmetic_circuit import ConvArithmeticCircuit
+from bench.models.arithmetic_circuit import CircuitConfig
 from bench.models.resnet import CompactResNetConfig
 from bench.regularizers import InputGradientChange, Patch, PatchChoice, RandomPatch
 from bench.regularizers.input_gradient_change import InputGradientChangeConfig, _alignment
@@ -147,7 +147,7 @@ def test_samples_without_a_gradient_count_zero_and_pull_at_nothing():
 
 
 def test_any_differentiable_network_will_do():
-    circuit = ConvArithmeticCircuit((4, 4), 3, levels=None, init_std=0.5)
+    circuit = CircuitConfig(width=3, features="affine").build((4, 4), 2, 1, 0)
     inputs = torch.rand(3, 1, 4, 4, generator=draw()).requires_grad_()
     regularizer = InputGradientChange(Patch(0, 0, 2, 2), Patch(2, 2, 2, 2))
     penalty = regularizer.evaluate(circuit, inputs, torch.zeros(3))[1]
