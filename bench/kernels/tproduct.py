@@ -46,6 +46,27 @@ def leading_tubal_subspace(tensor: Tensor, rank: int) -> Tensor:
     return from_fourier(left, length)[..., :rank, :]
 
 
+def tubal_principal_angle(first: Tensor, second: Tensor) -> Tensor:
+    """Return the sine of the largest principal angle between two tubal subspaces.
+
+    It is the spectral norm of ``first_perp^T * second`` [TUB, spectral phase]: the largest over the
+    Fourier slices, in which subspaces of equal dimension are compared one by one.
+
+    Parameters
+    ----------
+    first, second : Tensor
+        Shape (..., n, r, k), orthonormal columns under the t-product.
+
+    Returns
+    -------
+    Tensor
+        Shape (...): 0 for equal subspaces, 1 where a direction of one is orthogonal to the other.
+    """
+    base, other = to_fourier(first), to_fourier(second)
+    outside = other - base @ (base.mH @ other)
+    return torch.linalg.matrix_norm(outside, ord=2).amax(-1)
+
+
 def singular_tubes(tensor: Tensor) -> Tensor:
     """Return the singular tubes of a tensor of shape (..., n, m, k), shape (..., min(n, m), k)."""
     slices = to_fourier(tensor)

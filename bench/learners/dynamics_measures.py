@@ -11,10 +11,9 @@ from torch import Tensor, nn
 
 from bench.core.errors import require
 from bench.core.settings import resolve
-from bench.kernels.tproduct import leading_tubal_subspace
+from bench.kernels.tproduct import leading_tubal_subspace, tubal_principal_angle
 from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
-from bench.measures.subspaces import tubal_principal_angle
-from bench.measures.trajectories import expected_exponent, fit_growth_law
+from bench.measures.trajectories import fit_growth_law
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]
@@ -278,7 +277,8 @@ class Growth(Measure):
         exponents = self._exponents(curve)
         fitted = {"exponent": sum(exponents) / len(exponents)} if exponents else {}
         count = float(len(exponents))
-        return {"theory": expected_exponent(self.vectors), "components_fitted": count, **fitted}
+        theory = 2 - 2 / self.vectors
+        return {"theory": theory, "components_fitted": count, **fitted}
 
     def _exponents(self, curve: Curve) -> list[float]:
         columns = {

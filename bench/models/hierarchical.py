@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from itertools import chain, groupby
+from itertools import chain, groupby, islice
 from typing import ClassVar, Literal
 
 import torch
@@ -289,11 +289,8 @@ def _node_tensors(
 ) -> list[Tensor]:
     """Pool the nodes' tensors, each (..., entries, width), and mix them; equal windows at once."""
     children = iter(nodes)
-    windows = [
-        [next(children) for _ in range(group.arity)]
-        for group in groups
-        for _ in range(group.windows)
-    ]
+    arities = (group.arity for group in groups for _ in range(group.windows))
+    windows = [list(islice(children, arity)) for arity in arities]
     pooled: list[Tensor] = []
     for _, equal in groupby(windows, lambda window: [node.shape[-2] for node in window]):
         product = khatri_rao([torch.stack(child, -3) for child in zip(*equal, strict=True)])

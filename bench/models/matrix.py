@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, Positive, Settings, settings
-from bench.measures.balancedness import layer_differences
 
 
 @settings
@@ -99,8 +99,12 @@ class MatrixFactorization(nn.Module):
         return {"singular_value": torch.linalg.svdvals(self.full_tensor())}
 
     def conserved_differences(self) -> Tensor:
-        """Return what gradient flow conserves, shape (..., sum of squared inner widths) [NORM]."""
-        differences = layer_differences(list(self.factors))
+        """Return what gradient flow conserves, ``W_{l+1}^T W_{l+1} - W_l W_l^T`` [NORM].
+
+        Shape (..., sum of squared inner widths), one pair of neighboring factors after the other.
+        """
+        pairs = pairwise(self.factors)
+        differences = [after.mT @ after - before @ before.mT for before, after in pairs]
         return torch.cat([difference.flatten(-2) for difference in differences], -1)
 
 

@@ -5,8 +5,13 @@ import torch
 from scipy.linalg import subspace_angles
 
 from bench.core.seeding import generator
-from bench.kernels.tproduct import from_fourier, leading_tubal_subspace, t_gram, to_fourier
-from bench.measures.subspaces import tubal_principal_angle
+from bench.kernels.tproduct import (
+    from_fourier,
+    leading_tubal_subspace,
+    t_gram,
+    to_fourier,
+    tubal_principal_angle,
+)
 
 
 def normal(*shape, seed=0):
