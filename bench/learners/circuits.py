@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.core.cell import Cell
@@ -184,9 +184,6 @@ class Circuits(NetworkLearner):
 
     validated = ("train", "test")
     network: ConvArithmeticCircuit
-    classes: Tensor
-    losses: Tensor
-    last_finite_losses: Tensor
 
     def __init__(self, cells: Sequence[Cell], parts: Mapping[str, Part]) -> None:
         data: ImageData = cells[0].data
@@ -199,11 +196,11 @@ class Circuits(NetworkLearner):
         work = self.network.width * len(cells) * data.batch_size * data.pixels
         self.single_threaded = work < ONE_THREAD_WORK
         train = parts["train"]
-        self.register_buffer("classes", train.classes)
+        self.classes = nn.Buffer(train.classes)
         labels = train.problem_labels(EVERYTHING)
         self.constant_errors = self.loss.constant_errors(labels, train.classes).tolist()
-        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
-        self.register_buffer("last_finite_losses", self.losses.clone())
+        self.losses = nn.Buffer(torch.full((len(cells),), torch.nan))
+        self.last_finite_losses: Tensor = nn.Buffer(self.losses.clone())
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer with one group per level, and its schedule."""
@@ -219,9 +216,11 @@ class Circuits(NetworkLearner):
             return {"optimizer": made}
         steps = self.trainer.estimated_stepping_batches
         rise = max(LEAST_WARM_UP, WARM_UP * steps)
-        schedule = LambdaLR(
-            made, lambda step: max(0.0, 1 - step / steps) * min(1.0, (step + 1) / rise)
-        )
+
+        def share(step: int) -> float:
+            return max(0.0, 1 - step / steps) * min(1.0, (step + 1) / rise)
+
+        schedule = LambdaLR(made, share)
         return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def images(self, pixels: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What dynamics runs can measure while they train, by the names used in `learner.measures`."""
 
 import math
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
@@ -109,7 +110,7 @@ class LearnedNorms(Measure):
     def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a model with more norms than the target's rank."""
         fewest = min(len(norms) for norms in model.learned_norms().values())
-        expected = "a wider model: more components, tubes or values than the target's rank"
+        expected = "a wider model, with more components, tubes or values than the target's rank"
         return fewest > data.rank, f"{expected}, not {fewest}"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
@@ -223,11 +224,8 @@ class TubalAngles(Measure):
             return {"aligned_at": math.nan, "half_error_at": half}
         level = rising["angle_to_projection"] + 0.1
         aligned = next(p["iteration"] for p in curve if p["angle_to_projection"] <= level)
-        return {
-            "aligned_at": aligned,
-            "half_error_at": half,
-            "angle_when_growing": rising["angle_to_target"],
-        }
+        growing = rising["angle_to_target"]
+        return {"aligned_at": aligned, "half_error_at": half, "angle_when_growing": growing}
 
 
 class ConservedDifferences(Measure):
@@ -339,13 +337,7 @@ def measure_class(name: str) -> type[Measure]:
     return found
 
 
-MEASURES: dict[str, type[Measure]] = {
-    "errors": Errors,
-    "learned_norms": LearnedNorms,
-    "node_ranks": NodeRanks,
-    "unobserved_entry": UnobservedEntry,
-    "tubal_angles": TubalAngles,
-    "conserved_differences": ConservedDifferences,
-    "growth": Growth,
-    "rank_one_distance": RankOneDistance,
+# By the names of the classes, in lower case with underscores.
+MEASURES = {
+    re.sub(r"\B(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in Measure.__subclasses__()
 }

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from bench.core.cell import Cell
-from bench.core.errors import UserError, require
+from bench.core.errors import UserError
 from bench.core.seeding import derive_seed, generator
 from bench.core.settings import Factory
 from bench.core.status import Status
 from bench.learners.base import Hook, RunLog
-from bench.learners.interval import require_count, require_optimizer
+from bench.learners.interval import device_of, require_count, require_optimizer
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -112,11 +112,7 @@ class NetworkLearner(LightningModule, ABC):
     sums: Tensor  # over an epoch so far: of what `penalized` gets, and of the penalty
 
     def __init__(
-        self,
-        cells: Sequence[Cell],
-        parts: Mapping[str, Any],
-        batch_size: int,
-        order_seed: int,
+        self, cells: Sequence[Cell], parts: Mapping[str, Any], batch_size: int, order_seed: int
     ) -> None:
         super().__init__()
         self.run_log = RunLog(cells)
@@ -358,9 +354,7 @@ def check_trainers(cells: Sequence[Cell]) -> None:
     for optimizer in {cell.optimizer for cell in cells}:
         require_optimizer(optimizer)
     for trainer, cell in {cell.trainer: cell for cell in cells}.items():
-        devices = cell.execution.trainer.get("devices", 1)
-        one = devices in (1, "1", "auto", [0])
-        require(one, f"trainer.devices={devices}", "one device", "set sweep.jobs to use several")
+        device_of(cell)
         for name in ("max_epochs", "max_steps"):
             if trainer.arguments.get(name) is not None:
                 require_count(f"trainer.{name}", trainer.arguments[name])

@@ -168,14 +168,12 @@ class NetworkClassifier(NetworkLearner):
         The images called ``"train"`` and ``"test"``.
     """
 
-    perfect_epochs: Tensor
-
     def __init__(self, cell: Cell, parts: Mapping[str, LabeledPart]) -> None:
         super().__init__([cell], parts, cell.learner.batch_size, cell.seed)
         # Convolutions and batch normalization are faster so; the images come alike.
         network = cell.learner.module(cell)
         self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore
-        self.register_buffer("perfect_epochs", torch.tensor(0))  # in a row
+        self.perfect_epochs: Tensor = nn.Buffer(torch.tensor(0))  # in a row
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer that the configuration names."""
