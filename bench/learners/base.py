@@ -68,11 +68,11 @@ class RunLog:
 
     def ended(self, losses: Tensor, converged: Tensor) -> dict[int, Status]:
         """Return how cells ended of those that trained, given tensors of shape (cells,)."""
-        finite, converged_too = losses.isfinite().tolist(), converged.tolist()
+        finite, done = losses.isfinite().tolist(), converged.tolist()
         return {
             index: Status.CONVERGED if finite[index] else Status.DIVERGED
             for index in self.training()
-            if converged_too[index] or not finite[index]
+            if done[index] or not finite[index]
         }
 
     def mean_loss(self, losses: Tensor) -> float:

@@ -312,7 +312,7 @@ def test_a_measure_is_found_by_its_dotted_name(monkeypatch):
         (
             "hierarchical",
             "model.width=2",
-            "more components, tubes or values than the target's rank",
+            "values than the target's rank",
         ),
         ("tensor", "learner.measures=[speed]", "learner.measures"),
         ("tensor", "learner.measures=[nowhere.Speed]", "learner.measures"),
