@@ -88,6 +88,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    def __getitem__(self, samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Return pixels, shape (batch, pixels), and labels, shape (problems, batch), of samples."""
+        samples = samples.to(self.inputs.device)
+        return self.inputs[samples], self.problem_labels(EVERYTHING, samples)
+
     def to(self, device: torch.device) -> "Part":
         """Return the same samples on a device."""
         return Part(*(getattr(self, field.name).to(device) for field in fields(self)))

@@ -12,7 +12,7 @@ from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, NonNegative, Positive, settings
 from bench.kernels.khatri_rao import khatri_rao
-from bench.kernels.tproduct import t_gram, t_svd, t_transpose
+from bench.kernels.tproduct import leading_tubal_subspace, t_gram, t_transpose
 
 
 @settings
@@ -95,7 +95,9 @@ class TargetConfig:
         """Return a target, float64."""
         if self.family == "tubal":
             size, _, tube_length = self.mode_dims
-            tensor = t_gram(t_svd(_normal(rng, size, self.rank, tube_length)).left)
+            tensor = t_gram(
+                leading_tubal_subspace(_normal(rng, size, self.rank, tube_length), self.rank)
+            )
         elif self.family == "hierarchical":
             tensor = _hierarchical_tensor(self.mode_dims, self.rank, self.orthonormal, rng)
         else:

@@ -10,8 +10,6 @@ from functools import reduce
 
 from torch import Tensor
 
-from bench.core.errors import require
-
 
 def khatri_rao(matrices: Sequence[Tensor]) -> Tensor:
     """Return the column-wise Kronecker product of matrices, the first one's rows varying slowest.
@@ -46,7 +44,6 @@ def cp_full_tensor(factors: Tensor) -> Tensor:
         Shape (..., mode_dim, ..., mode_dim), with `order` modes.
     """
     *leading, order, mode_dim, _ = factors.shape
-    require(order >= 2, f"a full tensor of order {order}", "an order of at least 2")
     modes = factors.unbind(-3)
     first, second = khatri_rao(modes[: order // 2]), khatri_rao(modes[order // 2 :])
     return (first @ second.mT).reshape(*leading, *[mode_dim] * order)

@@ -12,8 +12,7 @@ one factor a pixel. Seen as matrices this is a product with a matrix that a gram
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import product
+from itertools import groupby, product
 from typing import NamedTuple
 
 import numpy as np
@@ -181,6 +180,9 @@ class Block:
         return code
 
 
+CodedBlock = tuple[Block, NDArray[np.int32]]  # with the code of each image
+
+
 class Dictionary:
     """Frequent patterns of training images.
 
@@ -225,7 +227,6 @@ class Dictionary:
             return batch_size * (look_ups + STRIPE_COST * stripes) + ROW_COST * rows
 
         blocks = min((found for found in candidates if found), key=cost)
-        self.look_ups = sum(block.look_ups for block in blocks) / len(some)
         self.stripes = _stripes(blocks, levels, stripe_rows)
         self.patterns = self._number()
 
@@ -251,16 +252,6 @@ class Dictionary:
             *np.ascontiguousarray(np.array(starts, dtype=np.int32).T),
             np.array(parts, dtype=np.uint16).reshape(-1, 2),
         )
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are in all stripes."""
-        return int(self.patterns.row_starts[-1])
-
-    @cached_property
-    def most_rows(self) -> int:
-        """How many rows the largest stripe has."""
-        return int(np.diff(self.patterns.row_starts).max())
 
     def encode(self, images: NDArray[np.uint8]) -> TokenLists:
         """Return the rows that images of shape (samples, pixels), uint8, select."""
@@ -295,16 +286,12 @@ def without_blank(images: NDArray[np.uint8], blank: NDArray[np.uint8]) -> NDArra
     return np.where(images == blank, 0, images + (images < blank)).astype(np.uint8)
 
 
-def _grid(order: int) -> tuple[int, int]:
-    """Return the height and width of images: square if they can be, else in one line."""
-    side = math.isqrt(order)
-    return (side, side) if side**2 == order else (1, order)
-
-
 def _blocks(
     codes: NDArray[np.uint8], levels: int, shape: tuple[int, int], least: int
 ) -> list[Block] | None:
-    """Return the blocks of a grid, or None if some would have too many patterns.
+    """Return the blocks of images, or None if some would have too many patterns.
+
+    The images are square if they can be, else in one line.
 
     Parameters
     ----------
@@ -315,11 +302,12 @@ def _blocks(
     least : int
         How often a pattern must occur to be merged.
     """
-    height, width = _grid(codes.shape[1])
+    side, order = math.isqrt(codes.shape[1]), codes.shape[1]
+    height, width = (side, side) if side**2 == order else (1, order)
     columns = np.ascontiguousarray(codes.T).astype(np.int32)
-    grid = np.arange(height * width).reshape(height, width)
+    grid = np.arange(order).reshape(height, width)
 
-    def block(pixels: NDArray[np.int64]) -> tuple[Block, NDArray[np.int32]] | None:
+    def block(pixels: NDArray[np.int64]) -> CodedBlock | None:
         """Return a block and the images' codes."""
         if pixels.size == 1:
             own = columns[pixels.item()]
@@ -327,21 +315,16 @@ def _blocks(
         axis = int(pixels.shape[1] > pixels.shape[0])
         middle = (pixels.shape[axis] + 1) // 2
         first, second = map(block, np.split(pixels, [middle], axis))
-        return _merge(*first, *second, least) if first and second else None
+        return _merge(first, second, least) if first and second else None
 
     corners = product(range(0, height, shape[0]), range(0, width, shape[1]))
     found = [block(grid[y : y + shape[0], x : x + shape[1]]) for y, x in corners]
     return [one[0] for one in found if one] if all(found) else None
 
 
-def _merge(
-    first: Block,
-    first_codes: NDArray[np.int32],
-    second: Block,
-    second_codes: NDArray[np.int32],
-    least: int,
-) -> tuple[Block, NDArray[np.int32]] | None:
+def _merge(one: CodedBlock, other: CodedBlock, least: int) -> CodedBlock | None:
     """Return two blocks as one with the images' codes; None for too many pairs of codes."""
+    (first, first_codes), (second, second_codes) = one, other
     shape = first.count + 2, second.count + 2
     if math.prod(shape) > MOST_PAIRS:
         return None
@@ -365,10 +348,8 @@ def _stripes(blocks: Sequence[Block], levels: int, stripe_rows: int) -> list[lis
     count = math.ceil(sum(sizes) / stripe_rows)
     ends = np.cumsum(sizes)
     places = np.minimum((ends - 1) * count // ends[-1], count - 1)
-    stripes = [
-        [b for b, place in zip(blocks, places, strict=True) if place == i] for i in range(count)
-    ]
-    return [stripe for stripe in stripes if stripe]
+    stripes = groupby(zip(places, blocks, strict=True), lambda pair: pair[0])
+    return [[block for _, block in stripe] for _, stripe in stripes]
 
 
 @njit(cache=True, nogil=True)

@@ -20,7 +20,7 @@ divided by a factor that may be small.
 """
 
 import math
-from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -91,12 +91,11 @@ def tile(ranks: NDArray[np.int64]) -> Tiling:
     groups: list[list[int]] = []
     for predictor in np.argsort(-ranks, kind="stable").tolist():
         lanes = [predictor] * int(ranks[predictor])
-        roomy = (group for group in groups if -len(group) % LANES >= len(lanes))
-        group = next(roomy, None)
-        if group is None:
-            groups.append(lanes)
+        roomy = [group for group in groups if -len(group) % LANES >= len(lanes)]
+        if roomy:
+            roomy[0].extend(lanes)
         else:
-            group += lanes
+            groups.append(lanes)
     for group in groups:
         group += [-1] * (-len(group) % LANES)
     owners = np.array([owner for group in groups for owner in group] + [-1], dtype=np.int64)
@@ -160,7 +159,8 @@ class Workspace(NamedTuple):
 
 def workspace(dictionary: Dictionary, tiles: int, batch: int) -> Workspace:
     """Return room for groups of so many tiles and batches of so many samples at most."""
-    rows, entries = dictionary.most_rows, dictionary.order * dictionary.levels
+    rows = int(np.diff(dictionary.patterns.row_starts).max())
+    entries = dictionary.order * dictionary.levels
 
     def empty(*shape: int, dtype: torch.dtype = torch.float64) -> NDArray:
         return torch.empty(*shape, LANES, dtype=dtype).numpy()
@@ -189,10 +189,6 @@ def adam_constants(step: int, rate: float) -> tuple[np.float32, ...]:
     size, root_scale = rate / first_bias, 1 / math.sqrt(second_bias)
     numbers = first, 1 - first, second, 1 - second, size, root_scale, ADAM_EPSILON
     return tuple(map(np.float32, numbers))
-
-
-# What leaves the gradient in the first moment, and the factors as they are.
-GRADIENT_ALONE = tuple(map(np.float32, (0, 1, 0, 0, 0, 0, 1)))
 
 
 # ---- values -------------------------------------------------------------------------------------
@@ -593,12 +589,8 @@ def _differentiate_lane(inputs, factors, slopes, gradient):
 def _take_step(state, begin, gradient, adam):
     """Update a tile whose factors begin at row `begin`, as torch.optim.Adam does."""
     factors, first_moments, second_moments = state
-    keep_first, add_first, keep_second, add_second = (
-        fill(adam[0]),
-        fill(adam[1]),
-        fill(adam[2]),
-        fill(adam[3]),
-    )
+    keep_first, add_first = fill(adam[0]), fill(adam[1])
+    keep_second, add_second = fill(adam[2]), fill(adam[3])
     size, root_scale, epsilon = fill(adam[4]), fill(adam[5]), fill(adam[6])
     for row in range(len(gradient)):
         slope, place = load(gradient, row), begin + row
@@ -661,9 +653,8 @@ def total_errors(predictions, targets, unit, most, totals):
         totals[predictor] = total
 
 
-def shares(tiling: Tiling, threads: int) -> Iterator[tuple[int, int]]:
+def shares(tiling: Tiling, threads: int) -> list[tuple[int, int]]:
     """Divide the groups into one run for each thread; nothing computed depends on it."""
     groups = len(tiling.tile_starts) - 1
     threads = max(1, min(threads, groups))
-    for i in range(threads):
-        yield groups * i // threads, groups * (i + 1) // threads
+    return list(pairwise(groups * i // threads for i in range(threads + 1)))

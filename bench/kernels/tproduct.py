@@ -5,33 +5,8 @@ multiply by circular convolution. The discrete Fourier transform along the tubes
 into k matrix products; for real tensors k // 2 + 1 of them determine the rest.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
-
-class TSVD(NamedTuple):
-    """The factors of ``tensor = left * D * t_transpose(right)``, D with the tubes on its diagonal.
-
-    Attributes
-    ----------
-    left : Tensor
-        Shape (..., n, p, k) with p = min(n, m); orthonormal columns under the t-product.
-    tubes : Tensor
-        Shape (..., p, k): the singular tubes, their norms falling.
-    right : Tensor
-        Shape (..., m, p, k); orthonormal columns under the t-product.
-    """
-
-    left: Tensor
-    tubes: Tensor
-    right: Tensor
-
-
-def t_product(first: Tensor, second: Tensor) -> Tensor:
-    """Multiply tensors of shapes (..., n, p, k) and (..., p, m, k) into one of (..., n, m, k)."""
-    return from_fourier(to_fourier(first) @ to_fourier(second), first.shape[-1])
 
 
 def t_gram(tensor: Tensor) -> Tensor:
@@ -46,24 +21,50 @@ def t_transpose(tensor: Tensor) -> Tensor:
     return torch.cat([transposed[..., :1], transposed[..., 1:].flip(-1)], dim=-1)
 
 
-def t_svd(tensor: Tensor) -> TSVD:
-    """Return the singular value decomposition under the t-product [TUB, preliminaries].
+def leading_tubal_subspace(tensor: Tensor, rank: int) -> Tensor:
+    """Return the first left singular slices under the t-product [TUB, preliminaries].
 
     Parameters
     ----------
     tensor : Tensor
         Shape (..., n, m, k), real.
+    rank : int
+        How many slices, at most min(n, m).
+
+    Returns
+    -------
+    Tensor
+        Shape (..., n, rank, k), orthonormal columns under the t-product.
     """
     slices, length = to_fourier(tensor), tensor.shape[-1]
-    left, values, right = torch.linalg.svd(slices, full_matrices=False)
+    left = torch.linalg.svd(slices, full_matrices=False).U
     # Slices of frequency 0 and k/2 are real, but complex routines may turn the phase of their
     # singular vectors, and the inverse transform would drop the imaginary parts.
     real = torch.tensor([0] if length % 2 else [0, length // 2], device=tensor.device)
-    real_left, _, real_right = torch.linalg.svd(slices[..., real, :, :].real, full_matrices=False)
+    real_left = torch.linalg.svd(slices[..., real, :, :].real, full_matrices=False).U
     left[..., real, :, :] = real_left.to(left.dtype)
-    right[..., real, :, :] = real_right.to(right.dtype)
-    tubes = torch.fft.irfft(values.to(slices.dtype).mT, n=length)
-    return TSVD(from_fourier(left, length), tubes, from_fourier(right.mH, length))
+    return from_fourier(left, length)[..., :rank, :]
+
+
+def tubal_principal_angle(first: Tensor, second: Tensor) -> Tensor:
+    """Return the sine of the largest principal angle between two tubal subspaces.
+
+    It is the spectral norm of ``first_perp^T * second`` [TUB, spectral phase]: the largest over the
+    Fourier slices, in which subspaces of equal dimension are compared one by one.
+
+    Parameters
+    ----------
+    first, second : Tensor
+        Shape (..., n, r, k), orthonormal columns under the t-product.
+
+    Returns
+    -------
+    Tensor
+        Shape (...): 0 for equal subspaces, 1 where a direction of one is orthogonal to the other.
+    """
+    base, other = to_fourier(first), to_fourier(second)
+    outside = other - base @ (base.mH @ other)
+    return torch.linalg.matrix_norm(outside, ord=2).amax(-1)
 
 
 def singular_tubes(tensor: Tensor) -> Tensor:

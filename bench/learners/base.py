@@ -66,6 +66,19 @@ class RunLog:
         """Return the indices of the cells that have not ended."""
         return [index for index, outcome in enumerate(self.outcomes) if outcome is None]
 
+    def ended(self, losses: Tensor, converged: Tensor) -> dict[int, Status]:
+        """Return how cells ended of those that trained, given tensors of shape (cells,)."""
+        finite, done = losses.isfinite().tolist(), converged.tolist()
+        return {
+            index: Status.CONVERGED if finite[index] else Status.DIVERGED
+            for index in self.training()
+            if done[index] or not finite[index]
+        }
+
+    def mean_loss(self, losses: Tensor) -> float:
+        """Return the mean of the losses, shape (cells,), of the cells that train."""
+        return float(losses[self.training()].mean())
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as plain values and tensors."""
         return {

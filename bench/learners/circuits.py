@@ -2,8 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,7 +19,7 @@ from bench.learners.network import Batch, NetworkLearner, check_trainers, is_reg
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
-from bench.regularizers import PatchSampler, RandomPatch
+from bench.regularizers import RandomPatch
 from data_prep.images import ImageData
 from data_prep.one_versus_all import (
     EVERYTHING,
@@ -83,42 +82,34 @@ class CircuitsConfig(LearnerConfig):
         for cell in cells:
             given = f"{cell.data.name} of shape {cell.data.image_shape} with learner={self.name}"
             require(len(cell.data.image_shape) == 2, given, "images of one channel")
-            require(
-                self.objective == "one_class" or cell.data.target_class == 0,
-                f"data.target_class={cell.data.target_class} with learner.objective=all_classes",
-                "0, as one predictor tells all classes apart",
-                "set classes=[0]",
-            )
+            target = cell.data.target_class
+            given = f"data.target_class={target} with learner.objective=all_classes"
+            expected = "0, as one predictor tells all classes apart"
+            fits = self.objective == "one_class" or target == 0
+            require(fits, given, expected, "set classes=[0]")
             if is_regularized(cell):
                 self._check_patches(cell.data)
         check_trainers(cells)
 
     def _check_patches(self, data: ImageData) -> None:
-        height, width = data.image_shape
-        size, distance = self._patch_sizes(data)
+        (height, width), (_, second) = data.image_shape, self.patches(data)
+        size, distance = second.size, second.distance
         room = (min(height, width) - size + 1) // 2 - size  # beside a first patch in the middle
-        require(
-            distance <= room,
-            f"learner.patch_size={size} and learner.patch_distance={distance} in images of "
-            f"{height} x {width}",
-            "two patches inside the image, wherever the first lies",
-            "lower the size or the distance",
-        )
-        require(
-            data.batch_size > 1 and data.counts["train"] % data.batch_size != 1,
-            f"data.batch_size={data.batch_size} with a regularizer",
-            "batches of at least 2 samples, as each takes a patch from the next",
-            f"choose one that does not leave a single one of {data.counts['train']} samples",
-        )
+        given = f"learner.patch_size={size} and learner.patch_distance={distance} in images of "
+        expected = "two patches inside the image, wherever the first lies"
+        hint = "lower the size or the distance"
+        require(distance <= room, f"{given}{height} x {width}", expected, hint)
+        samples, batch = data.counts["train"], data.batch_size
+        given = f"data.batch_size={batch} with a regularizer"
+        expected = "batches of at least 2 samples, as each takes a patch from the next"
+        hint = f"choose one that does not leave a single one of {samples} samples"
+        require(batch > 1 and samples % batch != 1, given, expected, hint)
 
-    def _patch_sizes(self, data: ImageData) -> tuple[int, int]:
+    def patches(self, data: ImageData) -> tuple[RandomPatch, RandomPatch]:
+        """Return the regularizer's patches A and B."""
         side = min(data.image_shape)
         size = max(1, side // 4) if self.patch_size is None else self.patch_size
-        return size, side // 8 if self.patch_distance is None else self.patch_distance
-
-    def patches(self, data: ImageData) -> tuple[PatchSampler, PatchSampler]:
-        """Return the regularizer's patches A and B."""
-        size, distance = self._patch_sizes(data)
+        distance = side // 8 if self.patch_distance is None else self.patch_distance
         return RandomPatch(size), RandomPatch(size, distance)
 
     def stack_key(self, cell: Cell) -> str:
@@ -147,9 +138,10 @@ class CircuitsConfig(LearnerConfig):
         """Return how many outputs a circuit has."""
         return 1 if self.objective == "one_class" else data.classes
 
-    def module(self, cell: Cell) -> nn.Module:
+    def module(self, cell: Cell) -> ConvArithmeticCircuit:
         """Return a freshly started circuit."""
-        return circuit_of(cell)
+        data = cell.data
+        return cell.model.build(data.image_shape, data.levels, self.outputs(data), cell.seed)
 
     def build(self, cells: Sequence[Cell]) -> "Circuits":
         """Return a learner of the cells."""
@@ -158,17 +150,11 @@ class CircuitsConfig(LearnerConfig):
         return Circuits(cells, parts)
 
 
-def circuit_of(cell: Cell) -> ConvArithmeticCircuit:
-    """Return a cell's freshly started circuit."""
-    data, outputs = cell.data, cell.learner.outputs(cell.data)
-    return cell.model.build(data.image_shape, data.levels, outputs, cell.seed)
-
-
 @lru_cache(maxsize=256)
 def _sizes(model: CircuitConfig, data: ImageData, outputs: int) -> tuple[int, int]:
     """Return the number of a circuit's parameters and of its channels."""
     circuit = model.build(data.image_shape, data.levels, outputs, 0)
-    return circuit.parameter_count, circuit.widths[0]
+    return circuit.parameter_count, circuit.width
 
 
 def level_rates(circuit: ConvArithmeticCircuit, learning_rate: float) -> list[float]:
@@ -179,29 +165,8 @@ def level_rates(circuit: ConvArithmeticCircuit, learning_rate: float) -> list[fl
     logarithm changes by the learning rate times the number of pixels: by `learning_rate`. A node
     above the leaves changes by as much as a leaf, and the linear output by `learning_rate` again.
     """
-    leaf = learning_rate / circuit.tree.order
-    *inner, root = circuit.widths
-    return [leaf, *(leaf / fan_in for fan_in in inner), learning_rate / root]
-
-
-@dataclass(frozen=True)
-class PixelBatches:
-    """The samples of a stack as batches of pixels, uint8, and of each predictor's labels."""
-
-    part: Part
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.part)
-
-    def __getitem__(self, indices: Tensor) -> Batch:
-        """Return pixels, shape (batch, pixels), and labels, shape (predictors, batch)."""
-        indices = indices.to(self.part.inputs.device)
-        return self.part.inputs[indices], self.part.problem_labels(EVERYTHING, indices)
-
-    def to(self, device: torch.device) -> "PixelBatches":
-        """Return the same samples on a device."""
-        return PixelBatches(self.part.to(device))
+    leaf, fan_in = learning_rate / circuit.tree.order, circuit.width
+    return [leaf, *[leaf / fan_in] * (circuit.tree.depth - 1), learning_rate / fan_in]
 
 
 class Circuits(NetworkLearner):
@@ -219,29 +184,23 @@ class Circuits(NetworkLearner):
 
     validated = ("train", "test")
     network: ConvArithmeticCircuit
-    classes: Tensor
-    losses: Tensor
-    last_finite_losses: Tensor
 
     def __init__(self, cells: Sequence[Cell], parts: Mapping[str, Part]) -> None:
         data: ImageData = cells[0].data
-        batches = {name: PixelBatches(part) for name, part in parts.items()}
-        patches = partial(cells[0].learner.patches, data)
-        super().__init__(cells, batches, patches, data.batch_size, data.order_seed)
+        super().__init__(cells, parts, data.batch_size, data.order_seed)
         self.data = data
         self.loss = LOSSES[self.cell.learner.objective]
-        circuits = [circuit_of(cell) for cell in cells]
+        circuits = [self.cell.learner.module(cell) for cell in cells]
         self.stacked = len(circuits) > 1
         self.network = stack_replicates(circuits) if self.stacked else circuits[0]
-        work = self.network.widths[0] * len(cells) * data.batch_size * data.pixels
+        work = self.network.width * len(cells) * data.batch_size * data.pixels
         self.single_threaded = work < ONE_THREAD_WORK
         train = parts["train"]
-        self.register_buffer("classes", train.classes)
+        self.classes = nn.Buffer(train.classes)
         labels = train.problem_labels(EVERYTHING)
         self.constant_errors = self.loss.constant_errors(labels, train.classes).tolist()
-        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
-        self.register_buffer("last_finite_losses", self.losses.clone())
-        self.penalty = 0.0
+        self.losses = nn.Buffer(torch.full((len(cells),), torch.nan))
+        self.last_finite_losses: Tensor = nn.Buffer(self.losses.clone())
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Return the optimizer with one group per level, and its schedule."""
@@ -257,9 +216,11 @@ class Circuits(NetworkLearner):
             return {"optimizer": made}
         steps = self.trainer.estimated_stepping_batches
         rise = max(LEAST_WARM_UP, WARM_UP * steps)
-        schedule = LambdaLR(
-            made, lambda step: max(0.0, 1 - step / steps) * min(1.0, (step + 1) / rise)
-        )
+
+        def share(step: int) -> float:
+            return max(0.0, 1 - step / steps) * min(1.0, (step + 1) / rise)
+
+        schedule = LambdaLR(made, share)
         return {"optimizer": made, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def images(self, pixels: Tensor) -> Tensor:
@@ -269,43 +230,33 @@ class Circuits(NetworkLearner):
 
     def outputs(self, images: Tensor) -> Tensor:
         """Return every predictor's outputs, shape (predictors, batch) or (..., classes)."""
-        outputs = self.network(images)
+        return self._stacked(self.network(images))
+
+    def _stacked(self, outputs: Tensor) -> Tensor:
         return outputs if self.stacked else outputs.unsqueeze(0)
 
     def on_train_epoch_start(self) -> None:
         """Begin to add up losses and penalties."""
         super().on_train_epoch_start()
-        self.sums, self.penalties = torch.zeros_like(self.losses), torch.zeros_like(self.losses[0])
+        self.sums = self.losses.new_zeros(len(self.losses) + 1)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of the predictors' losses, with the regularizer's penalty."""
         pixels, labels = batch
-        penalty = None
+        images, due = self.images(pixels), self.penalty_due(batch_idx)
+        if due and self.network.levels:
+            images = self.network.one_hot(images)
         try:
-            if self.regularizer is not None and self.penalty_due(batch_idx):
-                images = self.images(pixels)
-                images = self.network.one_hot(images) if self.network.levels else images
-                outputs, penalty = self.regularizer.evaluate(self.network, images, labels[0].long())
-                outputs = outputs.unsqueeze(0)
-            else:
-                outputs = self.outputs(self.images(pixels))
+            outputs, penalty = self.evaluate(images, labels[0], due)
         except UserError as error:  # a network that vanishes in training is no mistake of a setting
             raise FloatingPointError(f"{error}; or lower optimizer.lr") from error
-        losses = self.loss.losses(outputs, labels, self.classes).mean(1)
-        # In place, as setting a module's attribute takes its time.
-        self.sums.add_(losses.detach() * len(pixels))
-        self.batch_sizes.append(len(pixels))
-        if penalty is None:
-            return losses.sum()
-        self.penalties.add_(penalty.detach() * self.every * len(pixels))
-        return losses.sum() + self.weight * penalty
+        losses = self.loss.losses(self._stacked(outputs), labels, self.classes).mean(1)
+        return self.penalized(losses.sum(), losses.detach(), penalty, len(pixels))
 
     def on_train_epoch_end(self) -> None:
         """Keep each predictor's mean loss."""
         super().on_train_epoch_end()
-        samples = sum(self.batch_sizes)
-        self.losses.copy_(self.sums / samples)
-        self.penalty = float(self.penalties / samples)
+        self.losses.copy_(self.means[:-1])
         self.last_finite_losses = self.losses.where(self.losses.isfinite(), self.last_finite_losses)
         self.log("train_loss", self.losses.mean())
 
@@ -317,7 +268,7 @@ class Circuits(NetworkLearner):
 
     def errors(self, name: str) -> Tensor:
         """Return each predictor's mean error on a part, shape (predictors,)."""
-        return self.totals[name] / len(self.parts[name])
+        return self.total(name) / len(self.parts[name])
 
     def on_validation_epoch_end(self) -> None:
         """Tell Lightning, for callbacks that monitor it."""
@@ -326,13 +277,7 @@ class Circuits(NetworkLearner):
 
     def ended(self) -> dict[int, Status]:
         """Return which predictors have converged or diverged of those that trained."""
-        finite = self.losses.isfinite().tolist()
-        converged = (self.losses < self.cell.learner.converged_below).tolist()
-        return {
-            index: Status.CONVERGED if finite[index] else Status.DIVERGED
-            for index in self.run_log.training()
-            if converged[index] or not finite[index]
-        }
+        return self.run_log.ended(self.losses, self.losses < self.cell.learner.converged_below)
 
     def measure(self, indices: Sequence[int], statuses: Mapping[int, Status]) -> None:
         """Log points, and the outcomes of the predictors that have ended."""
@@ -340,34 +285,27 @@ class Circuits(NetworkLearner):
         columns |= {f"{name}_error": self.errors(name).tolist() for name in self.validated}
         for index in indices:
             point = {name: values[index] for name, values in columns.items()}
-            point |= {"penalty": self.penalty} if self.regularizer is not None else {}
+            point |= {"penalty": float(self.means[-1])} if self.regularizer is not None else {}
             self.run_log.add_point(index, {"epoch": self.epochs_done, **point})
         # Those that have diverged are not measured.
         sound = [index for index, status in statuses.items() if status is not Status.DIVERGED]
-        found = {name: values.tolist() for name, values in self.measures(sound).items()}
+        found = self.measures(sound)
+        weights = self.network.state_dict().items()
         for index, status in statuses.items():
-            metrics = {**self.run_log.curves[index][-1], **self._constants(index)}
-            if status is Status.DIVERGED:
-                metrics["last_finite_loss"] = float(self.last_finite_losses[index])
-            else:
-                position = sound.index(index)
-                metrics |= {name: values[position] for name, values in found.items()}
-            self.run_log.end(index, Outcome(status, metrics, self._weights(index)))
-
-    def _constants(self, index: int) -> dict[str, float]:
-        return {
-            "constant_error": self.constant_errors[index],
-            "parameters": self.network.parameter_count,
-            "channels": self.network.widths[-1],
-        }
-
-    def _weights(self, index: int) -> dict[str, Tensor]:
-        named = {name: weights.detach().cpu() for name, weights in self.network.named_parameters()}
-        return {name: (w[index] if self.stacked else w).clone() for name, w in named.items()}
+            last = {"last_finite_loss": float(self.last_finite_losses[index])}
+            metrics = {
+                **self.run_log.curves[index][-1],
+                "constant_error": self.constant_errors[index],
+                "parameters": self.network.parameter_count,
+                "channels": self.network.width,
+                **found.get(index, last),
+            }
+            own = {name: (w[index] if self.stacked else w).cpu().clone() for name, w in weights}
+            self.run_log.end(index, Outcome(status, metrics, own))
 
     @torch.no_grad()
-    def measures(self, members: Sequence[int]) -> dict[str, Tensor]:
-        """Return what the theory speaks of, for some predictors, rising, shape (members,).
+    def measures(self, members: Sequence[int]) -> dict[int, dict[str, float]]:
+        """Return what the theory speaks of, for some predictors, rising.
 
         See `bench.measures.locality.locality`; and ``hierarchical_rank``, the greatest effective
         rank of a matricization at a node of the tree. Means over the outputs, if there are several.
@@ -381,22 +319,20 @@ class Circuits(NetworkLearner):
             select_replicates(circuits, chosen)
 
         def network(images: Tensor) -> Tensor:
-            outputs = circuits(self.images(images.flatten(1)))
-            outputs = outputs if self.stacked else outputs.unsqueeze(0)
+            outputs = self._stacked(circuits(self.images(images.flatten(1))))
             return outputs.movedim(1, 0).flatten(1)
 
-        part: Any = self.parts["test"]
-        found = locality(network, part.part.inputs.unflatten(1, self.data.image_shape))
-        means = {name: values.view(len(members), -1).mean(1) for name, values in found.items()}
-        ranks = [_hierarchical_rank(circuits, output) for output in range(circuits.outputs)]
-        return {**means, "hierarchical_rank": torch.stack(ranks).mean(0).view(len(members))}
+        found = locality(network, self.parts["test"].inputs.unflatten(1, self.data.image_shape))
+        columns = {name: values.view(len(members), -1).mean(1) for name, values in found.items()}
+        ranks = [
+            torch.stack([*circuits.factorization(output).effective_ranks().values()]).amax(0)
+            for output in range(circuits.outputs)
+        ]
+        columns["hierarchical_rank"] = torch.stack(ranks).mean(0).view(len(members))
+        rows = torch.stack([values.double() for values in columns.values()], 1).tolist()
+        metrics = [dict(zip(columns, row, strict=True)) for row in rows]
+        return dict(zip(members, metrics, strict=True))
 
     def progress(self) -> tuple[float, float]:
         """Return the share of epochs done and the mean loss of the predictors still training."""
-        losses = self.losses[self.run_log.training()].tolist()
-        return self.share_done(), sum(losses) / len(losses) if losses else float("nan")
-
-
-def _hierarchical_rank(circuit: ConvArithmeticCircuit, output: int) -> Tensor:
-    ranks = circuit.factorization(output).effective_ranks()
-    return torch.stack(list(ranks.values())).amax(0)
+        return self.share_done(), self.run_log.mean_loss(self.losses)

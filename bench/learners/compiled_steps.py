@@ -68,7 +68,7 @@ class CompiledSteps:
                 self._room[key] = tiles.workspace(dictionary, largest, self.batch_size)
             kernel(inputs, state, tiling, groups, self._room[key], outputs.numpy(), *others)
 
-        runs = list(tiles.shares(tiling, torch.get_num_threads()))
+        runs = tiles.shares(tiling, torch.get_num_threads())
         if len(runs) == 1:
             run(0, runs[0])
         else:
@@ -76,23 +76,13 @@ class CompiledSteps:
                 list(pool.map(run, range(len(runs)), runs))
         return outputs[:, : len(indices)]
 
-    def _descend(self, block: CPBlock, indices: Tensor, targets: Tensor, adam: object) -> Tensor:
-        state = tuple(map(_rows, (block.tiled, block.first_moments, block.second_moments)))
-        losses = torch.empty(len(block.members), dtype=torch.float64)
-        last = targets.numpy(), adam, losses.numpy()
-        self._run(tiles.descend, state, block, "train", indices.numpy(), *last)
-        return losses
-
     def step(self, block: CPBlock, indices: Tensor, targets: Tensor, rate: float) -> Tensor:
         """Take a step of Adam; return the losses before it, shape (predictors,), float64."""
-        adam = tiles.adam_constants(int(block.steps), rate)
-        return self._descend(block, indices, targets, adam)
-
-    def gradient(self, block: CPBlock, indices: Tensor, targets: Tensor) -> Tensor:
-        """Return the gradient of the sum of losses, shape (components, levels, pixels)."""
-        copy = block.select(torch.ones_like(block.members, dtype=torch.bool))
-        self._descend(copy, indices, targets, tiles.GRADIENT_ALONE)
-        return copy.components(copy.first_moments)
+        state = tuple(map(_rows, (block.tiled, block.first_moments, block.second_moments)))
+        losses = torch.empty(len(block.members), dtype=torch.float64)
+        last = targets.numpy(), tiles.adam_constants(int(block.steps), rate), losses.numpy()
+        self._run(tiles.descend, state, block, "train", indices.numpy(), *last)
+        return losses
 
     def predict(self, block: CPBlock, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
         """Return what `CPBlock.forward` does, for samples of a part."""

@@ -370,18 +370,13 @@ class ReplicateState(nn.Module):
         Shape (replicates,): the loss at the last check.
     """
 
-    members: Tensor
-    patience: Tensor
-    losses: Tensor
-    finite: Tensor
-
     def __init__(self, replicates: int, check_every: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.register_buffer("members", torch.arange(replicates))
-        self.register_buffer("patience", torch.zeros(replicates, dtype=torch.int64))
+        self.members: Tensor = nn.Buffer(torch.arange(replicates))
+        self.patience: Tensor = nn.Buffer(torch.zeros(replicates, dtype=torch.int64))
         losses = torch.full((replicates, check_every), torch.nan, dtype=dtype)
-        self.register_buffer("losses", losses)
-        self.register_buffer("finite", losses[:, 0].clone())
+        self.losses: Tensor = nn.Buffer(losses)
+        self.finite: Tensor = nn.Buffer(self.losses[:, 0].clone())
 
     def remember_finite(self, losses: Tensor) -> None:
         """Keep losses that are finite as those of the last check."""

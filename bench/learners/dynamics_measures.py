@@ -1,8 +1,9 @@
 """What dynamics runs can measure while they train, by the names used in `learner.measures`."""
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 from typing import Any, ClassVar
 
@@ -11,9 +12,9 @@ from torch import Tensor, nn
 
 from bench.core.errors import require
 from bench.core.settings import resolve
+from bench.kernels.tproduct import leading_tubal_subspace, tubal_principal_angle
 from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
-from bench.measures.subspaces import leading_tubal_subspace, tubal_principal_angle
-from bench.measures.trajectories import expected_exponent, fit_growth_law
+from bench.measures.trajectories import fit_growth_law
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]
@@ -45,24 +46,23 @@ class Measure(nn.Module, ABC):
         self.rank: int = data.rank
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
-        """Raise `UserError` unless a model and a problem have what is measured.
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
+        """Return whether a model, not stacked, and the settings of data have what is measured.
 
-        Parameters
-        ----------
-        model : nn.Module
-            A model, not stacked.
-        data : settings
-            What `configs/data/` says of the problem.
-        name : str
-            What `learner.measures` calls the measure, for the message.
+        Also return what is expected, for the message; a model that lacks `method` is refused first.
         """
-        require(
-            not cls.method or hasattr(model, cls.method),
-            f"learner.measures with {name} for a {type(model).__name__}",
-            f"a model with {cls.method}()",
-            f"leave {name} out of learner.measures",
-        )
+        return True, ""
+
+    @classmethod
+    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+        """Raise `UserError`, with the name of the measure, unless a model and data fit."""
+        hint = f"leave {name} out of learner.measures"
+        given = f"learner.measures with {name} for a {type(model).__name__}"
+        expected = f"a model with {cls.method}()"
+        require(not cls.method or hasattr(model, cls.method), given, expected, hint)
+        given += f" and a target of shape {list(data.mode_dims)} and rank {data.rank}"
+        fits, expected = cls.fits(model, data)
+        require(fits, given, expected, hint)
 
     @abstractmethod
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
@@ -106,25 +106,33 @@ class LearnedNorms(Measure):
     shown_beyond_rank = 2
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+    @torch.no_grad()
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a model with more norms than the target's rank."""
-        super().check(model, data, name)
-        with torch.no_grad():
-            fewest = min(len(norms) for norms in model.learned_norms().values())  # pyright: ignore
-        given = f"a model of {fewest} components, tubes or values for a target of rank {data.rank}"
-        require(fewest > data.rank, given, "more than the target's rank", "widen the model")
+        fewest = min(len(norms) for norms in model.learned_norms().values())
+        expected = "a wider model, with more components, tubes or values than the target's rank"
+        return fewest > data.rank, f"{expected}, not {fewest}"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the leading norms, `gap` and `numerical_rank`."""
-        columns, gaps, ranks = {}, [], []
-        for name, norms in model.learned_norms().items():
-            shown = min(self.rank + self.shown_beyond_rank, norms.shape[-1])
-            leading = norms.topk(shown).values
-            columns |= {f"{name}_{i}": leading[:, i - 1] for i in range(1, shown + 1)}
-            gaps.append(leading[:, self.rank - 1] / leading[:, self.rank])
-            ranks.append(numerical_rank(norms))
-        gap, rank = torch.stack(gaps).amin(0), torch.stack(ranks).amax(0)
+        falling = {
+            name: norms.sort(-1, descending=True).values
+            for name, norms in model.learned_norms().items()
+        }
+        columns = {
+            f"{name}_{i + 1}": norms[:, i]
+            for name, norms in falling.items()
+            for i in range(min(self.rank + self.shown_beyond_rank, norms.shape[-1]))
+        }
+        gap, rank = _gap_and_rank(falling.values(), self.rank)
         return {**columns, "gap": gap, "numerical_rank": rank}
+
+
+def _gap_and_rank(groups: Iterable[Tensor], rank: int) -> tuple[Tensor, Tensor]:
+    """Return the smallest gap after value number `rank`, and the largest numerical rank."""
+    pairs = [(values[:, rank - 1] / values[:, rank], numerical_rank(values)) for values in groups]
+    gaps, ranks = map(torch.stack, zip(*pairs, strict=True))
+    return gaps.amin(0), ranks.amax(0)
 
 
 class NodeRanks(Measure):
@@ -137,33 +145,25 @@ class NodeRanks(Measure):
     method = "matricization_singular_values"
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
-        """Ask for a factorization over a mode tree, and for a target of less than full rank."""
-        super().check(model, data, name)
-        given = f"learner.measures with {name} for a target of rank {data.rank}"
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
+        """Ask for a target of less than full rank."""
         most = min(data.mode_dims)
-        require(data.rank < most, given, f"a rank under {most}, the least mode dimension")
+        return data.rank < most, f"a rank under {most}, the least mode dimension"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the smallest gap and the largest rank of any node."""
         values = model.matricization_singular_values().values()
-        gaps = [of_node[:, self.rank - 1] / of_node[:, self.rank] for of_node in values]
-        ranks = [numerical_rank(of_node) for of_node in values]
-        return {
-            "node_gap": torch.stack(gaps).amin(0),
-            "node_rank": torch.stack(ranks).amax(0),
-        }
+        gap, rank = _gap_and_rank(values, self.rank)
+        return {"node_gap": gap, "node_rank": rank}
 
 
 class UnobservedEntry(Measure):
     """The entry that 2 x 2 completion leaves open, and the rank of the end matrix [NORM]."""
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a matrix of 2 x 2."""
-        shape = list(data.mode_dims)
-        given = f"learner.measures with {name} for the shape {shape}"
-        require(shape == [2, 2], given, "[2, 2]", "choose data=norms_or_rank")
+        return tuple(data.mode_dims) == (2, 2), "the shape [2, 2] of data=norms_or_rank"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the size of the entry, the determinant and the effective rank."""
@@ -191,23 +191,18 @@ class UnobservedEntry(Measure):
 class TubalAngles(Measure):
     """Principal angles of the learned tubal subspace in the two phases of training [TUB]."""
 
-    projected: Tensor
-    sought: Tensor
-
     def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
         super().__init__(model, problem, data)
         assert isinstance(problem.operator, InnerProducts)
         back = problem.operator.back_project(problem.values).view_as(problem.target)
-        self.register_buffer("projected", leading_tubal_subspace(back, self.rank))
-        self.register_buffer("sought", leading_tubal_subspace(problem.target, self.rank))
+        self.projected = nn.Buffer(leading_tubal_subspace(back, self.rank))
+        self.sought = nn.Buffer(leading_tubal_subspace(problem.target, self.rank))
 
     @classmethod
-    def check(cls, model: nn.Module, data: Any, name: str) -> None:
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a sensing problem of tubal rank."""
-        family, kind = data.target.family, data.measurements.kind
-        fits = family == "tubal" and kind != "entries"
-        given = f"learner.measures with {name} for a {family} target seen by {kind}"
-        require(fits, given, "a sensing problem with data.target.family=tubal")
+        fits = data.target.family == "tubal" and data.measurements.kind != "entries"
+        return fits, "a sensing problem with data.target.family=tubal"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return sines of angles to the operator's back-projection and to the target."""
@@ -229,23 +224,19 @@ class TubalAngles(Measure):
             return {"aligned_at": math.nan, "half_error_at": half}
         level = rising["angle_to_projection"] + 0.1
         aligned = next(p["iteration"] for p in curve if p["angle_to_projection"] <= level)
-        return {
-            "aligned_at": aligned,
-            "half_error_at": half,
-            "angle_when_growing": rising["angle_to_target"],
-        }
+        growing = rising["angle_to_target"]
+        return {"aligned_at": aligned, "half_error_at": half, "angle_when_growing": growing}
 
 
 class ConservedDifferences(Measure):
     """How far the quantities that gradient flow conserves have moved."""
 
-    start: Tensor
     method = "conserved_differences"
 
     def __init__(self, model: Any, problem: RecoveryProblem, data: Any) -> None:
         super().__init__(model, problem, data)
         with torch.no_grad():
-            self.register_buffer("start", model.conserved_differences())
+            self.start = nn.Buffer(model.conserved_differences())
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the largest change since the start."""
@@ -284,7 +275,8 @@ class Growth(Measure):
         exponents = self._exponents(curve)
         fitted = {"exponent": sum(exponents) / len(exponents)} if exponents else {}
         count = float(len(exponents))
-        return {"theory": expected_exponent(self.vectors), "components_fitted": count, **fitted}
+        theory = 2 - 2 / self.vectors
+        return {"theory": theory, "components_fitted": count, **fitted}
 
     def _exponents(self, curve: Curve) -> list[float]:
         columns = {
@@ -345,13 +337,7 @@ def measure_class(name: str) -> type[Measure]:
     return found
 
 
-MEASURES: dict[str, type[Measure]] = {
-    "errors": Errors,
-    "learned_norms": LearnedNorms,
-    "node_ranks": NodeRanks,
-    "unobserved_entry": UnobservedEntry,
-    "tubal_angles": TubalAngles,
-    "conserved_differences": ConservedDifferences,
-    "growth": Growth,
-    "rank_one_distance": RankOneDistance,
+# By the names of the classes, in lower case with underscores.
+MEASURES = {
+    re.sub(r"\B(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in Measure.__subclasses__()
 }

@@ -37,19 +37,15 @@ class IntervalLearner(nn.Module, ABC):
         The measurements and outcomes.
     device : torch.device
         Where the module and its data are; the CPU until `start`.
+    optimizer : Optimizer or None
+        That of `make_optimizer`, from `start` on.
     """
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         super().__init__()
         self.run_log = RunLog(cells)
         self.device = torch.device("cpu")
-        self._optimizer: Optimizer | None = None
-
-    @property
-    def optimizer(self) -> Optimizer:
-        """The optimizer, once the learner has started."""
-        assert self._optimizer is not None
-        return self._optimizer
+        self.optimizer: Any = None
 
     @abstractmethod
     def train_interval(self) -> None:
@@ -82,7 +78,7 @@ class IntervalLearner(nn.Module, ABC):
         self.device = device
         self.to(device)
         self.load_data()
-        self._optimizer = self.make_optimizer()
+        self.optimizer = self.make_optimizer()
 
     def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
         """Train until every cell has its outcome, on the device that the cells ask for.
@@ -117,7 +113,7 @@ class IntervalLearner(nn.Module, ABC):
         """Write plain values and tensors from which `fit` goes on, to the bit."""
         state = {
             "module": self.state_dict(),
-            "optimizer": self._optimizer and self._optimizer.state_dict(),
+            "optimizer": self.optimizer and self.optimizer.state_dict(),
             "log": self.run_log.state_dict(),
             "extra": self.extra_state(),
         }
@@ -135,9 +131,9 @@ class IntervalLearner(nn.Module, ABC):
         self.adopt(state["extra"])
         self.to(self.device)
         self.load_state_dict(state["module"])
-        self._optimizer = self.make_optimizer()
-        if self._optimizer is not None:
-            self._optimizer.load_state_dict(state["optimizer"])
+        self.optimizer = self.make_optimizer()
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
 
 
 def device_of(cell: Cell) -> torch.device:
@@ -190,6 +186,11 @@ def max_epochs(cell: Cell) -> int:
     message = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
     expected = f"max_epochs alone, as learner={cell.learner.name} trains without a Trainer"
     require(not given, message, expected)
-    whole = isinstance(epochs, int) and not isinstance(epochs, bool) and epochs >= 1
-    require(whole, f"trainer.max_epochs={epochs}", "an integer of at least 1")
+    require_count("trainer.max_epochs", epochs)
     return epochs
+
+
+def require_count(name: str, value: object) -> None:
+    """Raise `UserError` unless a value is an integer of at least 1."""
+    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    require(fits, f"{name}={value}", "an integer of at least 1")

@@ -3,7 +3,7 @@
 import ctypes
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,13 +16,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from bench.core.cell import Cell
-from bench.core.errors import UserError, require
+from bench.core.errors import UserError
 from bench.core.seeding import derive_seed, generator
 from bench.core.settings import Factory
 from bench.core.status import Status
 from bench.learners.base import Hook, RunLog
-from bench.learners.interval import require_optimizer
-from bench.regularizers import PatchSampler
+from bench.learners.interval import device_of, require_count, require_optimizer
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
@@ -92,8 +91,6 @@ class NetworkLearner(LightningModule, ABC):
     parts : dict of str to samples
         Those called ``"train"`` and ``"test"``: they have a length, give a whole batch when indexed
         by a tensor of shape (batch,), int64, and ``to(device)`` returns them on a device.
-    patches : callable
-        Returns the regularizer's patches A and B, for cells that have one.
     batch_size : int
         Samples per step.
     order_seed : int
@@ -112,14 +109,10 @@ class NetworkLearner(LightningModule, ABC):
     validated: ClassVar[tuple[str, ...]] = ("test",)
     single_threaded = False  # whether steps are so short that threads wait for each other
     network: nn.Module
+    sums: Tensor  # over an epoch so far: of what `penalized` gets, and of the penalty
 
     def __init__(
-        self,
-        cells: Sequence[Cell],
-        parts: Mapping[str, Any],
-        patches: Callable[[], tuple[PatchSampler, PatchSampler]],
-        batch_size: int,
-        order_seed: int,
+        self, cells: Sequence[Cell], parts: Mapping[str, Any], batch_size: int, order_seed: int
     ) -> None:
         super().__init__()
         self.run_log = RunLog(cells)
@@ -130,16 +123,37 @@ class NetworkLearner(LightningModule, ABC):
         self.batch_sizes: list[int] = []  # of an epoch, so far
         self.totals: dict[str, Tensor] = {}
         self.epochs_done = 0
+        self.means = torch.tensor([torch.nan])
         self.weight, self.every, self.regularizer = 0.0, 1, None
         if is_regularized(self.cell):
-            settings = self.cell.regularizer
+            settings, patches = self.cell.regularizer, self.cell.learner.patches(self.cell.data)
             self.every, self.weight = settings.every, settings.coefficient * settings.every
-            self.regularizer = settings.build(patches(), self.cell.seed)
+            self.regularizer = settings.build(patches, self.cell.seed)
 
     def penalty_due(self, batch_idx: int) -> bool:
         """Return whether the step of a batch is one with the regularizer."""
+        if self.regularizer is None:
+            return False
         before = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         return before % self.every == 0
+
+    def evaluate(self, images: Tensor, labels: Tensor, due: bool) -> tuple[Tensor, Tensor | None]:
+        """Return the network's outputs for a batch, and their penalty if it is due."""
+        if due and self.regularizer is not None:
+            return self.regularizer.evaluate(self.network, images, labels.long())
+        return self.network(images), None
+
+    def penalized(
+        self, loss: Tensor, means: Tensor, penalty: Tensor | None, samples: int
+    ) -> Tensor:
+        """Return a batch's loss with its penalty; add its means to what an epoch keeps."""
+        # In place, as setting a module's attribute takes its time.
+        self.sums[:-1].add_(means * samples)
+        self.batch_sizes.append(samples)
+        if penalty is None:
+            return loss
+        self.sums[-1].add_(penalty.detach() * self.every * samples)
+        return loss + self.weight * penalty
 
     @abstractmethod
     def score(self, batch: Batch, name: str) -> Tensor:
@@ -203,8 +217,9 @@ class NetworkLearner(LightningModule, ABC):
         self.batch_sizes.clear()
 
     def on_train_epoch_end(self) -> None:
-        """Count the epoch."""
+        """Count the epoch, and keep the means over its samples."""
         self.epochs_done = self.current_epoch + 1
+        self.means = self.sums / sum(self.batch_sizes)
 
     def on_validation_epoch_start(self) -> None:
         """Begin to add up."""
@@ -217,14 +232,15 @@ class NetworkLearner(LightningModule, ABC):
 
     @torch.no_grad()
     def total(self, name: str) -> Tensor:
-        """Return a part's score, summed over its samples, outside of Lightning's validation."""
-        precision = self.trainer.precision_plugin
-        self.network.eval()
-        with precision.val_step_context():
-            batches = (precision.convert_input(batch) for batch in self.loader(name))
-            total = sum(self.score(batch, name) for batch in batches)
-        self.network.train()
-        return torch.as_tensor(total)
+        """Return a part's score, summed over its samples: Lightning's, if it has just validated."""
+        if name not in self.totals:
+            precision = self.trainer.precision_plugin
+            self.network.eval()
+            with precision.val_step_context():
+                batches = (precision.convert_input(batch) for batch in self.loader(name))
+                self.totals[name] = torch.as_tensor(sum(self.score(b, name) for b in batches))
+            self.network.train()
+        return self.totals[name]
 
     def end_epoch(self) -> bool:
         """Measure if Lightning has validated or a cell has ended; return whether that is so."""
@@ -234,11 +250,7 @@ class NetworkLearner(LightningModule, ABC):
             statuses = dict.fromkeys(training, rest) | statuses
         if not (self.totals or statuses):
             return False
-        indices = training if self.totals else sorted(statuses)
-        for name in self.validated:
-            if name not in self.totals:
-                self.totals[name] = self.total(name)
-        self.measure(indices, statuses)
+        self.measure(training if self.totals else sorted(statuses), statuses)
         self.totals = {}
         self.trainer.should_stop |= not self.run_log.training()
         return True
@@ -341,14 +353,9 @@ def check_trainers(cells: Sequence[Cell]) -> None:
     """Raise `UserError` if a cell's optimizer or Trainer cannot be made, or would not train."""
     for optimizer in {cell.optimizer for cell in cells}:
         require_optimizer(optimizer)
-    for trainer, index in {cell.trainer: i for i, cell in enumerate(cells)}.items():
-        given = trainer.arguments
-        devices = cells[index].execution.trainer.get("devices", 1)
-        one = devices in (1, "1", "auto", [0])
-        require(one, f"trainer.devices={devices}", "one device", "set sweep.jobs to use several")
+    for trainer, cell in {cell.trainer: cell for cell in cells}.items():
+        device_of(cell)
         for name in ("max_epochs", "max_steps"):
-            count = given.get(name)
-            ok = count is None or (isinstance(count, int) and not isinstance(count, bool))
-            ok = ok and (count is None or count >= 1)
-            require(ok, f"trainer.{name}={count}", "an integer of at least 1")
-        trainer_of(cells[index], _Measurements([]))
+            if trainer.arguments.get(name) is not None:
+                require_count(f"trainer.{name}", trainer.arguments[name])
+        trainer_of(cell, _Measurements([]))

@@ -72,6 +72,11 @@ class ClassificationConfig(LearnerConfig):
             data.files(place.root, workers=place.workers)
         check_trainers(cells)
 
+    def patches(self, data: LabeledImages) -> tuple[PatchSampler, PatchSampler]:
+        """Return the regularizer's patches A and B."""
+        first, second = data.patches
+        return _sampler_of(first), _sampler_of(second)
+
     def stack_key(self, cell: Cell) -> str:
         """Return the run key: each network trains alone."""
         return cell.run_key
@@ -86,8 +91,8 @@ class ClassificationConfig(LearnerConfig):
         return 16 * parameters + 4 * graphs * self.batch_size * values
 
     def module(self, cell: Cell) -> nn.Module:
-        """Return a freshly started network."""
-        return network_of(cell)
+        """Return a freshly started network, with one output."""
+        return cell.model.build(cell.data.image_shape, 2, 1, cell.seed)
 
     def build(self, cells: Sequence[Cell]) -> "NetworkClassifier":
         """Return the learner of a cell."""
@@ -96,17 +101,6 @@ class ClassificationConfig(LearnerConfig):
         root = cell.execution.root
         parts = {name: cell.data.part(root, name, cell.seed) for name in ("train", "test")}
         return NetworkClassifier(cell, parts)
-
-
-def network_of(cell: Cell) -> nn.Module:
-    """Return a cell's freshly started network, with one output."""
-    return cell.model.build(cell.data.image_shape, 2, 1, cell.seed)
-
-
-def patches_of(data: LabeledImages) -> tuple[PatchSampler, PatchSampler]:
-    """Return the regularizer's patches A and B."""
-    first, second = data.patches
-    return _sampler_of(first), _sampler_of(second)
 
 
 def _sampler_of(region: Rectangle | RandomSquare) -> PatchSampler:
@@ -174,15 +168,12 @@ class NetworkClassifier(NetworkLearner):
         The images called ``"train"`` and ``"test"``.
     """
 
-    perfect_epochs: Tensor
-
     def __init__(self, cell: Cell, parts: Mapping[str, LabeledPart]) -> None:
-        size, seed = cell.learner.batch_size, cell.seed
-        super().__init__([cell], parts, lambda: patches_of(cell.data), size, seed)
+        super().__init__([cell], parts, cell.learner.batch_size, cell.seed)
         # Convolutions and batch normalization are faster so; the images come alike.
-        self.network = network_of(cell).to(memory_format=torch.channels_last)  # pyright: ignore
-        self.register_buffer("perfect_epochs", torch.tensor(0))  # in a row
-        self.means = (torch.nan,) * 3
+        network = cell.learner.module(cell)
+        self.network = network.to(memory_format=torch.channels_last)  # pyright: ignore
+        self.perfect_epochs: Tensor = nn.Buffer(torch.tensor(0))  # in a row
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer that the configuration names."""
@@ -199,27 +190,16 @@ class NetworkClassifier(NetworkLearner):
         if self.cell.learner.mirror:
             chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(chosen, images.flip(-1), images)
-        penalty = None
-        if self.regularizer is not None and self.penalty_due(batch_idx):
-            outputs, penalty = self.regularizer.evaluate(self.network, images, labels)
-        else:
-            outputs = self.network(images)
+        outputs, penalty = self.evaluate(images, labels, self.penalty_due(batch_idx))
         logits = outputs.flatten()
         loss = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         right = ((logits > 0) == labels).float().mean()
-        # In place, as setting a module's attribute takes its time.
-        self.sums[:2].add_(torch.stack([loss.detach(), right]) * len(labels))
-        self.batch_sizes.append(len(labels))
-        if penalty is None:
-            return loss
-        self.sums[2].add_(penalty.detach() * self.every * len(labels))
-        return loss + self.weight * penalty
+        return self.penalized(loss, torch.stack([loss.detach(), right]), penalty, len(labels))
 
     def on_train_epoch_end(self) -> None:
-        """Keep the epoch's means, and count the epochs in which all images were classified."""
+        """Count the epochs in which all images were classified."""
         super().on_train_epoch_end()
-        self.means = tuple((self.sums / sum(self.batch_sizes)).tolist())
-        loss, accuracy, _ = self.means
+        loss, accuracy, _ = self.means.tolist()
         self.perfect_epochs = (self.perfect_epochs + 1) * (accuracy == 1)
         self.log_dict({"train_loss": loss, "train_accuracy": accuracy})
 
@@ -234,28 +214,24 @@ class NetworkClassifier(NetworkLearner):
 
     def accuracy(self, name: str) -> float:
         """Return the share of a part's images that the network classifies rightly."""
-        right = self.totals[name] if name in self.totals else self.total(name)
-        return int(right) / len(self.parts[name])
+        return int(self.total(name)) / len(self.parts[name])
 
     def ended(self) -> dict[int, Status]:
         """Return whether training has diverged or converged."""
-        if not self.means[0] < float("inf"):
-            return {0: Status.DIVERGED}
-        converged = self.perfect_epochs >= self.cell.learner.patience
-        return {0: Status.CONVERGED} if converged else {}
+        perfect = self.perfect_epochs.view(1) >= self.cell.learner.patience
+        return self.run_log.ended(self.means[:1], perfect)
 
     def measure(self, indices: Sequence[int], statuses: Mapping[int, Status]) -> None:
         """Log a point, and the outcome at the end."""
-        loss, accuracy, penalty = self.means
+        loss, accuracy, penalty = self.means.tolist()
         point = {"epoch": self.epochs_done, "train_loss": loss, "train_accuracy": accuracy}
         point |= {"train_penalty": penalty} if self.regularizer is not None else {}
-        if statuses.get(0) is not Status.DIVERGED:
+        diverged = statuses.get(0) is Status.DIVERGED
+        if not diverged:
             point["test_accuracy"] = self.accuracy("test")
         self.run_log.add_point(0, point)
-        if statuses:
-            self.run_log.end(0, self._outcome(point, statuses[0]))
-
-    def _outcome(self, point: dict[str, float], status: Status) -> Outcome:
+        if not statuses:
+            return
         (height, width), covers = coverage(self.cell.model, self.cell.data)
         metrics: dict[str, float] = {
             **point,
@@ -264,11 +240,11 @@ class NetworkClassifier(NetworkLearner):
             "receptive_field_width": width,
             "covers": float(covers),
         }
-        if status is not Status.DIVERGED:
+        if not diverged:
             metrics |= {"train_accuracy": self.accuracy("train"), **self.measures()}
             metrics["generalization_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]
-        weights = self.network.state_dict().items()
-        return Outcome(status, metrics, {name: w.detach().cpu().clone() for name, w in weights})
+        weights = {name: w.cpu().clone() for name, w in self.network.state_dict().items()}
+        self.run_log.end(0, Outcome(statuses[0], metrics, weights))
 
     def measures(self) -> dict[str, float]:
         """Return what is measured of a trained network alone, on test images.
@@ -281,7 +257,9 @@ class NetworkClassifier(NetworkLearner):
         # Evenly spaced, as the classes may stand one after the other.
         count = min(PROBES, len(part))
         probes = torch.arange(count, device=self.device) * len(part) // count
-        published = InputGradientChange(*patches_of(self.cell.data), seed=self.cell.seed)
+        published = InputGradientChange(
+            *self.cell.learner.patches(self.cell.data), seed=self.cell.seed
+        )
         precision, penalties = self.trainer.precision_plugin, []
 
         def network(images: Tensor) -> Tensor:
@@ -299,4 +277,4 @@ class NetworkClassifier(NetworkLearner):
 
     def progress(self) -> tuple[float, float]:
         """Return the share of epochs done and the mean loss of the last one."""
-        return self.share_done(), self.means[0]
+        return self.share_done(), float(self.means[0])

@@ -49,8 +49,7 @@ def locality(
     """
     found = {}
     for name, mask in partitions(*images.shape[-2:]).items():
-        rank = estimate_separation_rank(network, images, mask, samples=samples, seed=seed)
-        found[f"separation_rank_{name}"] = rank.effective
-        found[f"separation_rank_{name}_error"] = rank.effective_error
+        rank, error = estimate_separation_rank(network, images, mask, samples=samples, seed=seed)
+        found |= {f"separation_rank_{name}": rank, f"separation_rank_{name}_error": error}
     ratio = found["separation_rank_checkerboard"] / found["separation_rank_halves"]
     return {**found, "locality": ratio}

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import khatri_rao
 
@@ -82,8 +81,6 @@ def rank_one_distance(
     Tensor
         Scalar; divide by the tensor's norm for the relative distance.
     """
-    require(tensor.ndim >= 2, f"a tensor of order {tensor.ndim}", "an order of at least 2")
-    require(starts >= 1, f"starts={starts}", "an integer of at least 1")
     if tensor.ndim == 2:
         return torch.linalg.vector_norm(torch.linalg.svdvals(tensor)[1:])
     vectors = _power_method_starts(tensor, starts, seed)
@@ -97,8 +94,8 @@ def rank_one_distance(
         if (values - before <= 4 * torch.finfo(tensor.dtype).eps * values).all():
             break
     best = int(values.argmax())
-    nearest = values[best] * _outer([vector[best] for vector in vectors])
-    return torch.linalg.vector_norm(tensor - nearest)
+    nearest = values[best] * khatri_rao([vector[best, :, None] for vector in vectors])
+    return torch.linalg.vector_norm(tensor - nearest.view_as(tensor))
 
 
 def _power_method_starts(tensor: Tensor, starts: int, seed: int) -> list[Tensor]:
@@ -117,12 +114,6 @@ def _contract_all_but(tensor: Tensor, vectors: list[Tensor], mode: int) -> Tenso
     """Contract every mode but one with that mode's vectors, run by run: (starts, mode_dim)."""
     letters = ascii_lowercase[: tensor.ndim]
     others = [n for n in range(tensor.ndim) if n != mode]
-    terms = ",".join("Z" + letters[n] for n in others)
-    return torch.einsum(
-        f"{letters},{terms}->Z{letters[mode]}", tensor, *[vectors[n] for n in others]
-    )
-
-
-def _outer(vectors: list[Tensor]) -> Tensor:
-    shape = [len(vector) for vector in vectors]
-    return khatri_rao([vector[:, None] for vector in vectors]).reshape(shape)
+    terms = ",".join(f"Z{letters[n]}" for n in others)
+    equation = f"{letters},{terms}->Z{letters[mode]}"
+    return torch.einsum(equation, tensor, *[vectors[n] for n in others])

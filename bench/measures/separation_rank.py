@@ -6,7 +6,6 @@ for each content of the others.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,24 +17,6 @@ from bench.measures.ranks import effective_rank
 Network = Callable[[Tensor], Tensor]
 
 
-class SeparationRank(NamedTuple):
-    """What a sampled matrix says of a network's separation rank.
-
-    Parameters
-    ----------
-    singular_values : Tensor
-        Shape (..., samples), falling; as many are above rounding as the separation rank at least.
-    effective : Tensor
-        Shape (...): the effective rank.
-    effective_error : Tensor
-        Shape (...): its standard error over the choice of samples.
-    """
-
-    singular_values: Tensor
-    effective: Tensor
-    effective_error: Tensor
-
-
 @torch.no_grad()
 def estimate_separation_rank(
     network: Network,
@@ -45,7 +26,7 @@ def estimate_separation_rank(
     samples: int = 64,
     batch_size: int = 1024,
     seed: int = 0,
-) -> SeparationRank:
+) -> tuple[Tensor, Tensor]:
     """Estimate the separation rank of a network between the pixels of a mask and the others.
 
     Two disjoint sets of images are sampled. Entry (i, j) of a matrix is the output at the image
@@ -72,26 +53,22 @@ def estimate_separation_rank(
 
     Returns
     -------
-    SeparationRank
-        Leading dimension: the outputs, none if there is one. An output that is not finite at all
-        mixed images has the effective rank NaN. The standard error is that of the jackknife, a row
-        and a column left out at a time; the effective rank of the sampled matrix moreover grows
-        with `samples`, so compare networks at equal `samples`.
+    effective, error : Tensor
+        The effective rank and its standard error over the choice of images, that of the jackknife,
+        a row and a column left out at a time. Shape (outputs,), or () for one output. An output
+        that is not finite at all mixed images has the effective rank NaN. The effective rank of the
+        sampled matrix grows with `samples`, so compare networks at equal `samples`.
     """
     require(samples >= 3, f"samples={samples}", "an integer of at least 3")
-    require(
-        len(images) >= 2 * samples,
-        f"{len(images)} images for samples={samples}",
-        f"at least {2 * samples} images",
-    )
+    given = f"{len(images)} images for samples={samples}"
+    require(len(images) >= 2 * samples, given, f"at least {2 * samples} images")
     mask = mask.to(images.device)
     require(bool(mask.any() and not mask.all()), "a mask of one side only", "pixels on both sides")
     chosen = torch.randperm(len(images), generator=generator(seed, "separation rank"))
     rows, columns = images[chosen[:samples]], images[chosen[samples : 2 * samples]]
     matrix = _sampled_matrix(network, rows, columns, mask, batch_size)
     matrix = matrix.where(matrix.isfinite().all(-1, keepdim=True).all(-2, keepdim=True), 0.0)
-    values = torch.linalg.svdvals(matrix)
-    return SeparationRank(values, effective_rank(values), _jackknife_error(matrix))
+    return effective_rank(torch.linalg.svdvals(matrix)), _jackknife_error(matrix)
 
 
 def _sampled_matrix(
@@ -99,13 +76,9 @@ def _sampled_matrix(
 ) -> Tensor:
     """Return the outputs at all mixed images, shape (rows, columns) or (outputs, rows, columns)."""
     pairs = torch.cartesian_prod(torch.arange(len(rows)), torch.arange(len(columns)))
-    outputs = torch.cat(
-        [
-            network(torch.where(mask, rows[pair[:, 0]], columns[pair[:, 1]]))
-            for pair in pairs.split(batch_size)
-        ]
-    )
-    matrix = outputs.reshape(len(rows), len(columns), -1).movedim(-1, 0)
+    chunks = (pair.T for pair in pairs.split(batch_size))
+    outputs = [network(torch.where(mask, rows[row], columns[column])) for row, column in chunks]
+    matrix = torch.cat(outputs).reshape(len(rows), len(columns), -1).movedim(-1, 0)
     return matrix.squeeze(0)
 
 

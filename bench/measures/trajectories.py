@@ -14,11 +14,6 @@ from torch import Tensor
 from bench.measures.ranks import component_norms
 
 
-def expected_exponent(vectors: int) -> float:
-    """Return ``2 - 2/N`` for components that are outer products of N vectors."""
-    return 2 - 2 / vectors
-
-
 def component_drives(factors: Tensor, gradients: Tensor) -> Tensor:
     """Return ``<-grad L(W), normalized component>`` for every component of a CP factorization.
 

@@ -1,19 +1,18 @@
 """Hierarchical tensor factorization: one weight matrix per node of a mode tree."""
 
 import math
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import chain, groupby, islice
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import AtLeastTwo, Count, Finite, NonNegative, Settings, settings
 from bench.kernels.khatri_rao import khatri_rao
 from bench.measures.ranks import effective_rank
-from bench.models.mode_tree import Arity, ModeTree, WindowGroup, mode_tree
+from bench.models.mode_tree import ModeTree, WindowGroup, mode_tree, split_windows
 
 MAX_FULL_TENSOR = 2**20  # entries up to which the full tensor is formed for measures
 
@@ -44,21 +43,9 @@ class HierarchicalConfig(Settings):
 
     def factorize(self, mode_dims: Sequence[int], seed: int) -> "HierarchicalTensorFactorization":
         """Return a freshly started factorization of tensors of shape `mode_dims`."""
+        shape = mode_dims, self.width, self.arity, self.pattern
         start = {"init_mean": self.init_mean, "init_std": self.init_std, "seed": seed}
-        shape = (mode_dims, self.width, self.arity, self.pattern)
         return HierarchicalTensorFactorization(*shape, **start)
-
-
-def checked_widths(widths: int | Sequence[int], depth: int) -> list[int]:
-    """Return one width per pooling level of the tree."""
-    levels = [widths] * depth if isinstance(widths, int) else list(widths)
-    require(
-        len(levels) == depth,
-        f"widths={levels} ({len(levels)} of them) for a mode tree of {depth} levels",
-        f"one integer, or {depth} of them",
-    )
-    require(min(levels) >= 1, f"widths={levels}", "integers of at least 1")
-    return levels
 
 
 class HierarchicalTensorFactorization(nn.Module):
@@ -77,7 +64,7 @@ class HierarchicalTensorFactorization(nn.Module):
     widths : int or sequence of int
         Number of local components of the inner nodes, from the first level above the leaves to the
         root; one integer stands for all levels.
-    arity : int or sequence of int
+    arity : int
         How many nodes a window pools, see `bench.models.mode_tree.mode_tree`.
     pattern : str
         ``adjacent``, ``grid`` or ``half``.
@@ -101,14 +88,14 @@ class HierarchicalTensorFactorization(nn.Module):
     Raises
     ------
     UserError
-        For dimensions, widths or a tree that do not fit together.
+        For an order, arity or pattern that do not fit together.
     """
 
     def __init__(
         self,
         mode_dims: Sequence[int],
         widths: int | Sequence[int],
-        arity: Arity = 2,
+        arity: int = 2,
         pattern: str = "adjacent",
         *,
         tree: ModeTree | None = None,
@@ -118,27 +105,21 @@ class HierarchicalTensorFactorization(nn.Module):
     ) -> None:
         super().__init__()
         self.mode_dims = tuple(mode_dims)
-        order = len(self.mode_dims)
-        self.tree = tree or mode_tree(order, arity, pattern)
-        given = f"a mode tree over {self.tree.order} modes for {order} mode dimensions"
-        require(self.tree.order == order, given, "a tree that covers the modes, each once")
-        given = f"mode_dims={list(self.mode_dims)}"
-        require(min(self.mode_dims) >= 1, given, "modes of dimension at least 1")
-        self.widths = checked_widths(widths, self.tree.depth)
+        self.tree = tree or mode_tree(len(self.mode_dims), arity, pattern)
+        depth = self.tree.depth
+        self.widths = [widths] * depth if isinstance(widths, int) else list(widths)
         self._start(init_mean, init_std, generator(seed, "hierarchical factorization"))
 
     def _start(self, mean: float, std: float, rng: torch.Generator) -> None:
         def normal(*shape: int) -> Tensor:
             return mean + std * torch.randn(shape, generator=rng)
 
-        order, widths = self.tree.order, self.widths
-        leaves = normal(order, max(self.mode_dims), widths[0])
+        widths = self.widths
+        leaves = normal(self.tree.order, max(self.mode_dims), widths[0])
         rows = torch.arange(max(self.mode_dims)) < torch.tensor(self._tree_dims).unsqueeze(-1)
         self.leaf_weights = nn.Parameter(leaves * rows.unsqueeze(-1))
-        nodes = [sum(group.windows for group in groups) for groups in self.tree.window_groups]
-        self.inner_weights = nn.ParameterList(
-            normal(*shape) for shape in zip(nodes[:-1], widths[:-1], widths[1:], strict=True)
-        )
+        shapes = zip(map(len, self.tree.levels[:-1]), widths[:-1], widths[1:], strict=True)
+        self.inner_weights = nn.ParameterList(normal(*shape) for shape in shapes)
         self.root_weights = nn.Parameter(normal(widths[-1]))
 
     @property
@@ -160,10 +141,14 @@ class HierarchicalTensorFactorization(nn.Module):
         split = both.index(min(both)) + 1
         first = khatri_rao(nodes[:split]) * self.root_weights.unsqueeze(-2)
         tensor = first @ khatri_rao(nodes[split:]).mT
-        leading = tensor.ndim - 2
-        natural = sorted(range(self.tree.order), key=self.tree.leaf_order.__getitem__)
-        order = [*range(leading), *(leading + index for index in natural)]
-        return tensor.reshape(*tensor.shape[:-2], *self._tree_dims).permute(order)
+        tensor, order = tensor.reshape(*tensor.shape[:-2], *self._tree_dims), self.tree.order
+        natural = [mode - order for mode in self.tree.leaf_order]
+        return tensor.movedim(list(range(-order, 0)), natural)
+
+    def _levels(self) -> Iterator[tuple[Tensor, Tensor, Sequence[WindowGroup]]]:
+        """Yield for each level the weights of the children and of the nodes, and the windows."""
+        levels = [self.leaf_weights, *self.inner_weights, self.root_weights[..., None, :, None]]
+        return zip(levels[:-1], levels[1:], self.tree.window_groups, strict=True)
 
     def local_component_norms(self) -> list[Tensor]:
         """Return the norms of the local components, level by level from the leaves' parents up.
@@ -176,12 +161,10 @@ class HierarchicalTensorFactorization(nn.Module):
         list of Tensor
             For each level shape (..., nodes, width), in tree order; the root's last.
         """
-        levels = [self.leaf_weights, *self.inner_weights, self.root_weights[..., None, :, None]]
         norms = []
-        for children, own, groups in zip(levels, levels[1:], self.tree.window_groups, strict=False):
+        for children, own, groups in self._levels():
             columns = torch.linalg.vector_norm(children, dim=-2)
-            pooled = [windows.prod(-2) for windows in _windows(columns, groups, 1)]
-            norms.append(torch.cat(pooled, -2) * torch.linalg.vector_norm(own, dim=-1))
+            norms.append(_products(columns, groups, 1) * torch.linalg.vector_norm(own, dim=-1))
         return norms
 
     def learned_norms(self) -> dict[str, Tensor]:
@@ -205,29 +188,23 @@ class HierarchicalTensorFactorization(nn.Module):
         the inner product of a node's own row with its gradient suffices [HTF, theorem 1].
         """
         drives = []
-        for own, norms in zip(self._rows(), self.local_component_norms(), strict=True):
-            assert own.grad is not None
-            product = (own * own.grad).view(*norms.shape, -1).sum(-1)
+        own = [*self.inner_weights, self.root_weights]
+        for weights, norms in zip(own, self.local_component_norms(), strict=True):
+            assert weights.grad is not None
+            product = (weights * weights.grad).view(*norms.shape, -1).sum(-1)
             drives.append((-product / norms).flatten(-2))
         return torch.cat(drives, -1)
-
-    def _rows(self) -> list[nn.Parameter]:
-        return [*self.inner_weights, self.root_weights]
 
     def conserved_differences(self) -> Tensor:
         """Return what gradient flow conserves: one number per local component and child [HTF].
 
         The difference between the squared norms of the child's column and the node's own row.
         """
-        levels = [self.leaf_weights, *self.inner_weights]
         differences = []
-        pooled = self.tree.window_groups
-        for children, own, groups in zip(levels, self._rows(), pooled, strict=True):
-            columns = children.square().sum(-2)
-            rows = own.square() if own is self.root_weights else own.square().sum(-1)
-            rows = rows.view(*columns.shape[:-2], -1, columns.shape[-1])
+        for children, own, groups in self._levels():
+            columns, rows = children.square().sum(-2), own.square().sum(-1)
             parts = rows.split([group.windows for group in groups], -2)
-            for windows, row in zip(_windows(columns, groups, 1), parts, strict=True):
+            for windows, row in zip(split_windows(columns, groups, 1), parts, strict=True):
                 differences.append((windows - row.unsqueeze(-2)).flatten(-3))
         return torch.cat(differences, -1)
 
@@ -256,7 +233,7 @@ class HierarchicalTensorFactorization(nn.Module):
         tensor = self.full_tensor()
         leading = tensor.ndim - self.tree.order
         values = {}
-        for node in (node for level in self.tree.nodes[:-1] for node in level):
+        for node in chain.from_iterable(self.tree.nodes[:-1]):
             modes = tuple(sorted(node))
             rows = tensor.movedim([leading + mode for mode in modes], list(range(-len(modes), 0)))
             matrix = rows.flatten(-len(modes)).flatten(leading, -2)
@@ -266,29 +243,27 @@ class HierarchicalTensorFactorization(nn.Module):
     @torch.no_grad()
     def _values_by_grams(self) -> dict[tuple[int, ...], Tensor]:
         """Singular values of U V^T from the Gram matrices U^T U and V^T V, for every node."""
-        grams, log_norm = self._grams()
-        outside = self._root_outer()
+        grams, log_scale = self._grams()
+        root = self.root_weights.double()
+        outside = (root.unsqueeze(-1) * root.unsqueeze(-2)).unsqueeze(-3)
+        squared_norm = (grams[-1].prod(-3, keepdim=True) * outside).sum((-3, -2, -1))
+        norm = ((squared_norm.log() + log_scale) / 2)[..., None, None].exp()
         values = {}
-        weights = [*self.inner_weights, None]
         for level in reversed(range(self.tree.depth)):
-            above = weights[level]
-            if above is not None:
-                outside = above.double() @ outside @ above.double().mT
+            if level < len(self.inner_weights):
+                above = self.inner_weights[level].double()
+                outside = above @ outside @ above.mT
             siblings = _siblings(grams[level], outside, self.tree.window_groups[level])
             outside = _normalized(siblings)[0]
             roots = _square_root(grams[level]).mT @ _square_root(outside)
             singular = torch.nn.functional.normalize(torch.linalg.svdvals(roots), dim=-1)
-            singular = (singular * log_norm[..., None, None].exp()).to(self.root_weights.dtype)
+            singular = (singular * norm).to(self.root_weights.dtype)
             nodes = [tuple(sorted(node)) for node in self.tree.nodes[level]]
             values |= zip(nodes, singular.unbind(-2), strict=True)
         return values
 
-    def _root_outer(self) -> Tensor:
-        root = self.root_weights.double()
-        return (root.unsqueeze(-1) * root.unsqueeze(-2)).unsqueeze(-3)
-
     def _grams(self) -> tuple[list[Tensor], Tensor]:
-        """Return Gram matrices of the node tensors up to a factor, and log ||end tensor||.
+        """Return Gram matrices of the node tensors up to a factor, and the sum of its logarithms.
 
         The Gram matrix of a Khatri-Rao product is the Hadamard product of the factors' ones.
         """
@@ -296,22 +271,17 @@ class HierarchicalTensorFactorization(nn.Module):
         gram, log_scale = _normalized(leaves.mT @ leaves)
         grams = [gram]
         for groups, weights in zip(self.tree.window_groups, self.inner_weights, strict=False):
-            pooled = torch.cat([windows.prod(-3) for windows in _windows(gram, groups, 2)], -3)
+            pooled = _products(gram, groups, 2)
             gram, more = _normalized(weights.double().mT @ pooled @ weights.double())
             log_scale = log_scale + more
             grams.append(gram)
-        root = (gram.prod(-3, keepdim=True) * self._root_outer()).sum((-3, -2, -1))
-        return grams, (root.log() + log_scale) / 2
+        return grams, log_scale
 
 
-def _windows(values: Tensor, groups: Sequence[WindowGroup], node_dims: int) -> list[Tensor]:
-    """Split nodes, a dimension before the last `node_dims`, into (windows, arity) by groups."""
-    nodes = values.ndim - 1 - node_dims
-    parts = values.split([group.windows * group.arity for group in groups], nodes)
-    return [
-        part.unflatten(nodes, (group.windows, group.arity))
-        for part, group in zip(parts, groups, strict=True)
-    ]
+def _products(values: Tensor, groups: Sequence[WindowGroup], node_dims: int) -> Tensor:
+    """Multiply the nodes of each window: shape (..., windows, ...)."""
+    windows = split_windows(values, groups, node_dims)
+    return torch.cat([window.prod(-1 - node_dims) for window in windows], -1 - node_dims)
 
 
 def _node_tensors(
@@ -319,11 +289,8 @@ def _node_tensors(
 ) -> list[Tensor]:
     """Pool the nodes' tensors, each (..., entries, width), and mix them; equal windows at once."""
     children = iter(nodes)
-    windows = [
-        [next(children) for _ in range(group.arity)]
-        for group in groups
-        for _ in range(group.windows)
-    ]
+    arities = (group.arity for group in groups for _ in range(group.windows))
+    windows = [list(islice(children, arity)) for arity in arities]
     pooled: list[Tensor] = []
     for _, equal in groupby(windows, lambda window: [node.shape[-2] for node in window]):
         product = khatri_rao([torch.stack(child, -3) for child in zip(*equal, strict=True)])
@@ -342,7 +309,7 @@ def _normalized(grams: Tensor) -> tuple[Tensor, Tensor]:
 def _siblings(grams: Tensor, outside: Tensor, groups: Sequence[WindowGroup]) -> Tensor:
     """Multiply what is outside each window with the Gram matrices of a node's siblings."""
     products = []
-    for windows in _windows(grams, groups, 2):
+    for windows in split_windows(grams, groups, 2):
         ones = torch.ones_like(windows[..., :1, :, :])
         before = torch.cat([ones, windows[..., :-1, :, :]], -3).cumprod(-3)
         after = torch.cat([ones, windows[..., 1:, :, :].flip(-3)], -3).cumprod(-3).flip(-3)

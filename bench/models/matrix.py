@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
+from itertools import pairwise
 from typing import ClassVar, Literal
 
 import torch
@@ -10,7 +11,6 @@ from torch import Tensor, nn
 from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, Positive, Settings, settings
-from bench.measures.balancedness import layer_differences
 
 
 @settings
@@ -99,30 +99,29 @@ class MatrixFactorization(nn.Module):
         return {"singular_value": torch.linalg.svdvals(self.full_tensor())}
 
     def conserved_differences(self) -> Tensor:
-        """Return what gradient flow conserves, shape (..., sum of squared inner widths) [NORM]."""
-        differences = layer_differences(list(self.factors))
+        """Return what gradient flow conserves, ``W_{l+1}^T W_{l+1} - W_l W_l^T`` [NORM].
+
+        Shape (..., sum of squared inner widths), one pair of neighboring factors after the other.
+        """
+        pairs = pairwise(self.factors)
+        differences = [after.mT @ after - before @ before.mT for before, after in pairs]
         return torch.cat([difference.flatten(-2) for difference in differences], -1)
 
 
 def _check_together(sizes: list[int], config: MatrixConfig) -> None:
     columns, rows, narrowest = sizes[0], sizes[-1], min(sizes)
     square = rows == columns == narrowest
-    require(
-        config.start != "balanced" or narrowest == min(rows, columns),
-        f"model.start=balanced with model.width={narrowest}",
-        f"a width of at least {min(rows, columns)}, the smaller side of the matrix",
-        "widen the factorization or take model.start=gaussian",
-    )
-    given = f"model.start={config.start} for a {rows} x {columns} matrix"
-    fits = not config.start.endswith("identity") or (square and narrowest == max(sizes))
-    require(fits, given, "a square matrix with factors of its size")
-    require(
-        config.determinant_sign is None or square,
-        f"model.determinant_sign={config.determinant_sign} for a {rows} x {columns} matrix whose "
-        f"factors are {narrowest} wide",
-        "a square matrix with factors at least as wide",
-        "take model.determinant_sign=null",
-    )
+    matrix = f"for a {rows} x {columns} matrix whose narrowest factor is {narrowest} wide"
+    given = f"model.start={config.start} {matrix}"
+    if config.start == "balanced":
+        require(narrowest == min(rows, columns), given, f"a width of {min(rows, columns)} or more")
+    elif config.start.endswith("identity"):
+        fits = square and narrowest == max(sizes)
+        require(fits, given, "a square matrix with factors of its size")
+    if config.determinant_sign is not None:
+        given = f"model.determinant_sign={config.determinant_sign} {matrix}"
+        hint = "take model.determinant_sign=null"
+        require(square, given, "a square matrix with factors at least as wide", hint)
 
 
 Shapes = list[tuple[int, int]]

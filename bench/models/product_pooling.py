@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.core.errors import UserError
-from bench.models.mode_tree import ModeTree, WindowGroup
+from bench.models.mode_tree import ModeTree, split_windows
 
 EXPONENT_LIMIT = 100  # keeps the power of two and its inverse in the range of float32
 
@@ -51,8 +51,12 @@ def evaluate_tree(
         # A shared weight counts once for every node that uses it.
         uses = len(nodes) // weights.shape[-3]
         total = total + uses * exponents.sum((-3, -1))
-        values, exponents = _pool_level(values @ weights, groups)
-        total = total + exponents
+        pooled = []
+        for windows in split_windows(values @ weights, groups, 2):
+            product, exponents = _window_product(windows)
+            pooled.append(product)
+            total = total + exponents
+        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, -3)
     root, exponents = _rescale(root, (-2, -1))
     return _restore(values.squeeze(-3) @ root, (total + exponents.squeeze(-1)).unsqueeze(-1))
 
@@ -64,22 +68,11 @@ def _rescale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return values * torch.exp2(-exponents.to(values.dtype)), exponents.long()
 
 
-def _pool_level(values: Tensor, groups: Sequence[WindowGroup]) -> tuple[Tensor, Tensor]:
-    """Multiply the nodes of each window; shape (..., nodes, batch, width) to (..., windows, ...).
-
-    Returns also the exponents, summed over the nodes: shape (..., batch).
-    """
-    parts = values.split([group.windows * group.arity for group in groups], -3)
-    pooled, total = [], torch.zeros((), dtype=torch.int64, device=values.device)
-    for part, group in zip(parts, groups, strict=True):
-        product, exponents = _window_product(part.unflatten(-3, (group.windows, group.arity)))
-        pooled.append(product)
-        total = total + exponents
-    return pooled[0] if len(pooled) == 1 else torch.cat(pooled, -3), total
-
-
 def _window_product(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply over dimension -3, four at a time, rescaling between; zeros need no special care."""
+    """Multiply over dimension -3, four at a time, rescaling between; zeros need no special care.
+
+    Returns also the exponents, summed over windows: shape (..., batch).
+    """
     total = torch.zeros((), dtype=torch.int64, device=values.device)
     while values.shape[-3] > 1:
         values, exponents = _rescale(_halve(_halve(values)), (-1,))

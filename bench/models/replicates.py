@@ -47,10 +47,8 @@ def stack_replicates(modules: Sequence[M]) -> M:
     """
     parameters, buffers = stack_module_state(list(modules))
     stacked = copy.deepcopy(modules[0])
-    for name, values in parameters.items():
+    for name, values in {**parameters, **buffers}.items():
         owner, _, attribute = name.rpartition(".")
-        setattr(stacked.get_submodule(owner), attribute, nn.Parameter(values.detach()))
-    for name, values in buffers.items():
-        owner, _, attribute = name.rpartition(".")
+        values = nn.Parameter(values.detach()) if name in parameters else values
         setattr(stacked.get_submodule(owner), attribute, values)
     return stacked

@@ -42,8 +42,7 @@ def write(table: pd.DataFrame, folder: Path, command: str) -> None:
         "Hardware": ", ".join(f"{k} {v}" for k, v in as_plain(host).items()),
         "Made": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    origin = ["# Where these measurements come from", ""]
-    origin += [f"- {name}: {value}" for name, value in facts.items()]
+    origin = "\n".join(f"- {name}: {value}" for name, value in facts.items())
     (folder / "table.md").write_text(f"# Speed\n\n{tables.as_markdown(table)}\n")
     (folder / "measurements.csv").write_text(table.to_csv(index=False))
-    (folder / "PROVENANCE.md").write_text("\n".join(origin) + "\n")
+    (folder / "PROVENANCE.md").write_text(f"# Where these measurements come from\n\n{origin}\n")

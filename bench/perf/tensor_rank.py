@@ -11,11 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
-from bench.learners.compiled_steps import CompiledSteps
+from bench.kernels.tiles import ADAM_BETAS
 from bench.learners.one_versus_all import OneVersusAll
 from bench.perf.timing import medians, ratio
 from bench.plan import plan_benchmark
@@ -28,14 +27,8 @@ SOLO_RANKS = (1, 5, 10, 15)
 RANDOM = "random images"
 FIGURE_STEPS = 12 * 10_000  # the published number of steps of each of the figure's fits
 FIGURE_PROCESSES = 2
-FIGURE_STACKS = {"mnist": 2, "fashion_mnist": 2, RANDOM: 2}  # random labels are on the originals
+FIGURE_VARIANTS = 2  # stacks of each images: random labels are on the originals
 LATE_SPREAD, LATE_FEW = 0.05, 4  # of a component's factors so many are negative, so many small
-
-
-def cells(ranks: Sequence[int], classes: Sequence[int]) -> list[Cell]:
-    """Return the cells of a grid of ranks and classes on MNIST."""
-    axes = [f"ranks={[*ranks]}", f"classes={[*classes]}", "seeds=[0]", "variants=[original]"]
-    return [*plan_benchmark("tensor_rank", ["model=cp", "data=mnist", *axes]).cells]
 
 
 def random_images() -> Tensor:
@@ -56,40 +49,33 @@ def all_images() -> dict[str, Tensor]:
     return {**found, RANDOM: random_images()}
 
 
-def learner_of(chosen: list[Cell], images: Tensor, *, late: bool = False) -> OneVersusAll:
-    """Return a learner of cells whose labels are random.
+def learner_of(
+    ranks: Sequence[int], classes: Sequence[int], images: Tensor, *, late: bool = False
+) -> OneVersusAll:
+    """Return a learner of a grid of ranks and classes, whose labels are random.
 
-    Parameters
-    ----------
-    late : bool
-        Whether its factors are spread like those of predictors that have long trained.
+    With `late`, its factors are spread like those of predictors that have long trained: around 1, a
+    few in each component negative and a few small.
     """
-    learner = OneVersusAll(chosen)
+    axes = [f"ranks={[*ranks]}", f"classes={[*classes]}", "seeds=[0]", "variants=[original]"]
+    cells = [*plan_benchmark("tensor_rank", ["model=cp", "data=mnist", *axes]).cells]
+    learner = OneVersusAll(cells)
     labels = torch.randint(10, (1, SAMPLES), generator=generator(0, "perf labels"))
-    classes = [cell.data.target_class for cell in chosen]
-    labelings = torch.zeros(len(chosen), dtype=torch.int64)
-    targets = torch.tensor(classes, dtype=torch.uint8)[:, None]
+    labelings = torch.zeros(len(cells), dtype=torch.int64)
+    targets = torch.tensor([[cell.data.target_class] for cell in cells], dtype=torch.uint8)
     learner.read({"train": Part(images, labels.to(torch.uint8), labelings, targets)})
     if late:
-        block = learner.block
-        block.fill(block.tiled, late_factors(block.components().shape))
+        rng, shape = generator(0, "perf late"), learner.block.components().shape
+        factors = 1 + LATE_SPREAD * torch.randn(shape, generator=rng)
+        negative, small = torch.rand(2, *shape, generator=rng) < LATE_FEW / shape[1:].numel()
+        size = torch.rand(shape, generator=rng)
+        factors = torch.where(small, 0.01 * size, torch.where(negative, -size, factors))
+        learner.block.fill(learner.block.tiled, factors)
     return learner
 
 
-def late_factors(shape: torch.Size) -> Tensor:
-    """Return factors around 1, of which a few in each component are negative and a few small."""
-    rng = generator(0, "perf late")
-    factors = 1 + LATE_SPREAD * torch.randn(shape, generator=rng)
-    share = LATE_FEW / shape[1:].numel()
-    negative = torch.rand(shape, generator=rng) < share
-    small = torch.rand(shape, generator=rng) < share
-    size = torch.rand(shape, generator=rng)
-    return torch.where(small, 0.01 * size, torch.where(negative, -size, factors))
-
-
-def our_step(chosen: list[Cell], images: Tensor, *, late: bool = False) -> Callable[[], object]:
-    """Return a function that takes one training step of all cells."""
-    learner = learner_of(chosen, images, late=late)
+def step_of(learner: OneVersusAll) -> Callable[[], Tensor]:
+    """Return a function that takes one training step of all predictors."""
     batches = _batches()
     return lambda: learner.train_step(next(batches))
 
@@ -145,40 +131,45 @@ def measure(rounds: int) -> list[tuple[str, str]]:
 
 def steps(images: Mapping[str, Tensor], rounds: int) -> list[tuple[str, str]]:
     """Return the rows on single steps, and on the whole figure that is made of them."""
-    stack, first = cells(RANKS, CLASSES), next(iter(images.values()))
-    components = sum(cell.model.rank for cell in stack)
+    first, components = next(iter(images.values())), sum(RANKS) * len(CLASSES)
     cases: dict[str, Callable[[], object]] = {"dense": dense_products(components)}
     cases |= {f"published {rank}": published_step(rank, first) for rank in RANKS}
-    cases |= {f"solo {rank}": our_step(cells([rank], [0]), first) for rank in SOLO_RANKS}
+    cases |= {f"solo {rank}": step_of(learner_of([rank], [0], first)) for rank in SOLO_RANKS}
     for name, some in images.items():
-        cases[f"early, {name}"] = our_step(stack, some)
-        cases[f"late, {name}"] = our_step(stack, some, late=True)
+        for when in ("early", "late"):
+            learner = learner_of(RANKS, CLASSES, some, late=when == "late")
+            cases[f"{when}, {name}"] = step_of(learner)
     times = medians(cases, rounds)
-    published = sum(times[f"published {rank}"] for rank in RANKS) * len(CLASSES)
+    times["published"] = sum(times[f"published {rank}"] for rank in RANKS) * len(CLASSES)
     work = 4 * components * PIXELS * BATCH
-    text = f"{times['dense'] * 1e3:.0f} ms, {work / times['dense'] / 1e9:.0f} GFLOP/s"
-    rows = [(f"two dense float32 products alone, {components:,} components", text)]
-    for rank in SOLO_RANKS:
-        pair = ratio(times[f"published {rank}"], times[f"solo {rank}"])
-        rows.append((f"one predictor of rank {rank}: published / ours", pair))
+    dense = f"{times['dense'] * 1e3:.0f} ms, {work / times['dense'] / 1e9:.0f} GFLOP/s"
+    stack = f"{len(RANKS) * len(CLASSES)} predictors"
+    pairs = [
+        (f"one predictor of rank {rank}: published / ours", f"published {rank}", f"solo {rank}")
+        for rank in SOLO_RANKS
+    ]
     for name in images:
         for when in ("early", "late"):
-            pair = ratio(times["dense"], times[f"{when}, {name}"])
-            text = f"{len(stack)} predictors, {when} in training, {name}: dense products / step"
-            rows.append((text, pair))
-        pair = ratio(published, times[f"late, {name}"])
-        rows.append((f"{len(stack)} predictors, {name}: sum of published / ours, late", pair))
-    return [*rows, *figure_cost(times, published)]
+            text = f"{stack}, {when} in training, {name}: dense products / step"
+            pairs.append((text, "dense", f"{when}, {name}"))
+        text = f"{stack}, {name}: sum of published / ours, late"
+        pairs.append((text, "published", f"late, {name}"))
+    return [
+        (f"two dense float32 products alone, {components:,} components", dense),
+        *((text, ratio(times[slow], times[fast])) for text, slow, fast in pairs),
+        *figure_cost(times),
+    ]
 
 
-def figure_cost(times: Mapping[str, float], published: float) -> list[tuple[str, str]]:
+def figure_cost(times: Mapping[str, float]) -> list[tuple[str, str]]:
     """Return what the whole published figure costs, if all its data sets were measured."""
-    if not all(f"late, {name}" in times for name in FIGURE_STACKS):
+    stacks = [f"late, {name}" for name in ("mnist", "fashion_mnist", RANDOM)] * FIGURE_VARIANTS
+    if not all(name in times for name in stacks):
         return []
-    once = sum(count * times[f"late, {name}"] for name, count in FIGURE_STACKS.items())
-    hours, stacks = FIGURE_STEPS / FIGURE_PROCESSES / 3600, sum(FIGURE_STACKS.values())
+    hours = FIGURE_STEPS / FIGURE_PROCESSES / 3600
+    ours, published = sum(times[name] for name in stacks), times["published"] * len(stacks)
     name = f"the published figure, 900 fits of 10,000 epochs, {FIGURE_PROCESSES} processes"
-    return [(name, f"{once * hours:.1f} hours ({published * stacks * hours:,.0f} published)")]
+    return [(name, f"{ours * hours:.1f} hours ({published * hours:,.0f} published)")]
 
 
 def accuracy(images: Tensor) -> str:
@@ -186,18 +177,15 @@ def accuracy(images: Tensor) -> str:
 
     For factors late in training, in float32 against float64.
     """
-    learner = learner_of(cells([1], CLASSES), images, late=True)
+    learner = learner_of([1], CLASSES, images, late=True)
     block, indices = learner.block, torch.arange(BATCH)
     targets = learner.targets("train", indices)
-    assert isinstance(learner.steps, CompiledSteps)
     predictions, _ = learner.steps.predict(block, "train", slice(0, BATCH))
-    gradient = learner.steps.gradient(block, indices, targets)
     factors = block.components().double().requires_grad_()
-    inputs = IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2)
-    exact, _ = block(inputs, factors)
+    exact, _ = block(IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2), factors)
     (slope,) = torch.autograd.grad((exact - targets).square().mean(1).sum(), factors)
+    learner.train_step(indices)
+    gradient = block.components(block.first_moments) / (1 - ADAM_BETAS[0])  # in the first step
     pairs = ((predictions, exact.detach()), (gradient, slope))
-    errors = [
-        ((a.double() - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1)) for a, b in pairs
-    ]
+    errors = [(a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1) for a, b in pairs]
     return ", ".join(f"{error.max():.1e}" for error in errors)

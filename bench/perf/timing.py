@@ -1,10 +1,8 @@
 """Interleaved timing."""
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
-
-import torch
+from timeit import timeit
 
 LEAST_SECONDS = 0.05  # a measurement shorter than this is repeated within its round
 
@@ -18,27 +16,15 @@ def medians(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
     repeats = {}
     for name, case in cases.items():
         case()
-        repeats[name] = max(1, round(LEAST_SECONDS / _time(case, 1)))
+        repeats[name] = max(1, round(LEAST_SECONDS / timeit(case, number=1)))
     times: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(rounds):
         for name, case in cases.items():
-            times[name].append(_time(case, repeats[name]))
+            times[name].append(timeit(case, number=repeats[name]) / repeats[name])
     return {name: statistics.median(found) for name, found in times.items()}
-
-
-def _time(case: Callable[[], object], repeats: int) -> float:
-    start = time.perf_counter()
-    for _ in range(repeats):
-        case()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / repeats
 
 
 def ratio(slow: float, fast: float) -> str:
     """Return two times in seconds, and how many times the second goes into the first, as text."""
-    return f"{_as_text(slow)} / {_as_text(fast)} = {slow / fast:.3g}"
-
-
-def _as_text(seconds: float) -> str:
-    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+    texts = [f"{s:.3g} s" if s >= 1 else f"{s * 1e3:.3g} ms" for s in (slow, fast)]
+    return f"{' / '.join(texts)} = {slow / fast:.3g}"

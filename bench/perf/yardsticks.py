@@ -1,7 +1,7 @@
 """Steps of the other benchmarks beside the obvious way to take them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,21 +21,9 @@ from data_prep.problems import (
     TargetConfig,
 )
 
-
-class Comparison(NamedTuple):
-    """Two functions that take a step each and return the loss before it.
-
-    Parameters
-    ----------
-    name : str
-        What they are.
-    slow, fast : callable
-        The steps; both start from equal parameters.
-    """
-
-    name: str
-    slow: Callable[[], Tensor]
-    fast: Callable[[], Tensor]
+SMALL = {"init_mean": 0.0, "init_std": 0.05}
+Step = Callable[[], Tensor]  # takes a step and returns the loss before it
+Comparison = tuple[str, Step, Step]  # a slow step and a fast one, from equal parameters
 
 
 def comparisons() -> list[Comparison]:
@@ -46,9 +34,6 @@ def comparisons() -> list[Comparison]:
         completion_step(CPConfig(rank=256, **SMALL), [16] * 3, observed=2048),
         completion_step(HierarchicalConfig(width=512), [8] * 4, observed=2048),
     ]
-
-
-SMALL = {"init_mean": 0.0, "init_std": 0.05}
 
 
 def cp_network(model: Any, inputs: Tensor) -> Tensor:
@@ -85,14 +70,14 @@ def completion_step(config: Any, mode_dims: Sequence[int], observed: int) -> Com
     slow, fast = (config.factorize(mode_dims, seed=0) for _ in range(2))
     network = NETWORKS[config.name]
     sizes = "x".join(map(str, mode_dims))
-    return Comparison(
+    return (
         f"{config} of {sizes}: each observation / full tensor",
         _step(slow, lambda: problem.loss(network(slow, inputs) - problem.values)),
         _step(fast, lambda: problem(fast.full_tensor())),
     )
 
 
-def _step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def _step(model: nn.Module, loss: Step) -> Step:
     """Return a function that takes one step and returns the loss before it."""
     optimizer = GroupRMSprop(model.parameters())
 
@@ -125,7 +110,7 @@ def regularized_step(batch: int, side: int) -> Comparison:
         (loss + penalty).backward()
         return loss.detach()
 
-    return Comparison(
+    return (
         f"ResNet of 4 blocks, {batch} images of {side} x {side}: step with regularizer / without",
         lambda: step(lambda: regularizer.evaluate(network, images, targets)),
         lambda: step(lambda: (network(images), 0.0)),

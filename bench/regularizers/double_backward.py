@@ -7,7 +7,7 @@ ordinary weight gradient and the second three passes. And a first convolution, c
 can be differentiated with respect to a patch of the images alone.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,13 +40,7 @@ class InputGradients(TorchFunctionMode):
         super().__init__()
         self.patch = patch
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Replace the two operations by their twins."""
         kwargs = kwargs or {}
         # With the arguments that `nn.Conv2d` and `nn.BatchNorm2d` pass
@@ -83,14 +77,8 @@ class _Convolution(Function):
     """A convolution; `options` are those of ``aten::convolution`` from the stride on."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        options: tuple[Any, ...],
-        patch: Patch | None,
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        inputs, weight, bias, options, patch = arguments
         ctx.save_for_backward(inputs, weight)
         # Images: what the penalty is differentiated for, and the training step is not.
         ctx.of_images = inputs.is_leaf and not isinstance(inputs, nn.Parameter)
@@ -128,10 +116,8 @@ def _patch_gradient(
     last = not gradient.is_contiguous()
     part = gradient.permute(0, 2, 3, 1)[:, rows, columns].permute(0, 3, 1, 2)
     part = (part if last else gradient[..., rows, columns]).flatten(2)
-    columns_of = weight.flatten(1).T @ part
-    found = functional.fold(
-        columns_of, (height, width), weight.shape[2:], dilations, stride=strides
-    )
+    unfolded = weight.flatten(1).T @ part
+    found = functional.fold(unfolded, (height, width), sizes[0], dilations, stride=strides)
     below, right = inputs.shape[2] - top - height, inputs.shape[3] - left - width
     return functional.pad(found, (left, right, top, below))
 
@@ -153,9 +139,8 @@ class _ConvolutionBackward(Function):
     """The input gradient of a convolution; of the inputs only the shape matters."""
 
     @staticmethod
-    def forward(
-        ctx: Any, gradient: Tensor, inputs: Tensor, weight: Tensor, options: tuple[Any, ...]
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        gradient, inputs, weight, options = arguments
         ctx.save_for_backward(gradient, weight)
         ctx.options = options
         mask = [True, False, False]
@@ -175,15 +160,8 @@ class _BatchNorm(Function):
     """Batch normalization by the batch's own statistics."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        inputs: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        running: tuple[Tensor | None, Tensor | None],
-        momentum: float,
-        eps: float,
-    ) -> Tensor:
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        inputs, weight, bias, running, momentum, eps = arguments
         outputs, mean, inverse_std = aten.native_batch_norm(
             inputs, weight, bias, *running, True, momentum, eps
         )
@@ -211,10 +189,9 @@ class _BatchNormBackward(Function):
 
     @staticmethod
     def backward(ctx: Any, change: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore
-        gradient, inputs, weight, mean, inverse_std, products, sums = ctx.saved_tensors
-        for_gradient, change_products, change_sums = _normalize_backward(
-            change, ctx.eps, inputs, weight, mean, inverse_std
-        )
+        gradient, *saved, products, sums = ctx.saved_tensors
+        inputs, weight, mean, inverse_std = saved
+        for_gradient, change_products, change_sums = _normalize_backward(change, ctx.eps, *saved)
         count = inputs.numel() // len(weight)
         # Per channel, with x the normalized inputs: a = mean(change x), b = mean(gradient x).
         a, b = change_products / count, products / count
@@ -237,16 +214,10 @@ class _BatchNormBackward(Function):
 
 
 def _normalize_backward(
-    gradient: Tensor,
-    eps: float,
-    inputs: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    inverse_std: Tensor,
-    *,
-    wanted: Sequence[bool] = (True, True, True),
+    gradient: Tensor, eps: float, *saved: Tensor, wanted: Sequence[bool] = (True, True, True)
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients with respect to inputs, weight and bias, as far as they are wanted."""
+    inputs, weight, *statistics = saved
     return aten.native_batch_norm_backward(
-        gradient, inputs, weight, None, None, mean, inverse_std, True, eps, [*wanted]
+        gradient, inputs, weight, None, None, *statistics, True, eps, [*wanted]
     )

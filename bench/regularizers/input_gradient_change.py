@@ -14,6 +14,10 @@ from bench.core.settings import Count, NonNegative, Settings, settings
 from bench.regularizers.double_backward import InputGradients
 from bench.regularizers.patches import HalfOf, Patch, PatchChoice, PatchSampler
 
+# A sample whose gradient has at most this norm counts 0 and pulls at nothing. The published form
+# divides by zero there and is this one everywhere else.
+NO_GRADIENT = 1e-12
+
 
 @settings
 class InputGradientChangeConfig(Settings):
@@ -81,9 +85,6 @@ class InputGradientChange(nn.Module):
         Take each sample's patch B from the next sample in which it differs, and leave samples
         without one out of the mean. In the published form it may be replaced by an equal one, as
         black by black: the sample then counts 1 and pulls at nothing.
-    epsilon : float
-        A sample whose g or g' has at most this norm counts 0 and pulls at nothing. The published
-        form divides by zero there and is this one everywhere else.
     seed : int
         Seed of the patches; those of a batch depend on the number of batches before it.
 
@@ -101,17 +102,14 @@ class InputGradientChange(nn.Module):
         freeze_statistics: bool = False,
         patches_per_sample: bool = False,
         swap_differing: bool = False,
-        epsilon: float = 1e-12,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require(epsilon >= 0, f"epsilon={epsilon}", "a number of at least 0")
         self.first_patch = first_patch
         self.second_patch = second_patch
         self.freeze_statistics = freeze_statistics
         self.patches_per_sample = patches_per_sample
         self.swap_differing = swap_differing
-        self.epsilon = epsilon
         self.seed = seed
         self.batches = 0
 
@@ -165,19 +163,16 @@ class InputGradientChange(nn.Module):
                 outputs = network(inputs)
             with _frozen_statistics(network, self.freeze_statistics), mode:
                 swapped_outputs = network(swapped)
-            before = _gradient(outputs, inputs, targets)
-            after = _gradient(swapped_outputs, swapped, targets)
-            alignment = self._alignment(_at(before, first), _at(after, first))
+            before = _at(_gradient(outputs, inputs, targets), first)
+            after = _at(_gradient(swapped_outputs, swapped, targets), first)
+            alignment = _alignment(before, after)
             return outputs, (alignment * counts).sum() / counts.sum().clamp(min=1)
 
     def _sample_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
         """Sample A and B for each image, or one A and one B for all."""
-        require(
-            len(inputs) >= 2,
-            "a batch of one sample",
-            "at least 2 samples, as each takes a patch from the next",
-            "drop the last batch if it is that small",
-        )
+        expected = "at least 2 samples, as each takes a patch from the next"
+        hint = "drop the last batch if it is that small"
+        require(len(inputs) >= 2, "a batch of one sample", expected, hint)
         rng = generator(self.seed, "patches", self.batches)
         self.batches += 1
         count = len(inputs) if self.patches_per_sample else 1
@@ -188,11 +183,10 @@ class InputGradientChange(nn.Module):
         first = self.first_patch.sample(height, width, None, rng)
         second = self.second_patch.sample(height, width, first, rng)
         for patch in (first, second):
-            require(
-                patch.bottom <= height and patch.right <= width,
-                f"{patch} in an image of {height} x {width}",
-                "a patch inside the image",
-            )
+            inside = 0 <= patch.top < patch.bottom <= height
+            inside = inside and 0 <= patch.left < patch.right <= width
+            given = f"{patch} in an image of {height} x {width}"
+            require(inside, given, "a patch inside the image")
         require(not first.overlaps(second), f"{first} and {second}, which overlap", "two apart")
         return first, second
 
@@ -212,15 +206,16 @@ class InputGradientChange(nn.Module):
         # In the images' own order of memory: another one makes every layer slow.
         return torch.empty_like(inputs).copy_(torch.where(mask, others, inputs)), counts
 
-    def _alignment(self, before: Tensor, after: Tensor) -> Tensor:
-        """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""
-        directions = []
-        for gradient in (before.flatten(1), after.flatten(1)):
-            norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
-            present = norm > self.epsilon
-            # Two masks: the inner one keeps the quotient's derivative finite.
-            directions.append(gradient / norm.where(present, 1.0) * present)
-        return (directions[0] * directions[1]).sum(1).abs()
+
+def _alignment(before: Tensor, after: Tensor) -> Tensor:
+    """Return |cos| of the angle between two gradients of each sample, shape (batch,)."""
+    directions = []
+    for gradient in (before.flatten(1), after.flatten(1)):
+        norm = torch.linalg.vector_norm(gradient, dim=1, keepdim=True)
+        present = norm > NO_GRADIENT
+        # Two masks: the inner one keeps the quotient's derivative finite.
+        directions.append(gradient / norm.where(present, 1.0) * present)
+    return (directions[0] * directions[1]).sum(1).abs()
 
 
 def _pixels(patch: Patch, inputs: Tensor) -> Tensor:

@@ -15,21 +15,11 @@ from data_prep.labeled_images import Rectangle
 class Patch(Rectangle):
     """The pixels from row `top` and column `left` on, `height` by `width` of them."""
 
-    def __post_init__(self) -> None:
-        require(
-            min(self.top, self.left) >= 0 and min(self.height, self.width) >= 1,
-            f"{self}",
-            "a top and left of at least 0, a height and width of at least 1",
-        )
-
     def overlaps(self, other: "Patch") -> bool:
         """Say whether the two patches share a pixel."""
-        return (
-            self.top < other.bottom
-            and other.top < self.bottom
-            and self.left < other.right
-            and other.left < self.right
-        )
+        apart_vertically = self.bottom <= other.top or other.bottom <= self.top
+        apart_horizontally = self.right <= other.left or other.right <= self.left
+        return not (apart_vertically or apart_horizontally)
 
     def sample(
         self, height: int, width: int, other: "Patch | None", rng: torch.Generator
@@ -104,27 +94,16 @@ class RandomPatch:
     distance: int = 0
     adjacent: bool = False
 
-    def __post_init__(self) -> None:
-        require(self.size >= 1, f"size={self.size}", "an integer of at least 1")
-        require(self.distance >= 0, f"distance={self.distance}", "an integer of at least 0")
-
     def sample(self, height: int, width: int, other: Patch | None, rng: torch.Generator) -> Patch:
         """Return the patch."""
-        require(
-            self.size <= min(height, width),
-            f"a patch of size {self.size} in an image of {height} x {width}",
-            f"a size of at most {min(height, width)}",
-        )
-        tops, lefts = torch.arange(height - self.size + 1), torch.arange(width - self.size + 1)
+        tops = torch.arange(max(0, height - self.size + 1))
+        lefts = torch.arange(max(0, width - self.size + 1))
         corners = torch.cartesian_prod(tops, lefts)
         if other is not None:
             corners = corners[self._allowed(tops, lefts, other).flatten()]
-        require(
-            len(corners) > 0,
-            f"a patch of size {self.size} at distance {self.distance} from {other} in an image of "
-            f"{height} x {width}",
-            "a size and a distance for which the image has room",
-        )
+        given = f"a patch of size {self.size} at distance {self.distance} from {other}"
+        room = "a size and a distance for which the image has room"
+        require(len(corners) > 0, f"{given} in an image of {height} x {width}", room)
         top, left = corners[torch.randint(len(corners), (), generator=rng)].tolist()
         return Patch(top, left, self.size, self.size)
 

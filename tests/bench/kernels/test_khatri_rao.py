@@ -4,7 +4,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor, khatri_rao
 
@@ -48,8 +47,3 @@ def test_leading_dimensions_are_replicates():
 @pytest.mark.parametrize("shape", [(2, 3, 2), (5, 2, 2), (2, 3, 2, 2)])
 def test_gradient_equals_finite_differences(shape):
     assert torch.autograd.gradcheck(cp_full_tensor, normal(*shape).requires_grad_())
-
-
-def test_a_single_mode_is_refused():
-    with pytest.raises(UserError, match="order 1"):
-        cp_full_tensor(normal(1, 3, 2))

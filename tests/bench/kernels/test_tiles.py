@@ -37,6 +37,10 @@ def factors_of(kind, components, levels, order):
     return torch.tensor(factors, dtype=torch.float32)
 
 
+# What leaves the gradient in the first moment, and the factors as they are.
+GRADIENT_ALONE = tuple(map(np.float32, (0, 1, 0, 0, 0, 0, 1)))
+
+
 def rows(tiled):
     return tiled.view(-1, LANES).numpy()
 
@@ -83,7 +87,7 @@ class Problem:
         found = self.predict(block, self.arguments(block))
         everyone = torch.ones(len(block.members), dtype=torch.bool)
         copy = block.select(everyone)
-        losses = self.descend(copy, tiles.GRADIENT_ALONE)
+        losses = self.descend(copy, GRADIENT_ALONE)
         return *found, losses, copy.components(copy.first_moments)
 
     def train(self, block, steps=3):

@@ -5,11 +5,12 @@ from hypothesis import strategies as st
 
 from bench.core.seeding import generator
 from bench.kernels.tproduct import (
+    from_fourier,
+    leading_tubal_subspace,
     singular_tubes,
     t_gram,
-    t_product,
-    t_svd,
     t_transpose,
+    to_fourier,
 )
 
 SIZES = st.tuples(st.integers(1, 4), st.integers(1, 4), st.integers(1, 6))
@@ -23,14 +24,14 @@ def assert_close(actual, expected):
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-def f_diagonal(tubes):
-    """Put tubes of shape (p, k) on the diagonal of a tensor of shape (p, p, k)."""
+def identity(size, length):
+    """The unit of the t-product."""
+    tubes = torch.eye(1, length, dtype=torch.float64).expand(size, -1)
     return torch.diag_embed(tubes.T).movedim(0, -1)
 
 
-def identity(size, length):
-    """The unit of the t-product."""
-    return f_diagonal(torch.eye(1, length, dtype=torch.float64).expand(size, -1))
+def t_product(first, second):
+    return from_fourier(to_fourier(first) @ to_fourier(second), first.shape[-1])
 
 
 def circular_convolution_product(first, second):
@@ -62,17 +63,19 @@ def test_identity_transpose_and_gram(sizes, seed):
 
 
 @given(sizes=SIZES, seed=st.integers(0, 10**6))
-def test_svd_rebuilds_the_tensor_from_orthonormal_factors(sizes, seed):
-    tensor = normal(*sizes, seed=seed)
-    left, tubes, right = t_svd(tensor)
-    assert_close(t_product(t_product(left, f_diagonal(tubes)), t_transpose(right)), tensor)
-    unit = identity(min(sizes[:2]), sizes[2])
-    assert_close(t_product(t_transpose(left), left), unit)
-    assert_close(t_product(t_transpose(right), right), unit)
-    norms = tubes.norm(dim=-1)
-    assert (norms.diff() <= 1e-12).all()
-    assert_close(singular_tubes(tensor), tubes)
+def test_all_left_singular_slices_are_orthonormal_and_span_the_tensor(sizes, seed):
+    tensor, rank = normal(*sizes, seed=seed), min(sizes[:2])
+    left = leading_tubal_subspace(tensor, rank)
+    assert_close(t_product(t_transpose(left), left), identity(rank, sizes[2]))
+    coordinates = t_product(t_transpose(left), tensor)
+    assert_close(t_product(left, coordinates), tensor)
+    tubes = singular_tubes(tensor)
+    assert (tubes.norm(dim=-1).diff() <= 1e-12).all()
     assert_close(tubes.square().sum(), tensor.square().sum())
+    # Each slice carries the singular tube of its number.
+    gram = t_gram(coordinates)
+    energies = torch.stack([gram[i, i, 0] for i in range(rank)])
+    assert_close(energies, tubes.square().sum(-1))
 
 
 @pytest.mark.parametrize("length", [1, 4, 5])
@@ -91,8 +94,8 @@ def test_a_tube_length_of_one_is_matrix_algebra():
 def test_leading_dimensions_are_replicates():
     tensors = normal(3, 4, 2, 4)
     assert_close(t_gram(tensors)[1], t_gram(tensors[1]))
-    for stacked, solo in zip(t_svd(tensors), t_svd(tensors[1]), strict=True):
-        assert_close(stacked[1], solo)
+    assert_close(singular_tubes(tensors)[1], singular_tubes(tensors[1]))
+    assert_close(leading_tubal_subspace(tensors, 2)[1], leading_tubal_subspace(tensors[1], 2))
 
 
 @pytest.mark.parametrize("length", [3, 4])

@@ -5,7 +5,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.status import Status
-from bench.learners.circuits import Circuits, circuit_of, level_rates
+from bench.learners.circuits import Circuits, level_rates
 from bench.learners.network import trainer_of
 from bench.plan import plan_run
 
@@ -44,6 +44,10 @@ GRID = [
 ALL_CLASSES = [cell(learner__objective="all_classes", seed=seed) for seed in (0, 1)]
 REGULARIZED = [cell(model__width=2, regularizer__coefficient=0.5)]
 STACKS = {"one class": GRID, "all classes": ALL_CLASSES, "regularized": REGULARIZED}
+
+
+def circuit_of(cell):
+    return cell.learner.module(cell)
 
 
 def learner_of(cells) -> Circuits:
@@ -179,7 +183,7 @@ def test_outcomes_hold_the_measures_and_the_weights_behind_them():
         assert 1 <= outcome.metrics["hierarchical_rank"] <= 2
         circuit = circuit_of(one)
         circuit.load_state_dict(outcome.weights)
-        part = learner.parts["train"].part
+        part = learner.parts["train"]
         wanted = 2.0 * (part.problem_labels(slice(None))[i] == one.data.target_class)
         error = (circuit(part.inputs) - wanted).square().mean() / 4
         assert outcome.metrics["train_error"] == pytest.approx(error.item(), rel=1e-4)

@@ -309,7 +309,11 @@ def test_a_measure_is_found_by_its_dotted_name(monkeypatch):
         ("tensor", "learner.loss.huber_threshold=0", "learner.loss.huber_threshold"),
         ("tubal_sensing", "data.target.mode_dims=[10,9,4]", "square slices"),
         ("matrix", "model=tubal", "three modes"),
-        ("hierarchical", "model.width=2", "more than the target's rank"),
+        (
+            "hierarchical",
+            "model.width=2",
+            "values than the target's rank",
+        ),
         ("tensor", "learner.measures=[speed]", "learner.measures"),
         ("tensor", "learner.measures=[nowhere.Speed]", "learner.measures"),
         ("tensor", "learner.measures=[unobserved_entry]", "data=norms_or_rank"),

@@ -12,7 +12,7 @@ from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.core.settings import Settings
 from bench.core.status import Status
-from bench.learners.network_classifier import coverage, network_of, warn_if_blind
+from bench.learners.network_classifier import coverage, warn_if_blind
 from bench.models.network import NetworkConfig
 from bench.plan import plan_run
 from data_prep.images import RawImages
@@ -45,6 +45,10 @@ REGULARIZED = [
 
 def cell(*overrides):
     return plan_run([*TINY, *overrides]).cells[0]
+
+
+def network_of(cell):
+    return cell.learner.module(cell)
 
 
 class Interrupted(Exception):

@@ -3,7 +3,7 @@ import torch
 
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
-from bench.measures.balancedness import layer_differences, vector_differences
+from bench.measures.balancedness import vector_differences
 from bench.models.hierarchical import HierarchicalTensorFactorization
 from bench.models.matrix import MatrixConfig
 
@@ -38,8 +38,7 @@ def matrix_drift(step_size):
     target = normal(3, 4)
     differences = []
     for _ in range(round(0.4 / step_size)):
-        factors = [factor.detach() for factor in model.factors]
-        differences.append(torch.stack(layer_differences(factors)))
+        differences.append(model.conserved_differences().detach())
         loss = (model.full_tensor() - target).square().sum() / 2
         gradients = torch.autograd.grad(loss, list(model.factors))
         for factor, gradient in zip(model.factors, gradients, strict=True):

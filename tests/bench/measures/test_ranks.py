@@ -4,7 +4,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.ranks import component_norms, effective_rank, numerical_rank, rank_one_distance
@@ -85,10 +84,3 @@ def test_power_method_is_at_least_as_near_as_tensorly_s_and_random_search():
         )
         rebuilt = torch.from_numpy(tensorly.cp_to_tensor((weight, vectors)))
         assert rank_one_distance(tensor) <= (tensor - rebuilt).norm() * (1 + 1e-6)
-
-
-def test_rank_one_distance_refuses_a_vector_and_no_starts():
-    with pytest.raises(UserError, match="order 1"):
-        rank_one_distance(normal(3))
-    with pytest.raises(UserError, match="starts=0"):
-        rank_one_distance(normal(3, 3, 3), starts=0)

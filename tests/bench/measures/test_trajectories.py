@@ -6,7 +6,7 @@ import torch
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.ranks import component_norms
-from bench.measures.trajectories import component_drives, expected_exponent, fit_growth_law
+from bench.measures.trajectories import component_drives, fit_growth_law
 from bench.models.matrix import MatrixConfig
 
 
@@ -36,7 +36,7 @@ def leading_drive(product, gradient):
 
 @pytest.mark.parametrize("vectors", [2, 3, 4])
 def test_the_exponent_of_a_solved_law_is_recovered(vectors):
-    exponent = expected_exponent(vectors)
+    exponent = 2 - 2 / vectors
     times = torch.linspace(0, 1, 200, dtype=torch.float64)
     start = 1e-3
     if vectors == 2:
@@ -71,7 +71,7 @@ def test_singular_values_of_a_balanced_product_grow_by_the_law(depth):
         drives.append(leading_drive(end, end - target))
     series = (torch.tensor(s, dtype=torch.float64) for s in (times, norms, drives))
     exponent, coefficient = fit_growth_law(*series)
-    assert exponent == pytest.approx(expected_exponent(depth), abs=0.02)
+    assert exponent == pytest.approx(2 - 2 / depth, abs=0.02)
     assert coefficient == pytest.approx(depth, rel=0.05)
 
 

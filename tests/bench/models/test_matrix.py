@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.core.settings import validate
-from bench.measures.balancedness import layer_differences
 from bench.models.matrix import MatrixConfig, MatrixFactorization
 from bench.models.replicates import stack_replicates
 
@@ -37,9 +36,10 @@ def test_full_tensor_is_the_product_of_the_factors(rows, columns, depth):
 @pytest.mark.parametrize(("rows", "columns", "depth"), [(4, 4, 2), (3, 6, 3), (6, 3, 4)])
 def test_a_balanced_start_is_balanced_and_draws_the_end_matrix(rows, columns, depth, width):
     balanced = model(rows, columns, depth, width=width, start="balanced", init_std=0.5)
-    differences = layer_differences(list(balanced.factors))
-    assert len(differences) == depth - 1
-    assert max(difference.abs().max() for difference in differences) < 1e-6
+    differences = balanced.conserved_differences()
+    inner = [len(factor) for factor in balanced.factors[:-1]]
+    assert len(differences) == sum(size**2 for size in inner)
+    assert differences.abs().max() < 1e-6
     direct = model(rows, columns, 1, start="balanced", init_std=0.5)
     torch.testing.assert_close(balanced.full_tensor(), direct.full_tensor())
 
@@ -64,7 +64,7 @@ def test_the_determinant_has_the_sign_asked_for(depth, start, sign):
 def test_an_enforced_sign_keeps_a_balanced_start_balanced():
     for sign in (-1, 1):
         balanced = model(3, 3, 3, start="balanced", init_std=1.0, determinant_sign=sign)
-        assert max(d.abs().max() for d in layer_differences(list(balanced.factors))) < 1e-5
+        assert balanced.conserved_differences().abs().max() < 1e-5
 
 
 def test_stacked_replicates_equal_solo_models():
@@ -89,7 +89,7 @@ def test_a_configuration_builds_the_model_it_describes():
         ((3, 3), {"width": 0}, "model.width=0"),
         ((3, 3), {"init_std": 0.0}, "model.init_std=0.0"),
         ((3, 3), {"start": "zero"}, "model.start='zero'"),
-        ((3, 3), {"start": "balanced", "width": 2}, "model.width=2"),
+        ((3, 3), {"start": "balanced", "width": 2}, "model.start=balanced for a 3 x 3 .* 2 wide"),
         ((3, 3), {"determinant_sign": 0}, "model.determinant_sign=0"),
         ((3, 4), {"determinant_sign": 1}, "model.determinant_sign=1 for a 3 x 4"),
         ((3, 3), {"determinant_sign": 1, "width": 2}, "2 wide"),

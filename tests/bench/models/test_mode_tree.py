@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.errors import UserError
-from bench.models.mode_tree import ModeTree, mode_tree
+from bench.models.mode_tree import mode_tree
 
 
 @given(st.integers(2, 40), st.integers(2, 5), st.sampled_from(["adjacent", "half"]))
@@ -66,29 +66,8 @@ def test_a_grid_that_windows_do_not_divide_ends_in_one_window(side, counts):
     assert [len(level) for level in tree.nodes] == counts
 
 
-def test_arities_level_by_level():
-    assert [len(level) for level in mode_tree(12, [3, 4]).nodes] == [12, 4, 1]
-    tree = mode_tree(9, [4, 4], "grid")
-    assert sorted(map(sorted, tree.levels[0])) == [[0, 1, 3, 4], [2, 5], [6, 7], [8]]
-
-
 def test_grids_need_not_be_square():
     assert [len(level) for level in mode_tree(8, 4, "grid", (2, 4)).nodes] == [8, 2, 1]
-
-
-@pytest.mark.parametrize(
-    "levels",
-    [
-        (((0, 1), (3,)), ((0, 1),)),  # mode 2 is missing
-        (((0, 1), (1, 2)), ((0, 1),)),  # mode 1 twice
-        (((0, 1), (2, 3)),),  # no root
-        (((0, 1), ()), ((0, 1),)),  # an empty window
-        (),
-    ],
-)
-def test_trees_that_do_not_cover_the_modes_are_refused(levels):
-    with pytest.raises(UserError, match="mode tree"):
-        ModeTree(levels)
 
 
 @pytest.mark.parametrize(
@@ -97,12 +76,8 @@ def test_trees_that_do_not_cover_the_modes_are_refused(levels):
         {"order": 1},
         {"order": 4, "arity": 1},
         {"order": 4, "pattern": "checkerboard"},
-        {"order": 8, "arity": [2, 2]},
-        {"order": 4, "arity": [2, 2, 2]},
         {"order": 10, "arity": 4, "pattern": "grid"},
         {"order": 16, "arity": 3, "pattern": "grid"},
-        {"order": 16, "arity": [4], "pattern": "grid"},
-        {"order": 16, "arity": [4, 4, 4], "pattern": "grid"},
         {"order": 16, "arity": 4, "pattern": "grid", "grid_shape": (4, 5)},
     ],
 )

@@ -4,9 +4,13 @@ import torch
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.core.settings import validate
-from bench.kernels.tproduct import t_product, t_transpose
+from bench.kernels.tproduct import from_fourier, t_transpose, to_fourier
 from bench.models.replicates import stack_replicates
 from bench.models.tubal import TubalConfig, TubalFactorization
+
+
+def t_product(first, second):
+    return from_fourier(to_fourier(first) @ to_fourier(second), first.shape[-1])
 
 
 def model(size, tube_length, overestimated_rank, seed=0, **options):

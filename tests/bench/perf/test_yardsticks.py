@@ -7,11 +7,11 @@ from bench.models.cp import CPConfig
 from bench.models.hierarchical import HierarchicalConfig
 from bench.perf.tensor_rank import (
     accuracy,
-    cells,
     figure_cost,
-    our_step,
+    learner_of,
     published_step,
     random_images,
+    step_of,
 )
 from bench.perf.timing import medians
 from bench.perf.yardsticks import SMALL, completion_step, regularized_step
@@ -48,14 +48,15 @@ def test_times_are_medians_of_interleaved_calls():
 
 def test_our_step_takes_steps_and_is_accurate_late_in_training():
     images = random_images()
-    step = our_step(cells([2], [0, 1]), images, late=True)
+    step = step_of(learner_of([2], [0, 1], images, late=True))
     assert step().shape == (2,)
     assert all(float(error) < 1e-5 for error in accuracy(images).split(", "))
 
 
 def test_the_figure_s_cost_is_counted_where_all_its_data_were_measured():
     times = {"late, mnist": 0.03, "late, fashion_mnist": 0.05, "late, random images": 0.1}
-    ((_, text),) = figure_cost(times, 30.0)
+    times["published"] = 30.0
+    ((_, text),) = figure_cost(times)
     assert text == "6.0 hours (3,000 published)"
     del times["late, mnist"]
-    assert figure_cost(times, 30.0) == []
+    assert figure_cost(times) == []
