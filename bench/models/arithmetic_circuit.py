@@ -40,6 +40,7 @@ class CircuitConfig(Settings, NetworkConfig):
     """
 
     name: ClassVar[str] = "circuit"
+    stackable: ClassVar[bool] = True
 
     width: Count = 4
     tree: Literal["grid", "adjacent", "half", "cp"] = "grid"
@@ -67,6 +68,12 @@ class CircuitConfig(Settings, NetworkConfig):
         wanted = circuit(self.width, self.arity, "grid").parameter_count
         a_component = circuit(1, all_at_once, "adjacent").parameter_count
         return circuit(max(1, round(wanted / a_component)), all_at_once, "adjacent")
+
+    def predictor(
+        self, image_shape: tuple[int, ...], levels: int, seed: int
+    ) -> "ConvArithmeticCircuit":
+        """Return a freshly started circuit with one output."""
+        return self.build(image_shape, levels, 1, seed)
 
 
 class ConvArithmeticCircuit(nn.Module):

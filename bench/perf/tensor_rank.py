@@ -16,7 +16,7 @@ from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.learners.compiled_steps import CompiledSteps
-from bench.learners.one_versus_all import OneVersusAll
+from bench.learners.cp_stack import CPStack
 from bench.perf.timing import medians, ratio
 from bench.plan import plan_benchmark
 from data_prep.one_versus_all import Part
@@ -56,7 +56,7 @@ def all_images() -> dict[str, Tensor]:
     return {**found, RANDOM: random_images()}
 
 
-def learner_of(chosen: list[Cell], images: Tensor, *, late: bool = False) -> OneVersusAll:
+def learner_of(chosen: list[Cell], images: Tensor, *, late: bool = False) -> CPStack:
     """Return a learner of cells whose labels are random.
 
     Parameters
@@ -64,7 +64,7 @@ def learner_of(chosen: list[Cell], images: Tensor, *, late: bool = False) -> One
     late : bool
         Whether its factors are spread like those of predictors that have long trained.
     """
-    learner = OneVersusAll(chosen)
+    learner = CPStack(chosen)
     labels = torch.randint(10, (1, SAMPLES), generator=generator(0, "perf labels"))
     classes = [cell.data.target_class for cell in chosen]
     labelings = torch.zeros(len(chosen), dtype=torch.int64)
