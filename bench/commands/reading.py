@@ -14,15 +14,16 @@ from bench.report.compare import where
 from bench.report.report_config import ReportConfig
 from bench.store.results import Results, require_runs
 
+conditions = click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only such runs, as in `--where model.rank=5`; may be repeated.",
+)
 OPTIONS = (
     click.argument("name"),
-    click.option(
-        "--where",
-        "conditions",
-        multiple=True,
-        metavar="COLUMN=VALUE",
-        help="Only such runs, as in `--where model.rank=5`; may be repeated.",
-    ),
+    conditions,
     click.option(
         "--from",
         "source",

@@ -13,6 +13,7 @@ from bench.commands.common import reachable, report
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
+from bench.execute.estimate import estimated_time
 from bench.execute.launch import launch
 from bench.execute.work import Work
 from bench.plan import Plan, stacks
@@ -23,7 +24,7 @@ from bench.store.results import Results
 def preview(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command show what it would train: `--cfg job`, as of Hydra's, and `--dry-run`."""
     cfg = click.option("--cfg", type=click.Choice(["job"]), help="Print the configuration only.")
-    dry = click.option("--dry-run", is_flag=True, help="Print cells, stacks and memory only.")
+    dry = click.option("--dry-run", is_flag=True, help="Print cells, stacks, memory and time only.")
     return cfg(dry(function))
 
 
@@ -35,6 +36,7 @@ def previewed(plan: Plan, cfg: str | None, dry_run: bool) -> bool:
         divided = stacks(plan.cells, plan.sweep.max_memory, -(-len(plan.cells) // plan.sweep.jobs))
         print("\n".join(_describe(stack) for stack in divided))
         print(f"{len(plan.cells)} cells in {len(divided)} stacks, {plan.sweep.jobs} at a time")
+        print(estimated_time(plan))
     return bool(cfg or dry_run)
 
 

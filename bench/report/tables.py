@@ -70,10 +70,9 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
     frame, beside = without_baseline(frame, config)
     result = []
+    known = {*config.columns, *(name for name in frame if str(name).startswith(config.within))}
     for name, part in frame.groupby(config.section, sort=True, dropna=False):
-        apart = [
-            (*pair, len(pair[1]) <= LEFTOVER * len(part)) for pair in settings(part, config.columns)
-        ]
+        apart = [(*pair, len(pair[1]) <= LEFTOVER * len(part)) for pair in settings(part, known)]
         others = [setting for setting, _, leftover in apart if not leftover]
         for setting, runs, leftover in apart:
             title, rest = _heading(name, setting, runs, [setting, *others], config)
