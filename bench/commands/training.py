@@ -14,7 +14,7 @@ from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
 from bench.execute.estimate import estimated_time
-from bench.execute.launch import launch
+from bench.execute.launch import is_slurm, launch
 from bench.execute.work import Work
 from bench.plan import Plan, stacks
 from bench.store.location import RunLocation
@@ -76,6 +76,7 @@ def locate(plan: Plan, wandb_runs: int) -> RunLocation:
     """
     given, run_id = f"WANDB_RUN_ID with {wandb_runs} W&B runs", os.environ.get("WANDB_RUN_ID")
     require(wandb_runs == 1 or not run_id, given, "one run", "unset WANDB_RUN_ID")
+    is_slurm(plan.launcher)  # or it is another launcher that can be used
     require_writable(plan.runs_dir / plan.benchmark, "runs_dir")
     return RunLocation(plan.runs_dir, plan.benchmark, reachable(plan.tracking), plan.command)
 

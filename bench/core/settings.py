@@ -198,8 +198,8 @@ def resolve(target: str, group: str = "") -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        hint = " ".join(str(error).split())
+    except Exception as error:  # a module of the user's own may raise anything
+        hint = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"{group}._target_={target!r}", "a class that exists", hint) from error
 
 

@@ -169,3 +169,56 @@ def test_the_time_is_estimated_from_runs_that_are_alike(rankbench, toy_config, t
     seconds = load_runs(tmp_path, "toy").wall_time_s.dropna().median() / 2
     out = rankbench(*dry, "ranks=[1]", "seeds=[0,1,2,3,4]")[1]
     assert f"estimated time: {3 * seconds / 60:.1f} min for 3 cells" in out
+
+
+REPORT = "{title: a, section: data.name, rows: [variant], over: [seed], metrics: [train_error]"
+REPORT += ", x: variant, hue: variant}"
+MINE = "# @package _global_\nbenchmark:\n  name: mine\n"
+FOLDERS = {
+    "a file that hides one of ours": (
+        {"data/digits.yaml": "_target_: data_prep.digits.Digits\nlevels: 4\n"},
+        ["run"],
+        "expected another name",
+    ),
+    "a module that raises": (
+        {"model/broken.yaml": "_target_: broken.Config", "broken.py": "1 / 0\n"},
+        ["run", "model=broken"],
+        "ZeroDivisionError",
+    ),
+    "a module that is not there": (
+        {"model/gone.yaml": "_target_: gone.Config"},
+        ["run", "model=gone"],
+        "model._target_='gone.Config'",
+    ),
+    "a benchmark without a report": (
+        {"benchmark/mine.yaml": f"{MINE}  axes: {{seed: [0]}}\n"},
+        ["bench", "mine"],
+        "expected one with a key benchmark.report",
+    ),
+    "a benchmark without axes": (
+        {"benchmark/mine.yaml": f"{MINE}  report: {REPORT}\n"},
+        ["bench", "mine"],
+        "benchmark.axes",
+    ),
+    "a benchmark without a name": (
+        {"benchmark/mine.yaml": "# @package _global_\nbenchmark:\n  axes: {seed: [0]}\n"},
+        ["run", "benchmark=mine"],
+        "benchmark.name: mine",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_mistake_in_a_folder_of_ones_own_is_one_line(
+    case, rankbench, toy_config, tmp_path, monkeypatch
+):
+    files, arguments, message = FOLDERS[case]
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(text)
+    code, out, error = rankbench(*arguments, "--config-dir", str(tmp_path / "own"))
+    assert (code, out) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
