@@ -31,7 +31,7 @@ def is_stackable(cell: Cell) -> bool:
 
 
 class ModuleBlock(nn.Module):
-    """Predictors that are trained together, with their optimizer; see `predictor_stack.Block`.
+    """Predictors that are trained together, with their optimizer.
 
     Parameters
     ----------
@@ -41,6 +41,13 @@ class ModuleBlock(nn.Module):
         Whether they are replicates in one module; if not there is one of them.
     make_optimizer : callable
         Makes the optimizer of parameters.
+
+    Attributes
+    ----------
+    members : Tensor
+        Shape (predictors,), int64: the predictors' places in the whole stack.
+    ranks : Tensor
+        Shape (predictors,), int64: ones; unlike that of a CP predictor a score is a single number.
     """
 
     members: Tensor

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,29 +14,6 @@ from bench.learners.base import Outcome
 from bench.learners.interval import IntervalLearner, max_epochs
 from bench.learners.losses import ERROR_UNIT
 from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, problem_of
-
-
-class Block(Protocol):
-    """Predictors that are trained together, with their optimizer's state: a module.
-
-    Attributes
-    ----------
-    members : Tensor
-        Shape (predictors,), int64: the predictors' places in the whole stack.
-    ranks : Tensor
-        Shape (predictors,), int64: of how many numbers each predictor's score is the sum.
-    """
-
-    members: Tensor
-    ranks: Tensor
-
-    def select(self, chosen: Tensor) -> Any:
-        """Return a block of the predictors that a mask marks, with copies of what they hold."""
-        ...
-
-    def trained(self) -> list[tuple[dict[str, Tensor], int]]:
-        """Return each predictor's state, on the CPU, and how many parameters it has."""
-        ...
 
 
 class PredictorStack(IntervalLearner):
@@ -52,8 +29,10 @@ class PredictorStack(IntervalLearner):
 
     Attributes
     ----------
-    block : Block
-        The predictors that still train, with their optimizer's state.
+    block : CPBlock or ModuleBlock
+        The predictors that still train, with their optimizer's state. Both kinds of blocks have
+        `members`, the predictors' places in the stack; `ranks`, of how many numbers each one's
+        score is the sum; `select`; and `trained`.
     epoch : Tensor
         Scalar, int64: how many epochs are done.
     losses, last_finite_losses : Tensor

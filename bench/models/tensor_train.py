@@ -67,6 +67,9 @@ class TensorTrain(nn.Module):
         Shape (..., order - 2, mode_dim, rank, rank), float32.
     """
 
+    ends: Tensor
+    cores: Tensor
+
     def __init__(
         self, order: int, mode_dim: int, rank: int, *, init_std: float = 1e-2, seed: int = 0
     ) -> None:
