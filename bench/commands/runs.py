@@ -38,7 +38,7 @@ def command(
     print_frame(counts.astype(str), f"{len(frame)} runs in {runs_dir}")
     problems = []
     if remove:
-        _remove(runs_dir, frame[frame.status != MISSING])
+        _remove(runs_dir, frame.loc[frame.status != MISSING])
     if verify:
         from bench.store.verify import verify_records  # only this option needs W&B
 
