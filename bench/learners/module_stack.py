@@ -2,8 +2,6 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from math import prod
 from typing import Any
 
 import torch
@@ -16,12 +14,12 @@ from bench.core.errors import UserError, require
 from bench.core.settings import identity
 from bench.learners.interval import ELEMENTWISE, require_optimizer
 from bench.learners.predictor_stack import PredictorStack
-from bench.models.network import PredictorConfig
 from bench.models.replicates import select_optimizer_state, select_replicates, stack_replicates
 from data_prep.images import ImageData
 
 EXPECTED = "a module that maps pixels, shape (batch, pixels), uint8, to scores, shape (batch,)"
 TRIED = 3  # samples
+SIZES: dict[str, tuple[int, int]] = {}  # what `_sizes` has returned, as it is asked again and again
 
 
 def is_stackable(cell: Cell) -> bool:
@@ -115,8 +113,7 @@ class ModuleStack(PredictorStack):
         """Raise `UserError` for an optimizer that cannot be made, or an unfit predictor."""
         for optimizer in {cell.optimizer for cell in cells}:
             require_optimizer(optimizer)
-        tried = {(cell.model, cell.data.image_shape, cell.data.levels): cell for cell in cells}
-        for cell in tried.values():
+        for cell in {_kind(cell): cell for cell in cells}.values():
             _try(cell)
 
     @staticmethod
@@ -130,7 +127,10 @@ class ModuleStack(PredictorStack):
         """Return the bytes that the images, targets, parameters and a batch's values take."""
         data: ImageData = cells[0].data
         samples, batch = sum(data.counts.values()), data.batch_size
-        parameters, values = _sizes(cells[0].model, data.image_shape, data.levels)
+        kind = _kind(cells[0])
+        if kind not in SIZES:
+            SIZES[kind] = _sizes(cells[0])
+        parameters, values = SIZES[kind]
         # Gradient, two moments, copies of all when predictors leave; values and their gradients.
         each = 8 * parameters + 2 * values * batch + 9 * batch + samples
         return 2 * samples * data.pixels + len(cells) * each
@@ -192,10 +192,14 @@ def _try(cell: Cell) -> None:
     )
 
 
-@lru_cache(maxsize=256)
-def _sizes(model: PredictorConfig, image_shape: tuple[int, ...], levels: int) -> tuple[int, int]:
+def _kind(cell: Cell) -> str:
+    """Return what the shapes of a cell's predictor depend on."""
+    return repr((cell.model, cell.data.image_shape, cell.data.levels, cell.optimizer.name))
+
+
+def _sizes(cell: Cell) -> tuple[int, int]:
     """Return the bytes of a predictor's state, and those per sample that a step keeps."""
-    module, kept = model.predictor(image_shape, levels, 0), {}
+    module, kept = cell.learner.module(cell), {}
 
     def keep(values: Tensor) -> Tensor:
         kept[values.untyped_storage().data_ptr()] = values.untyped_storage().nbytes()
@@ -203,7 +207,7 @@ def _sizes(model: PredictorConfig, image_shape: tuple[int, ...], levels: int) ->
 
     totals = []
     for count in (TRIED, 2 * TRIED):
-        inputs = torch.zeros(count, prod(image_shape), dtype=torch.uint8)
+        inputs = torch.zeros(count, cell.data.pixels, dtype=torch.uint8)
         kept.clear()
         with saved_tensors_hooks(keep, lambda values: values):
             scores = module(inputs)

@@ -208,6 +208,16 @@ def test_own_arrays_are_benchmarked_by_one_command_that_names_no_folder(rankbenc
     assert all("data.file=mine.npz" in record for record in records)
 
 
+@pytest.mark.parametrize("shape", [(5,), (4, 4), (4, 6, 3)], ids=str)
+def test_samples_of_any_shape_are_drawn(shape, rankbench, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.random((30, *shape)), y=np.arange(30) % 3)
+    words = [f"data.file={tmp_path / 'mine.npz'}", f"results_dir={tmp_path}"]
+    code, _, error = rankbench("data", "arrays", "--show", *words)
+    assert code == 0, error
+    assert (tmp_path / "mine.npz_samples.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_data_draws_pathfinder_and_shows_samples(rankbench, tmp_path):
     words = ["data.train=40", "data.test=2", f"data.root={tmp_path}", f"results_dir={tmp_path}"]
     code, out, _ = rankbench("data", "pathfinder", "--show", *words)
