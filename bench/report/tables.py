@@ -13,7 +13,7 @@ import pandas as pd
 from bench.core.status import Status
 from bench.report.intervals import unit_intervals
 from bench.report.report_config import ReportConfig, in_words
-from bench.store.results import AT_BEST, MISSING, numbers, settings, usable
+from bench.store.results import AT_BEST, MISSING, metric_columns, numbers, settings, usable
 
 # The rules by which a run's numbers are taken from its curve, and how a metric's column ends.
 SELECTIONS = {"last": "", "best validation": AT_BEST}
@@ -215,6 +215,8 @@ def cells_as_text(
     # What no run has, as a setting that is younger than all of them, is left out.
     keys = [key for key in (*config.rows, "selection") if rows[key].notna().any()]
     text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
+    for name in {*keys} & {*metric_columns(rows)}:
+        text[name] = rows[name].map(_number)
     text = text.rename(columns=config.label)
     wanted = metrics or config.metrics
     measured = [metric for metric in wanted if rows[metric].notna().any()] or wanted
