@@ -48,6 +48,10 @@ def add_folder(folder: Path) -> None:
     folder = folder.resolve()
     if folder in FOLDERS:
         return
+    for path in sorted(CONFIG_DIR.rglob("*.yaml")):
+        own = folder / path.relative_to(CONFIG_DIR)
+        hint = "rankbench has one of this name, which would be used instead"
+        require(not own.is_file(), f"--config-dir with {own}", "another name", hint)
     FOLDERS.append(folder)
     sys.path.insert(1, str(folder))
     for path in sorted(folder.iterdir()):
@@ -129,8 +133,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         given = " ".join(overrides)
         raise UserError(given, "Hydra's override syntax, key=value", message) from error
     for override in parsed:
-        stray = override.is_add() and "." not in override.key_or_group
-        require(not stray, str(override.input_line), "a key that exists, set without a +")
+        group, dot, _ = override.key_or_group.partition(".")
+        stray = override.is_add() and not dot
+        stray |= override.is_delete() and not (dot and group in TYPED_GROUPS)
+        require(not stray, str(override.input_line), "a key that exists, set without + or ~")
     return parsed
 
 

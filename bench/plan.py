@@ -192,7 +192,11 @@ def defaults(benchmark: str) -> dict[str, Any]:
 def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
     """Return what chooses a benchmark, and its own experiment unless another one is asked for."""
     lines = [f"benchmark={benchmark}"]
-    experiment = compose(lines)["benchmark"].get("experiment")
+    node = compose(lines)["benchmark"]
+    whole = node.get("name") == benchmark and (benchmark == "single" or node.get("axes"))
+    expected = f"benchmark.name: {benchmark} and benchmark.axes"
+    require(bool(whole), f"configs/benchmark/{benchmark}.yaml", expected)
+    experiment = node.get("experiment")
     if experiment and all(o.key_or_group != "experiment" for o in parsed):
         lines.append(f"experiment={experiment}")
     return lines

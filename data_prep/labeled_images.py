@@ -24,14 +24,24 @@ class Rectangle:
     width: int
 
     @property
+    def bottom(self) -> int:
+        """The first row below."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """The first column to the right."""
+        return self.left + self.width
+
+    @property
     def rows(self) -> slice:
         """The rows as an index."""
-        return slice(self.top, self.top + self.height)
+        return slice(self.top, self.bottom)
 
     @property
     def columns(self) -> slice:
         """The columns as an index."""
-        return slice(self.left, self.left + self.width)
+        return slice(self.left, self.right)
 
     def of(self, images: Tensor) -> Tensor:
         """Return a view of the rectangle in images of shape (..., height, width)."""

@@ -42,13 +42,12 @@ def command(
         print(_describe(name) if name else context.get_help() if asked else _list())
         return 0
     require("=" not in name, f"the benchmark {name}", "a name before the first override")
-    plan = plan_benchmark(name, overrides)
+    plan, config = plan_benchmark(name, overrides), ReportConfig.of(name)
     check(plan.cells, plan.sweep.max_memory)
     if previewed(plan, cfg, dry_run):
         return 0
     work, results = benchmarked(plan)
     print_damaged(results)
-    config = ReportConfig.of(name)
     parts = sections(results.frame, config)
     print(markdown(parts, config, outcomes(parts, config, results.curves)), end="")
     figure = publish(results, config, plan.results_dir / name)

@@ -14,16 +14,17 @@ from bench.report.compare import where
 from bench.report.report_config import ReportConfig
 from bench.store.results import Results, require_runs
 
+conditions = click.option(
+    "--where",
+    "conditions",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Only such runs, as in `--where model.rank=5`; may be repeated.",
+)
+
 
 def reads_runs(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command take a benchmark, what to read its runs from, and which runs."""
-    conditions = click.option(
-        "--where",
-        "conditions",
-        multiple=True,
-        metavar="COLUMN=VALUE",
-        help="Only such runs, as in `--where model.rank=5`; may be repeated.",
-    )
     source = click.option(
         "--from",
         "source",

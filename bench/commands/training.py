@@ -13,7 +13,8 @@ from bench.commands.common import reachable, report
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
-from bench.execute.launch import launch
+from bench.execute.estimate import estimated_time
+from bench.execute.launch import is_slurm, launch
 from bench.execute.work import Work
 from bench.plan import Plan, stacks
 from bench.store.location import RunLocation
@@ -24,7 +25,7 @@ from bench.store.results import Results
 def preview(function: Callable[..., Any]) -> Callable[..., Any]:
     """Let a command show what it would train: `--cfg job`, as of Hydra's, and `--dry-run`."""
     cfg = click.option("--cfg", type=click.Choice(["job"]), help="Print the configuration only.")
-    dry = click.option("--dry-run", is_flag=True, help="Print cells, stacks and memory only.")
+    dry = click.option("--dry-run", is_flag=True, help="Print cells, stacks, memory and time only.")
     return cfg(dry(function))
 
 
@@ -36,6 +37,7 @@ def previewed(plan: Plan, cfg: str | None, dry_run: bool) -> bool:
         divided = stacks(plan.cells, plan.sweep.max_memory, -(-len(plan.cells) // plan.sweep.jobs))
         print("\n".join(_describe(stack) for stack in divided))
         print(f"{len(plan.cells)} cells in {len(divided)} stacks, {plan.sweep.jobs} at a time")
+        print(estimated_time(plan))
     return bool(cfg or dry_run)
 
 
@@ -75,6 +77,7 @@ def locate(plan: Plan, wandb_runs: int) -> RunLocation:
     """
     given, run_id = f"WANDB_RUN_ID with {wandb_runs} W&B runs", os.environ.get("WANDB_RUN_ID")
     require(wandb_runs == 1 or not run_id, given, "one run", "unset WANDB_RUN_ID")
+    is_slurm(plan.launcher)  # or it is another launcher that can be used
     require_writable(plan.runs_dir / plan.benchmark, "runs_dir")
     return RunLocation(plan.runs_dir, plan.benchmark, reachable(plan.tracking), plan.command)
 

@@ -2,7 +2,9 @@
 
 import hashlib
 
+import numpy as np
 import torch
+from torch import Tensor
 
 
 def derive_seed(seed: int, *name: object) -> int:
@@ -27,3 +29,12 @@ def generator(seed: int, *name: object) -> torch.Generator:
     Draws are made on the CPU on every machine, so that an accelerator does not change them.
     """
     return torch.Generator().manual_seed(derive_seed(seed, *name))
+
+
+def standard_normal(shape: tuple[int, ...], seed: int, *name: object) -> Tensor:
+    """Return normal numbers of mean 0 and variance 1, float64, for the draw called `name`.
+
+    They are NumPy's, which unlike PyTorch's do not depend on the processor's instruction set.
+    """
+    rng = np.random.Generator(np.random.Philox(derive_seed(seed, *name)))
+    return torch.from_numpy(rng.standard_normal(shape))

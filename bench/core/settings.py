@@ -190,8 +190,9 @@ def resolve(target: str, setting: str = "_target_") -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(given, "a name that exists", str(error)) from error
+    except Exception as error:  # a module of the user's own may raise anything
+        hint = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(given, "a name that exists", hint) from error
 
 
 def _choices(name: str, known: list[str]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from multiprocessing import connection
@@ -40,13 +40,27 @@ OnProgress = Callable[[float, int, float], None]
 
 def launch(work: Work, on_progress: OnProgress) -> None:
     """Train every pending cell, where the launcher says."""
-    kind = work.launcher["_target_"].rpartition(".")[2]
     here = in_processes if work.sweep.jobs > 1 else in_turn
-    known = {"BasicLauncher": here, "SlurmLauncher": on_slurm}
-    expected = "basic, with sweep.jobs=... for several processes, or submitit_slurm"
-    require(kind in known, f"hydra/launcher with {kind}", expected)
     raise_file_limit()
-    known[kind](work, on_progress)
+    (on_slurm if is_slurm(work.launcher) else here)(work, on_progress)
+
+
+def is_slurm(launcher: Mapping[str, Any]) -> bool:
+    """Return whether Hydra's launcher is that of SLURM.
+
+    Raises
+    ------
+    UserError
+        If it is one that is not supported, or if there is no SLURM.
+    """
+    kind = launcher["_target_"].rpartition(".")[2]
+    expected = "basic, with sweep.jobs=... for several processes, or submitit_slurm"
+    known = kind in ("BasicLauncher", "SlurmLauncher")
+    require(known, f"hydra/launcher with {kind}", expected)
+    slurm, expected = kind == "SlurmLauncher", "a machine with SLURM's sbatch and srun"
+    found = not slurm or bool(shutil.which("sbatch"))
+    require(found, "hydra/launcher=submitit_slurm", expected)
+    return slurm
 
 
 def raise_file_limit() -> None:
@@ -192,8 +206,6 @@ def _submit(work: Work, parts: Sequence[Work]) -> list[Any]:
     """Submit an array of jobs with the settings of Hydra's launcher."""
     if not parts:
         return []
-    expected = "a machine with SLURM's sbatch and srun"
-    require(bool(shutil.which("sbatch")), "hydra/launcher=submitit_slurm", expected)
     from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit import AutoExecutor
     from submitit.core.utils import FailedJobError

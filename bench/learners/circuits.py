@@ -14,6 +14,7 @@ from bench.core.errors import UserError, require
 from bench.core.settings import Count, Factory, Natural, Positive, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.interval import ELEMENTWISE
 from bench.learners.losses import LOSSES
 from bench.learners.network import Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import locality
@@ -33,8 +34,6 @@ from data_prep.one_versus_all import (
 WARM_UP = 0.05  # share of the steps over which the linear schedule rises
 LEAST_WARM_UP = 100  # steps: many times the ten or so over which Adam averages gradients
 ONE_THREAD_WORK = 10**7  # multiply-adds a step below which threads wait for each other
-# Optimizers that move each weight by its own gradient alone, and each circuit of a stack so.
-ELEMENTWISE = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop"}
 
 
 @settings

@@ -18,7 +18,11 @@ from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.dynamics_measures import Measure, measure_class
 from bench.learners.interval import IntervalLearner, device_of, require_optimizer
 from bench.learners.schedule import StepsConfig
-from bench.models.replicates import select_replicates, stack_replicates
+from bench.models.replicates import (
+    select_optimizer_state,
+    select_replicates,
+    stack_replicates,
+)
 from bench.optim import GroupRMSprop
 from data_prep.problems import LossConfig, RecoveryProblem
 
@@ -323,13 +327,9 @@ class Dynamics(IntervalLearner):
 
     def _keep(self, kept: Tensor) -> None:
         """Go on with some of the replicates."""
-        replicates = len(kept)
         for module in (self.model, self.problem, self.measures, self.state):
             select_replicates(module, kept)
-        for state in self.optimizer.state.values():
-            for name, value in state.items():
-                if isinstance(value, Tensor) and value.shape[:1] == (replicates,):
-                    state[name] = value[kept]
+        select_optimizer_state(self.optimizer, kept)
 
     def progress(self) -> tuple[float, float]:
         """Return the share of the steps done and the mean loss of the replicates that train."""

@@ -17,6 +17,9 @@ from bench.core.errors import UserError, require
 from bench.core.settings import Factory
 from bench.learners.base import Hook, RunLog
 
+# Optimizers that move each weight by its own gradient alone, and so each replicate of a stack.
+ELEMENTWISE = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop"}
+
 
 class IntervalLearner(nn.Module, ABC):
     """Trains the cells of a stack together, by intervals: from one measurement to the next.

@@ -39,6 +39,7 @@ class CircuitConfig(Settings, NetworkConfig):
     """
 
     name: ClassVar[str] = "circuit"
+    stackable: ClassVar[bool] = True
 
     width: Count = 4
     tree: Literal["grid", "adjacent", "half", "cp"] = "grid"
@@ -62,6 +63,12 @@ class CircuitConfig(Settings, NetworkConfig):
         wanted, component = circuit(tree="grid"), circuit(**at_once, width=1)
         width = max(1, round(wanted.parameter_count / component.parameter_count))
         return circuit(**at_once, width=width)
+
+    def predictor(
+        self, image_shape: tuple[int, ...], levels: int, seed: int
+    ) -> "ConvArithmeticCircuit":
+        """Return a freshly started circuit with one output."""
+        return self.build(image_shape, levels, 1, seed)
 
 
 class ConvArithmeticCircuit(nn.Module):

@@ -1,6 +1,7 @@
 """Tensors of low CP rank, alone and stacked."""
 
 from collections.abc import Sequence
+from math import prod
 from typing import ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import require
 from bench.core.seeding import generator as seeded
+from bench.core.seeding import standard_normal
 from bench.core.settings import Count, Finite, NonNegative, Settings, settings
 from bench.kernels.cp import cp_components, slow_cp_components
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
@@ -46,9 +48,16 @@ class CPConfig(Settings):
         rng = seeded(seed, "initialization")
         return CPFactorization(len(mode_dims), mode_dims[0], self.rank, **start, generator=rng)
 
+    def predictor(self, image_shape: tuple[int, ...], levels: int, seed: int) -> "CPPredictor":
+        """Return a freshly started predictor."""
+        made = CPPredictor(prod(image_shape), levels, self.rank)
+        start = standard_normal((*made.factors.shape,), seed, "initialization")
+        made.factors.data = (self.init_mean + self.init_std * start).float()
+        return made
+
 
 class CPPredictor(nn.Module):
-    """A trained CP predictor: the entry of a tensor of low rank at each input [TF, equation 3].
+    """A CP predictor: the entry of a tensor of low rank at each input [TF, equation 3].
 
     Parameters
     ----------
@@ -232,6 +241,11 @@ class CPBlock(nn.Module):
     def predictor_factors(self) -> list[Tensor]:
         """Return each predictor's factors, shape (rank, mode_dim, order)."""
         return list(self.components().split(self.ranks.tolist()))
+
+    def trained(self) -> list[tuple[dict[str, Tensor], int]]:
+        """Return the state of each predictor's `CPPredictor`, and how many parameters it has."""
+        factors = [one.permute(2, 1, 0).contiguous().cpu() for one in self.predictor_factors()]
+        return [({"factors": one}, one.numel()) for one in factors]
 
     def select(self, chosen: Tensor) -> "CPBlock":
         """Return a block of the predictors that a mask marks, with copies of what they hold."""

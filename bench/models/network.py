@@ -1,7 +1,8 @@
-"""What the settings of networks that read images have in common."""
+"""What the settings of networks and of predictors have in common."""
 
 from abc import ABC, abstractmethod
 from inspect import signature
+from typing import Protocol, runtime_checkable
 
 from torch import nn
 
@@ -37,3 +38,33 @@ class NetworkConfig(ABC):
         seed : int
             Seed of the start.
         """
+
+
+@runtime_checkable
+class PredictorConfig(Protocol):
+    """Settings of a predictor of discrete inputs, which `learner=one_versus_all` can train.
+
+    A class attribute ``stackable = True`` says that the operations of the predictor carry leading
+    dimensions of its parameters through to its scores, see `bench.models.replicates`: then many
+    predictors are computed at once.
+    """
+
+    def predictor(self, image_shape: tuple[int, ...], levels: int, seed: int) -> nn.Module:
+        """Return a freshly started predictor.
+
+        Parameters
+        ----------
+        image_shape : tuple of int
+            The shape of a sample.
+        levels : int
+            How many values an input takes.
+        seed : int
+            Seed of the start.
+
+        Returns
+        -------
+        nn.Module
+            It maps inputs of shape (batch, pixels), uint8, values from 0 to ``levels - 1``, to
+            scores of shape (batch,).
+        """
+        ...

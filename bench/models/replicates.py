@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.func import stack_module_state
+from torch.optim import Optimizer
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -26,6 +27,14 @@ def select_replicates(module: nn.Module, kept: Tensor) -> None:
     for owner in module.modules():
         for name, values in owner.named_buffers(recurse=False):
             setattr(owner, name, values[kept])
+
+
+def select_optimizer_state(optimizer: Optimizer, kept: Tensor) -> None:
+    """Keep what an optimizer knows of some replicates, in place; see `select_replicates`."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape[:1] == kept.shape:
+                state[name] = value[kept]
 
 
 def stack_replicates(modules: Sequence[M]) -> M:

@@ -15,7 +15,7 @@ from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.tiles import ADAM_BETAS
-from bench.learners.one_versus_all import OneVersusAll
+from bench.learners.cp_stack import CPStack
 from bench.perf.timing import medians, ratio
 from bench.plan import plan_benchmark
 from data_prep.one_versus_all import Part
@@ -51,7 +51,7 @@ def all_images() -> dict[str, Tensor]:
 
 def learner_of(
     ranks: Sequence[int], classes: Sequence[int], images: Tensor, *, late: bool = False
-) -> OneVersusAll:
+) -> CPStack:
     """Return a learner of a grid of ranks and classes, whose labels are random.
 
     With `late`, its factors are spread like those of predictors that have long trained: around 1, a
@@ -59,7 +59,7 @@ def learner_of(
     """
     axes = [f"ranks={[*ranks]}", f"classes={[*classes]}", "seeds=[0]", "variants=[original]"]
     cells = [*plan_benchmark("tensor_rank", ["model=cp", "data=mnist", *axes]).cells]
-    learner = OneVersusAll(cells)
+    learner = CPStack(cells)
     labels = torch.randint(10, (1, SAMPLES), generator=generator(0, "perf labels"))
     labelings = torch.zeros(len(cells), dtype=torch.int64)
     targets = torch.tensor([[cell.data.target_class] for cell in cells], dtype=torch.uint8)
@@ -74,7 +74,7 @@ def learner_of(
     return learner
 
 
-def step_of(learner: OneVersusAll) -> Callable[[], Tensor]:
+def step_of(learner: CPStack) -> Callable[[], Tensor]:
     """Return a function that takes one training step of all predictors."""
     batches = _batches()
     return lambda: learner.train_step(next(batches))

@@ -20,7 +20,7 @@ from bench.report.intervals import (
 )
 from bench.report.report_config import ReportConfig, in_words, options
 from bench.report.tables import sections
-from bench.store.results import config_columns, usable
+from bench.store.results import config_columns, metric_columns, usable
 
 ENDS = ("", "_low", "_high")
 STATISTICS = ["first", "second", *(f"difference{end}" for end in ENDS)]
@@ -169,8 +169,7 @@ def _column(name: str, columns: Sequence[str], given: str) -> str:
 
 
 def _require_metric(frame: pd.DataFrame, metric: str) -> None:
-    others = [*config_columns(frame), "attempt", "wall_time_s", "stacked_with", "format", "dirty"]
-    metrics = [str(name) for name in frame.select_dtypes("number") if name not in others]
+    metrics = metric_columns(frame)
     require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
 
 

@@ -174,6 +174,9 @@ class ReportConfig:
         The columns that make a row of the table.
     over : tuple of str
         The columns over which a row is averaged.
+    within : tuple of str
+        What the names of columns begin with that may differ inside a section without a column of
+        their own, such as ``model.`` where each of several models has its own settings.
     unit : str
         The one of `over` whose values are independent samples; intervals and tests are made of the
         means over everything else. Without it, every run is a sample of its own.
@@ -237,6 +240,7 @@ class ReportConfig:
     hue: str
     unit: str = ""
     dash: str = ""
+    within: tuple[str, ...] = ()
     questions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reference: str | float = ""
     baseline: Baseline | None = None

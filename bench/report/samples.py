@@ -41,6 +41,7 @@ def _by_label(data: LabeledImages, root: str | None) -> dict[str, Tensor]:
 
 def _quantized(data: ImageData, root: str | None) -> dict[str, Tensor]:
     images, split = data.read(root, "train").images[SHOWN], data.split(root, "train")
-    quantized = split.inputs[SHOWN].unflatten(1, data.image_shape) / (data.levels - 1)
+    quantized = split.inputs[SHOWN] / (data.levels - 1)
     sheets = {"images": images / data.brightest, f"with {data.levels} gray values": quantized}
-    return {title: sheet.unsqueeze(1) for title, sheet in sheets.items()}
+    height = data.image_shape[0] if len(data.image_shape) > 1 else 1  # of samples of any shape
+    return {title: sheet.reshape(len(sheet), 1, height, -1) for title, sheet in sheets.items()}

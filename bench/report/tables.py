@@ -13,7 +13,7 @@ import pandas as pd
 from bench.core.status import Status
 from bench.report.intervals import unit_intervals
 from bench.report.report_config import ReportConfig, in_words
-from bench.store.results import AT_BEST, MISSING, numbers, settings, usable
+from bench.store.results import AT_BEST, MISSING, metric_columns, numbers, settings, usable
 
 # The rules by which a run's numbers are taken from its curve, and how a metric's column ends.
 SELECTIONS = {"last": "", "best validation": AT_BEST}
@@ -72,10 +72,9 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     frame = frame.assign(**dict.fromkeys(absent, float("nan")))
     frame, beside = without_baseline(frame, config)
     result = []
+    known = {*config.columns, *(name for name in frame if str(name).startswith(config.within))}
     for name, part in frame.groupby(config.section, sort=True, dropna=False):
-        apart = [
-            (*pair, len(pair[1]) <= LEFTOVER * len(part)) for pair in settings(part, config.columns)
-        ]
+        apart = [(*pair, len(pair[1]) <= LEFTOVER * len(part)) for pair in settings(part, known)]
         others = [setting for setting, _, leftover in apart if not leftover]
         for setting, runs, leftover in apart:
             title, rest = _heading(name, setting, runs, [setting, *others], config)
@@ -210,6 +209,8 @@ def cells_as_text(
     keys = [key for key in config.rows if rows[key].notna().any()]
     keys += ["selection"] * (rows.selection.nunique() > 1)
     text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
+    for name in {*keys} & {*metric_columns(rows)}:
+        text[name] = rows[name].map(_number)
     text = text.rename(columns=config.label)
     wanted = metrics or config.metrics
     measured = [metric for metric in wanted if rows[metric].notna().any()] or wanted

@@ -252,6 +252,12 @@ def config_columns(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name in frame if "." in str(name) or name in ("variant", "seed")]
 
 
+def metric_columns(frame: pd.DataFrame) -> list[str]:
+    """Return the columns that are metrics."""
+    others = [*config_columns(frame), *OWN_COLUMNS, "format"]
+    return [str(name) for name in frame.select_dtypes("number") if name not in others]
+
+
 def numbers(frame: pd.DataFrame, column: str) -> pd.Series:
     """Return a column as floats; NaN where there is none."""
     return pd.Series(frame.get(column, np.nan), frame.index, dtype=float)

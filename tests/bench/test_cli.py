@@ -72,7 +72,9 @@ BAD = {
     "a learning rate of NaN": (["bench", "tensor_rank", "optimizer.lr=nan"], "optimizer.lr"),
     "step size 0": (["run", "optimizer.lr=0"], "optimizer.lr"),
     "one bad value of several": (["bench", "tensor_rank", "data.levels=2,300"], "from 2 to 17"),
-    "a model for another learner": (["run", "model=circuit"], "CPConfig"),
+    "a model for another learner": (["run", "model=matrix"], "PredictorConfig"),
+    "a launcher that is not there": (["run", "hydra/launcher=joblib"], "basic"),
+    "a group taken away": (["run", "~model"], "without + or ~"),
     "a problem for another learner": (["run", "data=cp_completion"], "ImageData"),
     "a trainer for another learner": (["run", "trainer=steps"], "trainer"),
     "unknown command": (["bnech"], "bnech"),
@@ -204,6 +206,16 @@ def test_own_arrays_are_benchmarked_by_one_command_that_names_no_folder(rankbenc
     assert len(records) == 18  # three classes, three variants, and a linear model beside
     assert not any(str(tmp_path) in record for record in records)
     assert all("data.file=mine.npz" in record for record in records)
+
+
+@pytest.mark.parametrize("shape", [(5,), (4, 4), (4, 6, 3)], ids=str)
+def test_samples_of_any_shape_are_drawn(shape, rankbench, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", x=rng.random((30, *shape)), y=np.arange(30) % 3)
+    words = [f"data.file={tmp_path / 'mine.npz'}", f"results_dir={tmp_path}"]
+    code, _, error = rankbench("data", "arrays", "--show", *words)
+    assert code == 0, error
+    assert (tmp_path / "mine.npz_samples.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_data_draws_pathfinder_and_shows_samples(rankbench, tmp_path):

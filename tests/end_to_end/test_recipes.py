@@ -18,7 +18,8 @@ NAME = re.compile(r"^# (mine/\S+)$", re.MULTILINE)  # the comment at the top of 
 TRACES = {
     "A data set": ["stripes"],
     "A control": ["permuted_pixels"],
-    "A model": ["perceptron"],
+    "A predictor, trained one-versus-all": ["factorization_machine"],
+    "A network": ["perceptron"],
     "A metric": ["stable_rank"],
     "A regularizer": ["gradient_norm", "train_penalty"],
     "An optimizer": ["nesterov", "SignDescent"],

@@ -8,6 +8,7 @@ from made_up import record_of
 from bench.plan import plan_benchmark
 from bench.store.record import read_record, write_record
 from bench.store.results import load_runs
+from bench.store.run_locks import RunLocks
 
 OPENED = []
 
@@ -114,3 +115,110 @@ def test_runs_are_counted(rankbench, toy_config, tmp_path):
     code, _, error = rankbench("runs", *words)
     assert code == 1
     assert "1 files left out" in error
+
+
+def test_runs_are_removed_but_none_that_trains(rankbench, toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", "tracking.mode=disabled", *toy_config]
+    assert rankbench("bench", "toy", "model.fault=error", *words)[0] == 1
+    code, out, _ = rankbench("runs", "--where", "status=failed", f"runs_dir={tmp_path}")
+    assert (code, "2 runs in" in out) == (0, True)
+    failed = load_runs(tmp_path, "toy").query("status == 'failed'").index
+    with RunLocks(tmp_path / "toy") as locks:
+        locks.take(failed[:1])
+        remove = ["runs", "--where", "status=failed", "--remove", f"runs_dir={tmp_path}"]
+        code, out, _ = rankbench(*remove)
+        assert (code, out.endswith("1 runs removed; 1 are being trained\n")) == (0, True)
+    assert (tmp_path / "toy" / failed[0] / "record.json").exists()
+    assert not (tmp_path / "toy" / failed[1]).exists()
+    assert rankbench(*remove)[1].endswith("1 runs removed\n")
+    assert set(load_runs(tmp_path, "toy").status) == {"converged", "max_steps", "missing"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["runs", "--remove"], "--remove without --where: expected the runs to remove"),
+        (["runs", "--where", "status=done"], "--where status=done: expected one of the recorded"),
+        (["runs", "model.rank=3"], "model.rank=3: expected one of runs_dir, results_dir"),
+        (["table", "toy", "--columns", "tset_error"], "--columns tset_error: expected some of"),
+        (["table", "toy", "--columns", "epoch,epoch"], "expected each of them once"),
+    ],
+)
+def test_what_cannot_be_listed_is_refused(rankbench, toy_config, tmp_path, arguments, message):
+    words = [f"runs_dir={tmp_path}", *toy_config]
+    rankbench("bench", "toy", "ranks=[1]", "tracking.mode=disabled", *words)
+    code, _, error = rankbench(*arguments, f"runs_dir={tmp_path}")
+    assert (code, message in error, error.count("\n")) == (2, True, 1)
+    assert len(load_runs(tmp_path, "toy")) == 2
+
+
+def test_a_table_shows_the_columns_asked_for(rankbench, toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", *toy_config]
+    rankbench("bench", "toy", "tracking.mode=disabled", *words)
+    code, out, _ = rankbench("table", "toy", "--columns", "test_error,epoch", *words)
+    assert code == 0
+    assert "| rank | test error | epoch |" in out
+
+
+def test_the_time_is_estimated_from_runs_that_are_alike(rankbench, toy_config, tmp_path):
+    words = ["learner.pause_s=0.2", f"runs_dir={tmp_path}", *toy_config]
+    dry = ["bench", "toy", "--dry-run", *words]
+    assert rankbench(*dry)[1].endswith("unknown, as no run like 6 of the cells is recorded\n")
+    assert rankbench("bench", "toy", "ranks=[1]", "tracking.mode=disabled", *words)[0] == 0
+    assert rankbench(*dry)[1].endswith("unknown, as no run like 4 of the cells is recorded\n")
+    seconds = load_runs(tmp_path, "toy").wall_time_s.dropna().median() / 2
+    out = rankbench(*dry, "ranks=[1]", "seeds=[0,1,2,3,4]")[1]
+    assert f"estimated time: {3 * seconds / 60:.1f} min for 3 cells" in out
+
+
+REPORT = "{title: a, section: data.name, rows: [variant], over: [seed], metrics: [train_error]"
+REPORT += ", x: variant, hue: variant}"
+MINE = "# @package _global_\nbenchmark:\n  name: mine\n"
+FOLDERS = {
+    "a file that hides one of ours": (
+        {"data/digits.yaml": "_target_: data_prep.digits.Digits\nlevels: 4\n"},
+        ["run"],
+        "expected another name",
+    ),
+    "a module that raises": (
+        {"model/broken.yaml": "_target_: broken.Config", "broken.py": "1 / 0\n"},
+        ["run", "model=broken"],
+        "ZeroDivisionError",
+    ),
+    "a module that is not there": (
+        {"model/gone.yaml": "_target_: gone.Config"},
+        ["run", "model=gone"],
+        "model._target_='gone.Config'",
+    ),
+    "a benchmark without a report": (
+        {"benchmark/mine.yaml": f"{MINE}  axes: {{seed: [0]}}\n"},
+        ["bench", "mine"],
+        "expected one with a key benchmark.report",
+    ),
+    "a benchmark without axes": (
+        {"benchmark/mine.yaml": f"{MINE}  report: {REPORT}\n"},
+        ["bench", "mine"],
+        "benchmark.axes",
+    ),
+    "a benchmark without a name": (
+        {"benchmark/mine.yaml": "# @package _global_\nbenchmark:\n  axes: {seed: [0]}\n"},
+        ["run", "benchmark=mine"],
+        "benchmark.name: mine",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_a_mistake_in_a_folder_of_ones_own_is_one_line(
+    case, rankbench, toy_config, tmp_path, monkeypatch
+):
+    files, arguments, message = FOLDERS[case]
+    monkeypatch.chdir(tmp_path)
+    for name, text in files.items():
+        (tmp_path / "own" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "own" / name).write_text(text)
+    code, out, error = rankbench(*arguments, "--config-dir", str(tmp_path / "own"))
+    assert (code, out) == (2, "")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "runs").exists()

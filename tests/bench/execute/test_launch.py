@@ -198,6 +198,13 @@ def test_the_folder_of_a_clusters_jobs_is_ours_alone(tmp_path, monkeypatch):
     assert (location.folder / ".jobs").stat().st_mode & 0o777 == 0o700
 
 
+def test_a_launcher_that_is_not_supported_is_refused():
+    from bench.core.errors import UserError
+
+    with pytest.raises(UserError, match=r"LocalLauncher: expected basic, with sweep.jobs"):
+        launching.is_slurm({"_target_": "hydra_plugins.submitit.LocalLauncher"})
+
+
 def test_a_record_says_who_asked_for_it(tmp_path):
     bench = start(tmp_path, "ranks=[1]", "seeds=[0]")
     _, error = bench.communicate(timeout=120)

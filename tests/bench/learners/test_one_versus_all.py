@@ -15,7 +15,7 @@ from bench.core.errors import UserError
 from bench.core.settings import Factory
 from bench.core.status import Status
 from bench.kernels.cp import slow_cp_components
-from bench.learners.one_versus_all import OneVersusAllConfig, initial_factors
+from bench.learners.one_versus_all import OneVersusAllConfig
 from bench.models.cp import CPConfig
 from data_prep.digits import Digits
 from data_prep.torchvision_images import MNIST
@@ -51,6 +51,10 @@ def learner_of(cells, dtype=torch.float32):
     learner = cells[0].learner.build(cells).to(dtype)
     learner.start(torch.device("cpu"))
     return learner
+
+
+def initial_factors(cell):
+    return cell.learner.module(cell).factors.detach().permute(2, 1, 0).contiguous()
 
 
 def factors_after(cells, steps, dtype):

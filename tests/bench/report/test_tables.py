@@ -5,10 +5,12 @@ from io import StringIO
 
 import pandas as pd
 import pytest
+from made_up import record_of
 
+from bench.plan import plan_benchmark
 from bench.report import tables
 from bench.report.report_config import Baseline, ReportConfig
-from bench.store.results import best_validation
+from bench.store.results import Results, best_validation, row_of
 
 GOLDEN_MARKDOWN = """\
 # A title
@@ -259,3 +261,15 @@ def test_a_baseline_stands_beside_the_rows_that_it_matches_and_in_no_mean():
     alone = frame[frame["model.name"] == "linear"]  # then they are what the table is about
     (section,) = tables.sections(alone, changed)
     assert section.rows.train_error.round(9).tolist() == [0.4]
+
+
+def test_what_may_differ_within_a_section_makes_none_of_its_own():
+    rows = {}
+    for cell in plan_benchmark("families", ["classes=0,1"]).cells:
+        size = cell.config["model"].get("rank", 0) + cell.config["model"].get("width", 0)
+        metrics = {"train_error": 0.1, "test_error": 0.1, "parameters": float(size)}
+        rows[cell.run_key] = row_of(record_of(cell, "families", metrics=metrics))
+    (section,) = tables.sections(Results.of(rows, {}).frame, ReportConfig.of("families"))
+    assert len(section.runs) == 54
+    assert len(section.rows) == 27  # three variants, families and sizes
+    assert (section.rows.done == 2).all()

@@ -1,0 +1,41 @@
+"""How long a plan will take, by the runs that are recorded already."""
+
+from collections import defaultdict
+from statistics import median
+from typing import Any
+
+from bench.core.status import Status
+from bench.plan import Plan
+from bench.store.record import DamagedRecord, read_record
+from bench.store.results import flatten, record_paths
+
+# What runs may differ in that take as long as one another.
+FREE = ("variant", "seed", "data.target_class", "data.fraction")
+
+
+def estimated_time(plan: Plan) -> str:
+    """Return in words how long a plan's cells will take that are not recorded yet.
+
+    Each takes the median of the recorded runs of the benchmark that differ from it in variant, seed
+    or class alone: their share of the time of their stack.
+    """
+    times, finished = defaultdict(list), set()
+    for path in record_paths(plan.runs_dir, plan.benchmark):
+        try:
+            record = read_record(path)
+        except DamagedRecord:
+            continue
+        if record.status.final:
+            finished.add(record.run_key)
+        if record.status in (Status.CONVERGED, Status.MAX_STEPS):
+            times[_kind(record.config)].append(record.wall_time_s / record.stacked_with)
+    kinds = [_kind(cell.config) for cell in plan.cells if cell.run_key not in finished]
+    unknown = sum(kind not in times for kind in kinds)
+    if unknown:
+        return f"estimated time: unknown, as no run like {unknown} of the cells is recorded"
+    seconds = sum(median(times[kind]) for kind in kinds) / plan.sweep.jobs
+    return f"estimated time: {seconds / 60:.1f} min for {len(kinds)} cells that are not recorded"
+
+
+def _kind(config: dict[str, Any]) -> str:
+    return repr(sorted((n, str(v)) for n, v in flatten(config).items() if n not in FREE))

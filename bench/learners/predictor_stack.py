@@ -1,0 +1,234 @@
+"""Stacks of predictors that read the same images, each of which tells its class from all others."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.core.cell import Cell
+from bench.core.status import Status
+from bench.kernels.tiles import total_errors
+from bench.learners.base import Outcome
+from bench.learners.interval import IntervalLearner, max_epochs
+from bench.learners.losses import ERROR_UNIT
+from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, problem_of
+
+
+class PredictorStack(IntervalLearner):
+    """Trains predictors on the squared loss [TF, section 5 and appendix].
+
+    Every predictor sees what it would see alone: the same batches, its own loss, its own share of
+    the optimizer's state. One that has converged or diverged is taken out and costs nothing more.
+
+    Parameters
+    ----------
+    cells : sequence of Cell
+        Cells with equal stack keys.
+
+    Attributes
+    ----------
+    block : CPBlock or ModuleBlock
+        The predictors that still train, with their optimizer's state. Both kinds of blocks have
+        `members`, the predictors' places in the stack; `ranks`, of how many numbers each one's
+        score is the sum; `select`; and `trained`.
+    epoch : Tensor
+        Scalar, int64: how many epochs are done.
+    losses, last_finite_losses : Tensor
+        Shape (cells,): mean losses of the last epoch, and of the last in which they were finite.
+    epochs_below : Tensor
+        Shape (cells,), int64: for how many epochs in a row each loss has met the stop criterion.
+    """
+
+    block: Any
+    epoch: Tensor
+    losses: Tensor
+    last_finite_losses: Tensor
+    epochs_below: Tensor
+
+    def __init__(self, cells: Sequence[Cell]) -> None:
+        super().__init__(cells)
+        first = cells[0]
+        self.config = first.learner
+        self.max_epochs = max_epochs(first)
+        self.every = first.execution.log_every_n_epochs
+        self.stack = OneVersusAllStack([problem_of(cell) for cell in cells], first.execution.root)
+        self.register_buffer("epoch", torch.tensor(0))
+        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
+        self.register_buffer("last_finite_losses", self.losses.clone())
+        self.register_buffer("epochs_below", torch.zeros(len(cells), dtype=torch.int64))
+        self.parts: dict[str, Part] = {}
+
+    @staticmethod
+    @abstractmethod
+    def check(cells: Sequence[Cell]) -> None:
+        """Raise `UserError` for a model, optimizer or batch that such a stack cannot train."""
+
+    @staticmethod
+    @abstractmethod
+    def shared(cell: Cell) -> tuple[Any, ...] | None:
+        """Return what cells must share, beside their images, to be trained together.
+
+        None if the cell can only be trained alone.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def memory(cells: Sequence[Cell]) -> float:
+        """Return the bytes that training the cells together takes."""
+
+    def load_data(self) -> None:
+        """Bring the images to the device."""
+        self.read({name: part.to(self.device) for name, part in self.stack.parts().items()})
+
+    def read(self, parts: dict[str, Part]) -> None:
+        """Take samples to train and measure on."""
+        self.parts = parts
+
+    def threads(self) -> int:
+        """Return how many threads are asked for; by default one, as stacks share the cores."""
+        return self.run_log.cells[0].execution.threads or 1
+
+    def train_interval(self) -> None:
+        """Train to a whole multiple of the interval, as a resumed run would, then measure."""
+        start = int(self.epoch)
+        for epoch in range(
+            start, min(start // self.every * self.every + self.every, self.max_epochs)
+        ):
+            self.train_epoch(self.stack.batches(epoch))
+            self.epoch += 1
+            self.epochs_below = (self.epochs_below + 1) * (
+                self.losses < self.config.converged_below
+            )
+            self._end_early(self._ended())
+            if not self.run_log.training():
+                return
+        self._measure()
+        if self.epoch >= self.max_epochs:
+            self._end(dict.fromkeys(self.run_log.training(), Status.MAX_STEPS))
+
+    def train_epoch(self, batches: Sequence[Tensor]) -> None:
+        """Step through an epoch's batches and keep each predictor's mean loss."""
+        members = self.block.members
+        sums = torch.zeros(len(members), dtype=torch.float64, device=self.device)
+        for indices in batches:
+            losses = self.train_step(indices)
+            sums += losses * len(indices)
+            losses = losses.to(self.losses.dtype)
+            last = self.last_finite_losses[members]
+            self.last_finite_losses[members] = losses.where(losses.isfinite(), last)
+        samples = sum(len(indices) for indices in batches)
+        self.losses[members] = (sums / samples).to(self.losses.dtype)
+
+    @abstractmethod
+    def train_step(self, indices: Tensor) -> Tensor:
+        """Take one step of every predictor.
+
+        Parameters
+        ----------
+        indices : Tensor
+            Shape (batch,), int64: the samples of the batch.
+
+        Returns
+        -------
+        Tensor
+            Shape (predictors,), float64: mean squared losses before the step.
+        """
+
+    @abstractmethod
+    def predict(self, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
+        """Evaluate every predictor at samples of a part.
+
+        Returns
+        -------
+        predictions : Tensor
+            Shape (predictors, samples).
+        underflows : Tensor
+            Shape (predictors,), int64: how many of the numbers that the scores are sums of are 0.
+        """
+
+    def targets(self, name: str, chosen: Tensor | slice) -> Tensor:
+        """Return the targets of samples, shape (predictors, samples)."""
+        targets = self.parts[name].targets(self.block.members, chosen)
+        return POSITIVE_TARGET * targets.to(self.losses.dtype)
+
+    @torch.no_grad()
+    def errors(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return each predictor's mean error on a part of the data, and its share of underflow.
+
+        The error is the squared error divided by 4, that is, in units of labels 0 and 1; on test
+        data each sample counts at most 1 [TF, appendix].
+
+        Returns
+        -------
+        errors, underflow_shares : Tensor
+            Shape (predictors,), float64, for the predictors of the block.
+        """
+        block, samples = self.block, len(self.parts[name])
+        most = 1.0 if name == "test" else torch.inf
+        totals = torch.zeros(len(block.members), dtype=torch.float64)
+        underflows = torch.zeros_like(totals)
+        size = self.stack.data.batch_size
+        for start in range(0, samples, size):
+            chosen = slice(start, min(start + size, samples))
+            predictions, counts = self.predict(name, chosen)
+            wanted = self.targets(name, chosen).cpu().numpy()
+            total_errors(predictions.cpu().numpy(), wanted, ERROR_UNIT, most, totals.numpy())
+            underflows += counts.cpu()
+        return totals / samples, underflows / (samples * block.ranks.cpu())
+
+    def _ended(self) -> dict[int, Status]:
+        """Return how predictors ended of those that trained, by their index."""
+        finite = self.losses.isfinite().tolist()
+        converged = (self.epochs_below >= self.config.patience).tolist()
+        return {
+            index: Status.CONVERGED if finite[index] else Status.DIVERGED
+            for index in self.run_log.training()
+            if converged[index] or not finite[index]
+        }
+
+    def _measure(self) -> None:
+        """Add a point to the curves of the block's predictors."""
+        (train, underflow), (test, _) = self.errors("train"), self.errors("test")
+        losses = self.losses[self.block.members].double().cpu()
+        columns = {"train_loss": losses, "running_train_error": losses / ERROR_UNIT}
+        columns |= {"train_error": train, "test_error": test, "underflow_share": underflow}
+        rows = torch.stack(list(columns.values()), 1).tolist()
+        for index, row in zip(self.block.members.tolist(), rows, strict=True):
+            point = dict(zip(columns, row, strict=True))
+            self.run_log.add_point(index, {"epoch": int(self.epoch), **point})
+
+    def _end_early(self, statuses: Mapping[int, Status]) -> None:
+        """Take out the predictors that have converged or diverged."""
+        if not statuses:
+            return
+        ended = torch.isin(self.block.members, torch.tensor(list(statuses), device=self.device))
+        leaving, staying = self.block.select(ended), self.block.select(~ended)
+        self.block = leaving
+        self._measure()
+        self._end(statuses)
+        self.block = staying
+        self._optimizer = self.make_optimizer()
+
+    def _end(self, statuses: Mapping[int, Status]) -> None:
+        """Give the block's predictors their outcomes; `constant_error` is the label's variance."""
+        members = self.block.members
+        shares = self.parts["train"].targets(members).double().mean(1).tolist()
+        rows = zip(members.tolist(), shares, self.block.trained(), strict=True)
+        for index, share, (weights, parameters) in rows:
+            metrics = {**self.run_log.curves[index][-1], "constant_error": share * (1 - share)}
+            metrics["parameters"] = parameters
+            if statuses[index] is Status.DIVERGED:
+                metrics["last_finite_loss"] = float(self.last_finite_losses[index])
+            self.run_log.end(index, Outcome(statuses[index], metrics, weights))
+
+    def progress(self) -> tuple[float, float]:
+        """Return the share of epochs done and the mean loss of the predictors still training."""
+        losses = self.losses[self.run_log.training()].tolist()
+        mean = sum(losses) / len(losses) if losses else float("nan")
+        return int(self.epoch) / self.max_epochs, mean
+
+    def extra_state(self) -> dict[str, Any]:
+        """Return which predictors still train."""
+        return {"members": self.block.members.tolist(), "ranks": self.block.ranks.tolist()}
