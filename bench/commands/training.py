@@ -13,7 +13,7 @@ from bench.commands.common import reachable, report
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
-from bench.execute.estimate import estimated_time
+from bench.execute.estimate import estimated_memory, estimated_time
 from bench.execute.launch import is_slurm, launch
 from bench.execute.work import Work
 from bench.plan import Plan, stacks
@@ -37,6 +37,7 @@ def previewed(plan: Plan, cfg: str | None, dry_run: bool) -> bool:
         divided = stacks(plan.cells, plan.sweep.max_memory, -(-len(plan.cells) // plan.sweep.jobs))
         print("\n".join(_describe(stack) for stack in divided))
         print(f"{len(plan.cells)} cells in {len(divided)} stacks, {plan.sweep.jobs} at a time")
+        print(f"estimated memory: {estimated_memory(divided)}, with the libraries'")
         print(estimated_time(plan))
     return bool(cfg or dry_run)
 
@@ -54,8 +55,9 @@ def benchmarked(plan: Plan) -> tuple[Work, Results]:
     require_writable(plan.results_dir / plan.benchmark, "results_dir")
     results = Results.from_runs(plan.runs_dir, plan.benchmark)
     work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())
-    pending, divided = work.pending(), len(work.stacks())
-    report(f"{plan.benchmark}: {len(work.cells)} cells, {len(pending)} to run in {divided} stacks")
+    pending, divided = work.pending(), work.stacks()
+    needed = f" in {len(divided)} stacks, {estimated_memory(divided)}" if pending else ""
+    report(f"{plan.benchmark}: {len(work.cells)} cells, {len(pending)} to run{needed}")
     write_plan(location.folder, plan.command, {cell.run_key: cell.config for cell in plan.cells})
     if pending:
         train(work, len(pending))

@@ -1,9 +1,13 @@
-"""How long a plan will take, by the runs that are recorded already."""
+"""What a plan will take: memory, and time by the runs that are recorded already."""
 
+import resource
+import sys
 from collections import defaultdict
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
+from bench.core.cell import Cell
 from bench.core.status import Status
 from bench.plan import Plan
 from bench.store.record import DamagedRecord, read_record
@@ -11,6 +15,18 @@ from bench.store.results import flatten, record_paths
 
 # What runs may differ in that take as long as one another.
 FREE = ("variant", "seed", "data.target_class", "data.fraction")
+
+
+def estimated_memory(stacks: Sequence[list[Cell]]) -> str:
+    """Return in words what a process takes that trains the stacks one after another.
+
+    That is the most that any stack takes beside what this process has taken so far: Python, PyTorch
+    and all other libraries, which a process that trains has loaded as well.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes
+    libraries = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    largest = max((stack[0].learner.memory(stack) for stack in stacks), default=0)
+    return f"{(libraries + largest) / 1e9:.2f} GB per process"
 
 
 def estimated_time(plan: Plan) -> str:

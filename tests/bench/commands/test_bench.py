@@ -222,3 +222,16 @@ def test_a_mistake_in_a_folder_of_ones_own_is_one_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_memory_estimate_includes_the_process(tmp_path):
+    command = [sys.executable, "-m", "bench.cli", "bench", "tensor_rank", f"runs_dir={tmp_path}"]
+    command += ["model=cp", "seeds=[0]", "trainer.max_epochs=5", "tracking.mode=disabled"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        error = process.stderr.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0, error
+    (estimate,) = re.findall(r"([\d.]+) GB per process", error)
+    assert float(estimate) * 1e9 == pytest.approx(usage.ru_maxrss * 1024, rel=0.25)
