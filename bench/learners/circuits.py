@@ -227,11 +227,8 @@ class Circuits(NetworkLearner):
         images = pixels.unflatten(1, (1, *self.data.image_shape))
         return images if self.network.levels else images / (self.data.levels - 1)
 
-    def outputs(self, images: Tensor) -> Tensor:
-        """Return every predictor's outputs, shape (predictors, batch) or (..., classes)."""
-        return self._stacked(self.network(images))
-
     def _stacked(self, outputs: Tensor) -> Tensor:
+        """Return outputs as every predictor's, shape (predictors, batch) or (..., classes)."""
         return outputs if self.stacked else outputs.unsqueeze(0)
 
     def on_train_epoch_start(self) -> None:
@@ -262,7 +259,8 @@ class Circuits(NetworkLearner):
     def score(self, batch: Batch, name: str) -> Tensor:
         """Return each predictor's errors; on test data a sample counts at most 1 [TF, appendix]."""
         pixels, labels = batch
-        errors = self.loss.errors(self.outputs(self.images(pixels)), labels, self.classes)
+        outputs = self._stacked(self.network(self.images(pixels)))
+        errors = self.loss.errors(outputs, labels, self.classes)
         return (errors.clamp(max=1) if name == "test" else errors).sum(1)
 
     def errors(self, name: str) -> Tensor:
