@@ -181,7 +181,6 @@ def adapter(schema: type[Any]) -> TypeAdapter[Any]:
     return TypeAdapter(schema)
 
 
-@cache
 def resolve(target: str, setting: str = "_target_") -> Any:
     """Return what a dotted name stands for, of a module that settings may name; see `TRUSTED`."""
     given = f"{setting}={target!r}"
