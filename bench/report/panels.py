@@ -27,7 +27,7 @@ PUBLISHED = {"ls": ":", "marker": "x", "linewidth": 0.7, "ms": 5.5}
 # These come first, so that they look the same in every figure.
 VARIANTS = ("original", "random_images", "random_labels")
 
-NEAR = 0.06  # of the axis: so close to each other two ticks are not both named
+CHARACTER = 0.03  # of the axis' length that a character of a tick's name takes
 
 Style = dict[str, Any]
 Styles = dict[Any, Style]  # by the value of a column
@@ -134,12 +134,13 @@ class PlottedPanel:
             axis.xaxis.minorticks_off()
         elif self.rows[y].min() >= 0 and not y.endswith("accuracy") and not self.panel.slope:
             axis.set_ylim(bottom=0)
-        step, least = len(ticks) // 9 + 1, 0.0 if self.panel.log else NEAR * np.ptp(ticks)
-        named = ticks[::step]
+        step = len(ticks) // 9 + 1
+        named = {tick: f"{tick:.4g}" for tick in ticks[::step]}
+        width = 0.0 if self.panel.log else CHARACTER * np.ptp(ticks)
         for tick in ticks[step::step]:  # whose name would cover that of the one before
-            if tick - max(other for other in named if other < tick) < least:
-                named.remove(tick)
-        axis.set_xticks(ticks, [f"{tick:.4g}" if tick in named else "" for tick in ticks])
+            if tick - max(other for other in named if other < tick) < width * len(named[tick]):
+                named.pop(tick)
+        axis.set_xticks(ticks, [named.get(tick, "") for tick in ticks])
         return entries
 
     def _marks(self, axis: Axes) -> dict[str, Style]:

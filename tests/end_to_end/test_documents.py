@@ -22,6 +22,7 @@ PASSAGES = [
     ("README.md", "On MNIST at rank 5", "At seven ranks"),
     ("README.md", "- **Part of it is linear", "[results/tensor_rank](results/tensor_rank) has"),
     ("README.md", "- **Two digits on one canvas**", "- **Ten classes**"),
+    ("README.md", "- **Three families", "## Commands"),
     ("docs/non_local_tasks.md", "## What was found\n", "The plain network fits every"),
     ("docs/non_local_tasks.md", "## The forms of the regularizer", "With 160 epochs, the plain"),
     ("docs/non_local_tasks.md", "On seed 100 only: 2,500 pairs", "From distance 0 to 128, the"),
