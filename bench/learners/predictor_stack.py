@@ -101,7 +101,9 @@ class PredictorStack(IntervalLearner):
             self.epochs_below = (self.epochs_below + 1) * (
                 self.losses < self.config.converged_below
             )
-            self._end_early(self._ended())
+            self._end_early(
+                self.run_log.ended(self.losses, self.epochs_below >= self.config.patience)
+            )
             if not self.run_log.training():
                 return
         self._measure()
@@ -178,16 +180,6 @@ class PredictorStack(IntervalLearner):
             underflows += counts.cpu()
         return totals / samples, underflows / (samples * block.ranks.cpu())
 
-    def _ended(self) -> dict[int, Status]:
-        """Return how predictors ended of those that trained, by their index."""
-        finite = self.losses.isfinite().tolist()
-        converged = (self.epochs_below >= self.config.patience).tolist()
-        return {
-            index: Status.CONVERGED if finite[index] else Status.DIVERGED
-            for index in self.run_log.training()
-            if converged[index] or not finite[index]
-        }
-
     def _measure(self) -> None:
         """Add a point to the curves of the block's predictors."""
         (train, underflow), (test, _) = self.errors("train"), self.errors("test")
@@ -209,7 +201,7 @@ class PredictorStack(IntervalLearner):
         self._measure()
         self._end(statuses)
         self.block = staying
-        self._optimizer = self.make_optimizer()
+        self.optimizer = self.make_optimizer()
 
     def _end(self, statuses: Mapping[int, Status]) -> None:
         """Give the block's predictors their outcomes; `constant_error` is the label's variance."""
@@ -225,9 +217,7 @@ class PredictorStack(IntervalLearner):
 
     def progress(self) -> tuple[float, float]:
         """Return the share of epochs done and the mean loss of the predictors still training."""
-        losses = self.losses[self.run_log.training()].tolist()
-        mean = sum(losses) / len(losses) if losses else float("nan")
-        return int(self.epoch) / self.max_epochs, mean
+        return int(self.epoch) / self.max_epochs, self.run_log.mean_loss(self.losses)
 
     def extra_state(self) -> dict[str, Any]:
         """Return which predictors still train."""

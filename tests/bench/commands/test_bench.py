@@ -1,5 +1,8 @@
 """The command that runs a benchmark: what it reads, prints and refuses."""
 
+import os
+import re
+import subprocess
 import sys
 
 import pytest
