@@ -7,6 +7,7 @@ import torch
 
 from bench.core.errors import UserError
 from bench.core.seeding import derive_seed
+from bench.core.settings import TRUSTED
 from bench.core.status import Status
 from bench.learners.base import Outcome
 from bench.learners.dynamics import Dynamics, ReplicateState
@@ -293,7 +294,7 @@ class Largest(Measure):
 
 
 def test_a_measure_is_found_by_its_dotted_name(monkeypatch):
-    monkeypatch.setattr("bench.core.settings.TRUSTED", ["bench", "torch.optim", __name__])
+    monkeypatch.setattr("bench.core.settings.TRUSTED", [*TRUSTED, __name__])
     name = f"{__name__}.Largest"
     (cell,) = cells_of(values={"learner.measures": f"[{name}]"}, count=1)
     assert train([cell]).run_log.curves[0][-1]["largest"] > 0
