@@ -124,9 +124,11 @@ def measure(rounds: int) -> list[tuple[str, str]]:
     torch.set_num_threads(1)
     try:
         error = accuracy(images[RANDOM])
-        return [*steps(images, rounds), ("largest relative error of values, gradients", error)]
+        rows = [*steps(images, rounds), ("largest relative error of values, gradients", error)]
     finally:
         torch.set_num_threads(threads)
+    missing = [data.name for data in (MNIST, FashionMNIST) if data.name not in images]
+    return rows + [(f"steps on {name}", "not measured: its files are missing") for name in missing]
 
 
 def steps(images: Mapping[str, Tensor], rounds: int) -> list[tuple[str, str]]:

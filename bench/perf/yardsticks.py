@@ -70,8 +70,9 @@ def completion_step(config: Any, mode_dims: Sequence[int], observed: int) -> Com
     slow, fast = (config.factorize(mode_dims, seed=0) for _ in range(2))
     network = NETWORKS[config.name]
     sizes = "x".join(map(str, mode_dims))
+    size = f"rank {config.rank}" if config.name == "cp" else f"width {config.width}"
     return (
-        f"{config} of {sizes}: each observation / full tensor",
+        f"{config.name} factorization of {sizes}, {size}: each observation / full tensor",
         _step(slow, lambda: problem.loss(network(slow, inputs) - problem.values)),
         _step(fast, lambda: problem(fast.full_tensor())),
     )
