@@ -30,7 +30,7 @@ def test_a_benchmark_is_run_shown_and_named(rankbench, toy_config, tmp_path):
     words = [f"runs_dir={tmp_path}", "tracking.mode=disabled"]
     code, out, error = rankbench("bench", "toy", *words, *toy_config)
     assert code == 0
-    assert "toy: 6 cells, 6 to run in 1 stacks" in error
+    assert "toy: 6 cells, 6 to run in 1 stack," in error
     assert "6 of 6 runs done" in out
     assert f"figure: {tmp_path}/toy/figure.png\nruns:   {tmp_path}/toy" in out
     assert (tmp_path / "toy" / "figure.png").read_bytes().startswith(b"\x89PNG")
