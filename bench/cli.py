@@ -54,6 +54,9 @@ def rankbench() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line; exit with 0 only if everything asked for has happened."""
+    for stream in ("stdout", "stderr"):  # closed by the caller, as in `rankbench runs >&-`
+        if getattr(sys, stream) is None:
+            setattr(sys, stream, open(os.devnull, "w"))  # noqa: SIM115 - open to the end
     exit_on_signals()
     quiet_libraries()
     try:

@@ -33,7 +33,7 @@ class Execution:
     workers : int, optional
         Processes that load or generate data.
     threads : int, optional
-        Threads of each process; by default as many as pay off.
+        Threads of each process; by default one, and for networks as many as there are cores.
     checkpoint_every_s : float
         Seconds between two checkpoints.
     log_every_n_epochs : int

@@ -62,10 +62,6 @@ class IntervalLearner(nn.Module, ABC):
         """Return an optimizer over the module's present parameters; by default none."""
         return None
 
-    def threads(self) -> int:
-        """Return how many threads pay off; by default as many as are set."""
-        return torch.get_num_threads()
-
     def load_data(self) -> None:
         """Bring to `device` what is no buffer of the module; by default nothing."""
 
@@ -98,7 +94,9 @@ class IntervalLearner(nn.Module, ABC):
         torch.use_deterministic_algorithms(True)
         # Filling memory that is written before it is read took 14 % of a short step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-        torch.set_num_threads(self.threads())
+        # One thread, unless more are asked for: where another program runs too, two that wait for
+        # each other after every short operation took seven times as long as one.
+        torch.set_num_threads(self.run_log.cells[0].execution.threads or 1)
         try:
             self.start(device_of(self.run_log.cells[0]))
             if checkpoint is not None:

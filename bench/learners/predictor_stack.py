@@ -86,10 +86,6 @@ class PredictorStack(IntervalLearner):
         """Take samples to train and measure on."""
         self.parts = parts
 
-    def threads(self) -> int:
-        """Return how many threads are asked for; by default one, as stacks share the cores."""
-        return self.run_log.cells[0].execution.threads or 1
-
     def train_interval(self) -> None:
         """Train to a whole multiple of the interval, as a resumed run would, then measure."""
         start = int(self.epoch)

@@ -251,3 +251,11 @@ def test_verbs_that_read_do_without_what_trains(verb, made_up_runs, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_is_no_error(closed, made_up_runs, tmp_path):
+    made_up_runs(tmp_path, ranks=(1,), seeds=(0,))
+    call = f'"$0" -m bench.cli runs "runs_dir=$1" {closed}'
+    done = subprocess.run(["bash", "-c", call, sys.executable, tmp_path], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
