@@ -111,25 +111,28 @@ def test_a_multirun_runs_every_combination(rankbench, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_interrupted_benchmark_ends_with_the_same_numbers(rankbench, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "otherwise", [[], ["execution.threads=2", "sweep.jobs=2"], ["seeds=[0,1]"]], ids=str
+)  # other threads and processes, and other cells beside them
+def test_an_interrupted_benchmark_ends_with_the_same_numbers(
+    rankbench, tmp_path, monkeypatch, otherwise
+):
     overrides = ["model=cp", "classes=[1]", "ranks=[2]", "seeds=[0]", "trainer.max_epochs=60"]
     overrides += ["trainer.checkpoint_every_s=0", "variants=[original,random_labels]"]
     overrides += ["trainer.log_every_n_epochs=20"]
+    cut = [*overrides, f"runs_dir={tmp_path / 'cut'}"]
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
     with monkeypatch.context() as patch:
         patch.setattr(Progress, "after_interval", _cut_after(2))
-        code, _, error = rankbench(
-            "bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}"
-        )
+        code, _, error = rankbench("bench", "tensor_rank", *cut)
     assert code == 130
     assert len(list(tmp_path.glob("cut/tensor_rank/.stacks/*/*.ckpt"))) == 1
     assert "goes on from here" in error
     assert set(load_runs(tmp_path / "cut").status) == {"stopped"}
-    code, _, _ = rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'cut'}")
+    code, _, _ = rankbench("bench", "tensor_rank", *cut, *otherwise)
     assert code == 0
-    straight, resumed = (
-        load_runs(tmp_path / name, "tensor_rank").sort_index() for name in ("straight", "cut")
-    )
+    straight, resumed = (load_runs(tmp_path / name, "tensor_rank") for name in ("straight", "cut"))
+    resumed = resumed.loc[straight.index]
     numbers = ["train_error", "test_error", "train_loss", "epoch"]
     pd.testing.assert_frame_equal(straight[numbers], resumed[numbers], check_exact=True)
     assert (resumed.attempt == 2).all()
