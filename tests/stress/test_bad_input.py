@@ -222,7 +222,7 @@ def places(value):
             yield from places(value[key])
 
 
-@inputs(2000)
+@inputs(4000)
 @given(
     reader=st.sampled_from(READERS),
     pattern=st.sampled_from(FOREIGN),
