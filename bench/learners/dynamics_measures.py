@@ -174,7 +174,7 @@ class UnobservedEntry(Measure):
         }
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
-        """Return the slope of log |entry| against log loss over the last factor 10 of the loss.
+        """Return the slope of ``log |entry|`` against log loss over the last factor 10 of the loss.
 
         The theory's lower bound for norms, 1 / sqrt(loss), has the slope -1/2. `positive_until` is
         the smallest loss up to which the determinant kept its positive sign.
