@@ -346,12 +346,18 @@ def check(cells: Sequence[Cell], max_memory: float) -> None:
     """
     for learner in dict.fromkeys(cell.learner for cell in cells):
         group = [cell for cell in cells if cell.learner == learner]
+        # What is too large is not even built to be checked.
+        models = {repr((cell.model, cell.data)): cell for cell in group}
+        _require_room(max(map(learner.least_memory, models.values())), max_memory)
         learner.check(group)
-        needed = max(learner.memory([cell]) for cell in group)
-        given = f"sweep.max_memory={max_memory:g} GB"
-        expected = f"at least {needed / 1e9:.3f} GB, what the largest cell needs"
-        hint = "raise sweep.max_memory, or lower the batch size or the size of the model"
-        require(needed <= max_memory * 1e9, given, expected, hint)
+        _require_room(max(learner.memory([cell]) for cell in group), max_memory)
+
+
+def _require_room(needed: float, max_memory: float) -> None:
+    given = f"sweep.max_memory={max_memory:g} GB"
+    expected = f"at least {needed / 1e9:.3f} GB, what the largest cell needs"
+    hint = "raise sweep.max_memory, or lower the batch size or the size of the model"
+    require(needed <= max_memory * 1e9, given, expected, hint)
 
 
 def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cell]]:
