@@ -98,7 +98,7 @@ def provenance(frame: pd.DataFrame, benchmark: str) -> str:
     hours = (recorded.wall_time_s / recorded.stacked_with).sum() / 3600
     facts = {
         "Command": _distinct(frame.command),
-        "Commit": _distinct(recorded.commit + changed),
+        "Commit": _distinct(recorded.commit.astype("string") + changed),
         "Versions": _distinct(recorded.versions),
         "Hardware": _distinct(recorded.host),
         "Made": [f"{recorded.created.min()} to {recorded.created.max()} (UTC)"],
