@@ -136,7 +136,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         group, dot, _ = override.key_or_group.partition(".")
         stray = override.is_add() and not dot
         stray |= override.is_delete() and not (dot and group in TYPED_GROUPS)
-        require(not stray, str(override.input_line), "a key that exists, set without + or ~")
+        given = str(override.input_line)
+        require(not stray, given, "a key that exists, set without + or ~")
+        require(override.value() != {}, given, "a value, as {} changes nothing")
     return parsed
 
 

@@ -201,7 +201,8 @@ class TubalAngles(Measure):
     @classmethod
     def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a sensing problem of tubal rank."""
-        fits = data.target.family == "tubal" and data.measurements.kind != "entries"
+        family = getattr(getattr(data, "target", None), "family", "")
+        fits = family == "tubal" and data.measurements.kind != "entries"
         return fits, "a sensing problem with data.target.family=tubal"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:

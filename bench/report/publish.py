@@ -108,7 +108,8 @@ def provenance(frame: pd.DataFrame, benchmark: str) -> str:
     lines = [f"# Where the results of {benchmark} come from"]
     for name, values in facts.items():
         quote = "`" if name in ("Command", "Commit") else ""
-        lines += [f"\n**{name}**\n", *(f"- {quote}{value}{quote}" for value in values)]
+        listed = [f"- {quote}{value}{quote}" for value in values] or ["- not recorded"]
+        lines += [f"\n**{name}**\n", *listed]
     return "\n".join(lines) + "\n"
 
 

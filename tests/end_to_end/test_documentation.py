@@ -72,20 +72,6 @@ def test_a_documented_command_that_trains_is_valid(words, own_data, monkeypatch)
     assert plan.cells
 
 
-def test_the_documented_commands_for_own_data_work(own_data, rankbench, monkeypatch):
-    monkeypatch.chdir(own_data)
-    for options in ([], ["--dry-run"]):
-        few = ["ranks=1", "seeds=0", "trainer.max_epochs=2", "tracking.mode=disabled", *options]
-        code, out, error = rankbench(
-            "bench", "tensor_rank", "data=arrays", "data.file=mine.npz", *few
-        )
-        assert code == 0, error
-        assert "random_labels" in out
-    code, out, error = rankbench("data", "arrays", "data.file=mine.npz", "--show")
-    assert code == 0, error
-    assert Path(out.splitlines()[-1]).is_file()
-
-
 def test_the_documented_sweep_asks_for_valid_runs():
     (text,) = (
         code for kind, code in FENCE.findall((DOCS / "searches.md").read_text()) if kind == "yaml"
