@@ -340,7 +340,6 @@ def _of(
     config: dict[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
 ) -> Plan:
     runs_dir = config["runs_dir"]
-    require(bool(runs_dir), f"runs_dir={runs_dir}", "the path of a folder")
     return Plan(
         benchmark=config["benchmark"]["name"],
         cells=tuple(cells),

@@ -104,6 +104,11 @@ BAD = {
     "table from elsewhere": (["table", "tensor_rank", "--from", "csv"], "--from"),
     "report without runs": (["report", "--from", "runs"], "rankbench bench tensor_rank"),
     "no runs": (["runs"], "runs_dir"),
+    "sync of other settings": (["sync", "model.rank=3"], "runs_dir, results_dir"),
+    "sync of nothing": (["sync", "runs_dir=nowhere"], "recorded runs"),
+    "a folder that is no path": (["sync", "runs_dir=null"], "the path of a folder"),
+    "data with a model": (["data", "digits", "model.rank=3"], "settings in data"),
+    "data by two names": (["data", "digits", "data=mnist"], "a name such as digits"),
     "unknown data": (["data", "nothing"], "mnist"),
     "no such config folder": (["table", "tensor_rank", "--config-dir", "nowhere"], "existing"),
     "no room for a path": (["data", "pathfinder", "data.scene.length=60"], "data.scene.length"),
@@ -162,7 +167,9 @@ def _no_network(self):
     raise RuntimeError("no network")
 
 
-@pytest.mark.parametrize("command", [["bench", "tensor_rank"], ["perf"]])
+@pytest.mark.parametrize(
+    "command", [["bench", "tensor_rank"], ["perf"], ["data", "digits", "--show"]]
+)
 def test_a_results_folder_that_cannot_be_written_is_found_before_any_training(
     command, rankbench, tmp_path
 ):
