@@ -1,5 +1,6 @@
 """The commands that README and docs print are valid, and the site shows every page and name."""
 
+import hashlib
 import importlib.util
 import re
 import shlex
@@ -10,10 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from made_up import write_patches
 from PIL import Image
 
 from bench import public
 from bench.plan import plan_benchmark, plan_run
+from bench.store.results import Results
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -70,6 +73,15 @@ def test_a_documented_command_that_trains_is_valid(words, own_data, monkeypatch)
     verb, *rest = (word for word in words if not word.startswith("-"))
     plan = plan_benchmark(rest[0], rest[1:]) if verb == "bench" else plan_run(rest)
     assert plan.cells
+
+
+def test_the_example_of_own_data_is_the_one_whose_results_are_committed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_patches()
+    digest = hashlib.sha256((tmp_path / "patches.npz").read_bytes()).hexdigest()
+    assert digest in (DOCS / "your_data.md").read_text()
+    runs = Results.from_folder(ROOT / "results/patches/tensor_rank").frame
+    assert {*runs["data.sha256"]} == {digest}
 
 
 def test_the_documented_sweep_asks_for_valid_runs():
