@@ -282,7 +282,7 @@ class ReportConfig:
         from bench.configuration import FOLDERS, compose  # the one place that reads YAML files
 
         described = compose([f"benchmark={benchmark}"])["benchmark"]
-        node = described.get("report") if isinstance(described, Mapping) else None
+        node: Any = described.get("report") if isinstance(described, Mapping) else None
         given, expected = f"the benchmark {benchmark}", "one with a key benchmark.report"
         require(isinstance(node, Mapping), given, expected)
         if node.get("published"):
