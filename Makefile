@@ -7,7 +7,7 @@ DEBIAN_BROWSER := { apt-get update && apt-get install --yes --no-install-recomme
 # One process of one thread per core: threads that share a core wait for each other
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadgroup
 
-.PHONY: help bench test stress slurm-test format clean
+.PHONY: help bench test docs stress slurm-test format clean
 
 # Sizes of `make stress`
 KILLS ?= 200
@@ -27,6 +27,9 @@ test: .venv/tested ## set up, then linters, type checker and tests
 	$(BIN)/pip check
 	git ls-files ':!results' | xargs $(BIN)/detect-secrets-hook --exclude-lines '[0-9a-f]{64}'
 	$(PYTEST) -m "not gpu and not network"
+
+docs: .venv/documented ## build the documentation site: build/docs/index.html
+	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . build/docs
 
 stress: .venv/tested ## kills, faults, several processes at once, bad input in number: half an hour
 	$(BIN)/python tests/stress/kills.py --kills $(KILLS)
@@ -54,4 +57,9 @@ clean: ## remove what these targets made, except runs and data
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --editable '.[test,slurm]'
 	$(BROWSER) || $(BIN)/playwright install chromium || $(DEBIAN_BROWSER)
+	touch $@ .venv/installed
+
+.venv/documented: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[docs]'
 	touch $@ .venv/installed

@@ -109,10 +109,15 @@ def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
             config = hydra_compose("config", overrides=lines, return_hydra_config=hydra)
             node = config.hydra.launcher if hydra else config
             OmegaConf.resolve(node)
-            return OmegaConf.to_container(node)  # pyright: ignore[reportReturnType]
+            composed: Any = OmegaConf.to_container(node)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         given = " ".join(overrides) or "the configuration"
         raise UserError(given, "what the configuration knows", _one_line(error)) from error
+    for name in () if hydra else ("runs_dir", "results_dir"):
+        path = composed.get(name)
+        fits = (isinstance(path, str) and path != "") or (path is None and name == "results_dir")
+        require(fits, f"{name}={path}", "the path of a folder")
+    return composed
 
 
 def launcher(overrides: Sequence[str]) -> dict[str, Any]:
@@ -136,7 +141,9 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         group, dot, _ = override.key_or_group.partition(".")
         stray = override.is_add() and not dot
         stray |= override.is_delete() and not (dot and group in TYPED_GROUPS)
-        require(not stray, str(override.input_line), "a key that exists, set without + or ~")
+        given = str(override.input_line)
+        require(not stray, given, "a key that exists, set without + or ~")
+        require(override.value() != {}, given, "a value, as {} changes nothing")
     return parsed
 
 

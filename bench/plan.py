@@ -11,7 +11,15 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from bench.configuration import choices, compose, get_value, launcher, parse, require_benchmark
+from bench.configuration import (
+    choices,
+    compose,
+    get_value,
+    launcher,
+    parse,
+    raw,
+    require_benchmark,
+)
 from bench.core.cell import SCIENCE, Cell
 from bench.core.errors import require
 from bench.core.settings import Count, Positive, load, settings
@@ -127,11 +135,12 @@ def plan_run(overrides: Sequence[str]) -> Plan:
 def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
     lines = _defaults(benchmark, parsed)
     known_axes = compose(lines)
-    swept, fixed_keys = [], []
+    swept, fixed_keys, by_name = [], [], []
     for override in parsed:
         known = known_axes.get(override.key_or_group)
         if isinstance(known, list) or known == ALL:  # an axis by its name
             lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
+            by_name.append(f"${{{override.key_or_group}}}")
         elif override.is_sweep_override():
             swept.append(override)
         else:
@@ -139,6 +148,9 @@ def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
             fixed_keys.append(override.key_or_group)
     config = compose(lines)
     axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
+    for key, values in raw(f"benchmark/{benchmark}")["benchmark"]["axes"].items():
+        twice = key in (*fixed_keys, *axes) and values in by_name
+        require(not twice, f"{key} beside {str(values)[2:-1]}", "one of the two")
     named = {override.key_or_group for override in parsed} - {*config["benchmark"]["axes"]}
     cases = [] if "case" in named else config["benchmark"].get("cases", [])
     parts = [(cases, Typing(_groups_named(parsed)))]
@@ -166,6 +178,8 @@ def _expanded(
     for key, values in axes.items():
         is_list = isinstance(values, list) and len(values) > 0
         require(is_list, f"the axis {key}={values}", "a list of values, such as [1,2]")
+        once = all(value not in values[:index] for index, value in enumerate(values))
+        require(once, f"the axis {key}={values}", "each value once")
     for point in product(*axes.values()):
         yield typing.cell(_with_values(config, dict(zip(axes, point, strict=True))))
 
@@ -193,9 +207,15 @@ def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
     """Return what chooses a benchmark, and its own experiment unless another one is asked for."""
     lines = [f"benchmark={benchmark}"]
     node = compose(lines)["benchmark"]
-    whole = node.get("name") == benchmark and (benchmark == "single" or node.get("axes"))
-    expected = f"benchmark.name: {benchmark} and benchmark.axes"
-    require(bool(whole), f"configs/benchmark/{benchmark}.yaml", expected)
+    given, expected = f"configs/benchmark/{benchmark}.yaml", f"benchmark.name: {benchmark}"
+    require(isinstance(node, Mapping) and node.get("name") == benchmark, given, expected)
+    if benchmark != "single":
+        axes = isinstance(node.get("axes"), Mapping) and node["axes"]
+        require(bool(axes), given, "benchmark.axes, lists of values by key")
+    for key in ("cases", "baselines"):
+        require(
+            isinstance(node.get(key, []), list), f"{given} with {key}={node.get(key)}", "a list"
+        )
     experiment = node.get("experiment")
     if experiment and all(o.key_or_group != "experiment" for o in parsed):
         lines.append(f"experiment={experiment}")
@@ -320,7 +340,6 @@ def _of(
     config: dict[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
 ) -> Plan:
     runs_dir = config["runs_dir"]
-    require(bool(runs_dir), f"runs_dir={runs_dir}", "the path of a folder")
     return Plan(
         benchmark=config["benchmark"]["name"],
         cells=tuple(cells),
@@ -346,12 +365,18 @@ def check(cells: Sequence[Cell], max_memory: float) -> None:
     """
     for learner in dict.fromkeys(cell.learner for cell in cells):
         group = [cell for cell in cells if cell.learner == learner]
+        # What is too large is not even built to be checked.
+        models = {repr((cell.model, cell.data)): cell for cell in group}
+        _require_room(max(map(learner.least_memory, models.values())), max_memory)
         learner.check(group)
-        needed = max(learner.memory([cell]) for cell in group)
-        given = f"sweep.max_memory={max_memory:g} GB"
-        expected = f"at least {needed / 1e9:.3f} GB, what the largest cell needs"
-        hint = "raise sweep.max_memory, or lower the batch size or the size of the model"
-        require(needed <= max_memory * 1e9, given, expected, hint)
+        _require_room(max(learner.memory([cell]) for cell in group), max_memory)
+
+
+def _require_room(needed: float, max_memory: float) -> None:
+    given = f"sweep.max_memory={max_memory:g} GB"
+    expected = f"at least {needed / 1e9:.3f} GB, what the largest cell needs"
+    hint = "raise sweep.max_memory, or lower the batch size or the size of the model"
+    require(needed <= max_memory * 1e9, given, expected, hint)
 
 
 def stacks(cells: Sequence[Cell], max_memory: float, most: int) -> list[list[Cell]]:

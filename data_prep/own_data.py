@@ -245,6 +245,9 @@ def _read_folder(folder: Path, size: int) -> Arrays:
     folders = [image_folder(path) for path in (paths if whole else [folder])]
     given = f"{folder} with other classes in test/ than in train/"
     require(folders[0].classes == folders[-1].classes, given, "one set")
+    room = 4.0 * size**2 * sum(len(found.samples) for found in folders)  # bytes, as int32
+    given = f"data.size={size}, which takes {room:.3g} bytes for all images"
+    require(room <= MOST_BYTES, given, "8e9 at most", "lower data.size")
     digest, parts = hashlib.sha256(str(size).encode()), []
     for found in folders:
         for path, _ in found.samples:

@@ -231,7 +231,7 @@ class RecoveryProblem(nn.Module):
         self.register_buffer("values", values if noise is None else values + noise)
 
     def forward(self, end_tensor: Tensor) -> Tensor:
-        """Return the loss of end tensors of shape (..., *mode_dims): shape (...)."""
+        """Return the loss of end tensors of shape ``(..., *mode_dims)``: shape (...)."""
         return self.loss(self.operator(end_tensor) - self.values)
 
     def train_error(self, end_tensor: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.configuration import add_folder
+from bench.core.words import counted
 from bench.store.results import Results
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def print_damaged(results: Results) -> None:
     for line in results.damaged[:SHOWN]:
         report(f"left out: {line}")
     if results.damaged:
-        report(f"{len(results.damaged)} files left out, {len(results.frame)} runs read")
+        files, runs = len(results.damaged), len(results.frame)
+        report(f"{counted(files, 'file')} left out, {counted(runs, 'run')} read")
 
 
 def reachable(tracking: "TrackingConfig") -> "TrackingConfig":

@@ -7,14 +7,16 @@ import click
 import pandas as pd
 
 from bench.commands.common import config_dir, print_frame, report
-from bench.configuration import choices, compose
+from bench.configuration import choices, compose, parse
 from bench.core.errors import UserError, require
+from bench.core.files import require_writable
 from bench.core.settings import load
 from data_prep.files import data_root
 from data_prep.images import ImageData
 from data_prep.labeled_images import LabeledImages
 from data_prep.own_data import OwnData
 
+SETTINGS = ("data", "execution", "runs_dir", "results_dir")
 COLUMNS = ["name", "train + test", "size", "state", "root", "SHA-256"]
 
 
@@ -31,9 +33,17 @@ def command(words: tuple[str, ...], show: bool) -> None:
     overrides = [word for word in words if "=" in word]
     asked = [word for word in words if "=" not in word]
     known = choices("data")
+    for override in parse(overrides):
+        group = override.key_or_group.partition(".")[0]
+        fits = group in SETTINGS and override.key_or_group != "data"
+        expected = f"a name such as digits, and settings in {', '.join(SETTINGS)}"
+        require(fits, str(override.input_line), expected)
     for name in asked:
         require(name in known, f"the data set {name}", f"one of {', '.join(known)}")
     chosen, rows = [], []
+    if show:
+        places = compose([word for word in overrides if word.startswith(("runs_", "results_"))])
+        require_writable(Path(places["results_dir"] or places["runs_dir"]), "results_dir")
     for name in asked or known:
         config = compose([f"data={name}", *overrides])
         try:

@@ -35,16 +35,18 @@ def command(source: str | None, overrides: tuple[str, ...]) -> int:
     from_runs = source == "runs" or (source is None and bool(paths))
     errors: list[str] = []
     if from_runs:
-        names = sorted({path.parts[-3] for path in paths})
-        chapters = [_chapter_of_runs(runs_dir, name, errors) for name in names]
+        found = sorted({path.parents[1] for path in paths})
     else:
         found = [path.parent for path in sorted(results_dir.rglob(RUNS_FILE))]
-        chapters = [_chapter_of_results(folder, results_dir) for folder in found]
     given = f"{runs_dir if from_runs else results_dir} without results"
     hint = "run `rankbench bench tensor_rank` first, or set runs_dir or results_dir"
-    require(bool(chapters), given, "a folder of runs or of results", hint)
+    require(bool(found), given, "a folder of runs or of results", hint)
     folder = Path(settings["results_dir"] or runs_dir) if from_runs else results_dir
     require_writable(folder, "results_dir")
+    if from_runs:
+        chapters = [_chapter_of_runs(runs_dir, path.name, errors) for path in found]
+    else:
+        chapters = [_chapter_of_results(path, results_dir) for path in found]
     page = folder / "index.html"
     write_atomically(page, render(chapters).encode())
     for error in errors:

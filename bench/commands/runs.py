@@ -9,6 +9,7 @@ import pandas as pd
 from bench.commands.common import config_dir, overrides, print_damaged, print_frame
 from bench.commands.reading import conditions, folders
 from bench.core.errors import UserError, require
+from bench.core.words import counted
 from bench.report.compare import where
 from bench.store.results import MISSING, Results
 from bench.store.run_locks import RunLocks
@@ -35,7 +36,7 @@ def command(
     keys = [name for name in ("benchmark", "data.name", "variant") if name in frame]
     groups = frame.groupby([*keys, "status"], dropna=False)
     counts = groups.size().unstack(fill_value=0).reset_index()
-    print_frame(counts.astype(str), f"{len(frame)} runs in {runs_dir}")
+    print_frame(counts.astype(str), f"{counted(len(frame), 'run')} in {runs_dir}")
     problems = []
     if remove:
         _remove(runs_dir, frame.loc[frame.status != MISSING])
@@ -44,7 +45,7 @@ def command(
 
         problems = verify_records(runs_dir)
         print("".join(f"{problem}\n" for problem in problems), end="")
-        print(f"{len(frame)} runs verified, {len(problems)} problems")
+        print(f"{counted(len(frame), 'run')} verified, {counted(len(problems), 'problem')}")
     return 1 if problems or results.damaged else 0
 
 
@@ -57,5 +58,5 @@ def _remove(runs_dir: Path, frame: pd.DataFrame) -> None:
             for key in locks.attempts:
                 shutil.rmtree(locks.folder / key)
             removed += len(locks.attempts)
-    left = f"; {len(frame) - removed} are being trained" if removed < len(frame) else ""
-    print(f"{removed} runs removed{left}")
+    left = len(frame) - removed
+    print(f"{counted(removed, 'run')} removed{f'; {left} being trained' if left else ''}")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from bench.commands.common import config_dir, overrides, report
-from bench.configuration import compose
+from bench.commands.reading import folders
 from bench.core.errors import require
 from bench.store import sync
 from bench.store.wandb_runs import offline_reason
@@ -18,7 +18,8 @@ from bench.store.wandb_runs import offline_reason
 @config_dir
 def command(overrides: tuple[str, ...]) -> int:
     """Upload the runs that are offline to W&B, with W&B's own `wandb sync`."""
-    runs_dir = Path(compose(overrides)["runs_dir"])
+    runs_dir = Path(folders(overrides)["runs_dir"])
+    require(runs_dir.is_dir(), f"runs_dir={runs_dir}", "a folder of recorded runs")
     files = sync.offline_runs(runs_dir)
     if not files:
         print(f"nothing to upload: no offline run in {runs_dir} that W&B does not have")

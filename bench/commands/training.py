@@ -13,6 +13,7 @@ from bench.commands.common import reachable, report
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
+from bench.core.words import counted
 from bench.execute.estimate import estimated_memory, estimated_time
 from bench.execute.launch import is_slurm, launch
 from bench.execute.work import Work
@@ -36,14 +37,11 @@ def previewed(plan: Plan, cfg: str | None, dry_run: bool) -> bool:
     if dry_run:
         divided = stacks(plan.cells, plan.sweep.max_memory, -(-len(plan.cells) // plan.sweep.jobs))
         print("\n".join(_describe(stack) for stack in divided))
-        print(f"{len(plan.cells)} cells in {_counted(divided)}, {plan.sweep.jobs} at a time")
+        cells, jobs = counted(len(plan.cells), "cell"), plan.sweep.jobs
+        print(f"{cells} in {counted(len(divided), 'stack')}, {jobs} at a time")
         print(f"estimated memory: {estimated_memory(divided)}, with the libraries'")
         print(estimated_time(plan))
     return bool(cfg or dry_run)
-
-
-def _counted(divided: list[list[Cell]]) -> str:
-    return f"{len(divided)} stack{'s' * (len(divided) != 1)}"
 
 
 def _describe(stack: list[Cell]) -> str:
@@ -60,8 +58,8 @@ def benchmarked(plan: Plan) -> tuple[Work, Results]:
     results = Results.from_runs(plan.runs_dir, plan.benchmark)
     work = Work(plan.cells, location, plan.sweep, plan.launcher, results.finished())
     pending, divided = work.pending(), work.stacks()
-    needed = f" in {_counted(divided)}, {estimated_memory(divided)}" if pending else ""
-    report(f"{plan.benchmark}: {len(work.cells)} cells, {len(pending)} to run{needed}")
+    needed = f" in {counted(len(divided), 'stack')}, {estimated_memory(divided)}" if pending else ""
+    report(f"{plan.benchmark}: {counted(len(work.cells), 'cell')}, {len(pending)} to run{needed}")
     write_plan(location.folder, plan.command, {cell.run_key: cell.config for cell in plan.cells})
     if pending:
         train(work, len(pending))

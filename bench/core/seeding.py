@@ -34,7 +34,10 @@ def generator(seed: int, *name: object) -> torch.Generator:
 def standard_normal(shape: tuple[int, ...], seed: int, *name: object) -> Tensor:
     """Return normal numbers of mean 0 and variance 1, float64, for the draw called `name`.
 
-    They are NumPy's, which unlike PyTorch's do not depend on the processor's instruction set.
+    They are NumPy's, which unlike PyTorch's do not depend on the processor's instruction set. Where
+    tensors have shapes alone, on PyTorch's device ``meta``, none are drawn.
     """
+    if torch.get_default_device().type == "meta":
+        return torch.empty(shape, dtype=torch.float64)
     rng = np.random.Generator(np.random.Philox(derive_seed(seed, *name)))
     return torch.from_numpy(rng.standard_normal(shape))

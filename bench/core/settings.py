@@ -189,7 +189,7 @@ def resolve(target: str, setting: str = "_target_") -> Any:
     module, _, name = target.rpartition(".")
     try:
         return getattr(import_module(module), name)
-    except Exception as error:  # a module of the user's own may raise anything
+    except (Exception, SystemExit) as error:  # a module of the user's own may raise anything
         hint = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(given, "a name that exists", hint) from error
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from bench.core.cell import Cell
 from bench.core.status import Status
+from bench.core.words import counted
 from bench.plan import Plan
 from bench.store.record import DamagedRecord, read_record
 from bench.store.results import flatten, record_paths
@@ -50,7 +51,9 @@ def estimated_time(plan: Plan) -> str:
     if unknown:
         return f"estimated time: unknown, as no run like {unknown} of the cells is recorded"
     seconds = sum(median(times[kind]) for kind in kinds) / plan.sweep.jobs
-    return f"estimated time: {seconds / 60:.1f} min for {len(kinds)} cells that are not recorded"
+    return (
+        f"estimated time: {seconds / 60:.1f} min for {counted(len(kinds), 'cell')} not recorded yet"
+    )
 
 
 def _kind(config: dict[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.status import Status
+from bench.core.words import counted
 from bench.execute.checkpoints import checkpointed, stack_folder
 from bench.plan import SweepConfig, stacks
 from bench.store.location import RunLocation
@@ -84,7 +85,9 @@ class Work:
     def failures(self) -> list[str]:
         """Return why cells are missing, one line per reason."""
         reasons = Counter(self._error(key) or "their process is gone" for key in self.missing())
-        return [f"{n} runs failed and will be retried: {why}" for why, n in reasons.items()]
+        return [
+            f"{counted(n, 'run')} failed and will be retried: {why}" for why, n in reasons.items()
+        ]
 
     def _error(self, key: str) -> str | None:
         try:

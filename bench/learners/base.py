@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from bench.core.cell import Cell
 from bench.core.errors import UserError, require
 from bench.core.settings import Settings
 from bench.core.status import Status
+
+MOST_BYTES = 2.0**63  # of a tensor whose size PyTorch can express
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,20 @@ class LearnerConfig(Settings, ABC):
     def module(self, cell: Cell) -> nn.Module:
         """Return an untrained module whose state is what a run's `model.pt` holds."""
         raise UserError(f"a model of learner={self.name}", "a learner with a method module(cell)")
+
+    def least_memory(self, cell: Cell) -> float:
+        """Return the bytes that training a cell takes at least, without building its model.
+
+        Those are four times the parameters': with gradients and an optimizer's two moments. Their
+        shapes are found on PyTorch's device ``meta``, where tensors have no values. 0 for a model
+        that needs values to be built; what is wrong with it `check` says.
+        """
+        try:
+            with torch.device("meta"):
+                parameters = [*self.module(cell).parameters()]
+        except Exception as error:
+            return MOST_BYTES if "overflow" in str(error).lower() else 0.0
+        return 4.0 * sum(values.nbytes for values in parameters)
 
     @abstractmethod
     def build(self, cells: Sequence[Cell]) -> Learner:

@@ -106,6 +106,8 @@ class DynamicsConfig(LearnerConfig):
     def __post_init__(self) -> None:
         for name in self.measures:
             measure_class(name)
+            given = f"learner.measures={list(self.measures)}"
+            require(self.measures.count(name) == 1, given, f"{name} once")
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` if a model does not suit its problem."""

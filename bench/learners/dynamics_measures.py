@@ -174,7 +174,7 @@ class UnobservedEntry(Measure):
         }
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
-        """Return the slope of log |entry| against log loss over the last factor 10 of the loss.
+        """Return the slope of ``log |entry|`` against log loss over the last factor 10 of the loss.
 
         The theory's lower bound for norms, 1 / sqrt(loss), has the slope -1/2. `positive_until` is
         the smallest loss up to which the determinant kept its positive sign.
@@ -201,7 +201,8 @@ class TubalAngles(Measure):
     @classmethod
     def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
         """Ask for a sensing problem of tubal rank."""
-        fits = data.target.family == "tubal" and data.measurements.kind != "entries"
+        family = getattr(getattr(data, "target", None), "family", "")
+        fits = family == "tubal" and data.measurements.kind != "entries"
         return fits, "a sensing problem with data.target.family=tubal"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:

@@ -216,7 +216,7 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         require(bool(equals) and column in frame, f"--where {condition}", expected)
         kept = frame[frame[column].astype(str) == value]
         if kept.empty:
-            present = ", ".join(sorted(frame[column].astype(str).unique()))
+            present = ", ".join(sorted(map(str, frame[column].unique())))
             raise UserError(f"--where {condition}", f"one of the recorded values {present}")
         frame = kept
     return frame

@@ -98,7 +98,7 @@ def provenance(frame: pd.DataFrame, benchmark: str) -> str:
     hours = (recorded.wall_time_s / recorded.stacked_with).sum() / 3600
     facts = {
         "Command": _distinct(frame.command),
-        "Commit": _distinct(recorded.commit + changed),
+        "Commit": _distinct(recorded.commit.astype("string") + changed),
         "Versions": _distinct(recorded.versions),
         "Hardware": _distinct(recorded.host),
         "Made": [f"{recorded.created.min()} to {recorded.created.max()} (UTC)"],
@@ -108,7 +108,8 @@ def provenance(frame: pd.DataFrame, benchmark: str) -> str:
     lines = [f"# Where the results of {benchmark} come from"]
     for name, values in facts.items():
         quote = "`" if name in ("Command", "Commit") else ""
-        lines += [f"\n**{name}**\n", *(f"- {quote}{value}{quote}" for value in values)]
+        listed = [f"- {quote}{value}{quote}" for value in values] or ["- not recorded"]
+        lines += [f"\n**{name}**\n", *listed]
     return "\n".join(lines) + "\n"
 
 

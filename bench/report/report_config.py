@@ -281,7 +281,8 @@ class ReportConfig:
         """
         from bench.configuration import FOLDERS, compose  # the one place that reads YAML files
 
-        node = compose([f"benchmark={benchmark}"])["benchmark"].get("report")
+        described = compose([f"benchmark={benchmark}"])["benchmark"]
+        node: Any = described.get("report") if isinstance(described, Mapping) else None
         given, expected = f"the benchmark {benchmark}", "one with a key benchmark.report"
         require(isinstance(node, Mapping), given, expected)
         if node.get("published"):

@@ -112,13 +112,16 @@ class Results:
         Raises
         ------
         UserError
-            If there are none.
+            If there are none, or if a file is damaged.
         """
         runs, curves = Path(folder) / RUNS_FILE, Path(folder) / CURVES_FILE
         require(runs.is_file(), f"{folder} without {RUNS_FILE}", "a folder of results")
-        return cls(
-            pd.read_parquet(runs), pd.read_parquet(curves) if curves.exists() else _curve_frame({})
-        )
+        try:
+            frame = pd.read_parquet(runs)
+            points = pd.read_parquet(curves) if curves.exists() else _curve_frame({})
+        except (ValueError, OSError) as error:  # what pyarrow says of a damaged file
+            raise UserError(str(folder), "whole Parquet files", str(error)) from error
+        return cls(frame, points)
 
     def write(self, folder: Path) -> None:
         """Write the runs and, if there are any, their curves into a folder that exists."""

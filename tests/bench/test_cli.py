@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from bench.cli import SUMMARIES
-from bench.configuration import benchmarks
+from bench.configuration import CONFIG_DIR, benchmarks
 
 BAD = {
     "unknown benchmark": (["bench", "tensor_ranks"], "tensor_rank"),
@@ -19,6 +19,16 @@ BAD = {
     "rank 0": (["bench", "tensor_rank", "ranks=[1,0]"], "greater than or equal to 1"),
     "rank that is no number": (["bench", "tensor_rank", "ranks=[two]"], "model.rank"),
     "no ranks": (["bench", "tensor_rank", "ranks=[]"], "a list"),
+    "an axis by both of its names": (
+        ["bench", "tensor_rank", "model.rank=3", "ranks=1,2"],
+        "model.rank beside ranks",
+    ),
+    "a seed twice": (["bench", "tensor_rank", "seeds=0,0"], "each value once"),
+    "no axes": (["bench", "tensor_rank", "benchmark.axes={}"], "{} changes nothing"),
+    "a measure of other problems": (
+        ["bench", "norms_or_rank", "learner.measures=[tubal_angles]"],
+        "leave tubal_angles out of learner.measures",
+    ),
     "class out of range": (["bench", "tensor_rank", "classes=[10]"], "0 to 9"),
     "levels 1": (["bench", "tensor_rank", "data.levels=1"], "greater than or equal to 2"),
     "levels beyond the data": (["bench", "tensor_rank", "data.levels=18"], "from 2 to 17"),
@@ -94,6 +104,11 @@ BAD = {
     "table from elsewhere": (["table", "tensor_rank", "--from", "csv"], "--from"),
     "report without runs": (["report", "--from", "runs"], "rankbench bench tensor_rank"),
     "no runs": (["runs"], "runs_dir"),
+    "sync of other settings": (["sync", "model.rank=3"], "runs_dir, results_dir"),
+    "sync of nothing": (["sync", "runs_dir=nowhere"], "recorded runs"),
+    "a folder that is no path": (["sync", "runs_dir=null"], "the path of a folder"),
+    "data with a model": (["data", "digits", "model.rank=3"], "settings in data"),
+    "data by two names": (["data", "digits", "data=mnist"], "a name such as digits"),
     "unknown data": (["data", "nothing"], "mnist"),
     "no such config folder": (["table", "tensor_rank", "--config-dir", "nowhere"], "existing"),
     "no room for a path": (["data", "pathfinder", "data.scene.length=60"], "data.scene.length"),
@@ -119,11 +134,42 @@ def test_a_mistake_is_one_line_and_leaves_nothing(case, rankbench, tmp_path, mon
     assert left == []
 
 
+@pytest.mark.parametrize(
+    ("path", "text", "words", "hint"),
+    [
+        ("data/mine.yaml", "_target_: [oops", ["data=mine"], "mine.yaml"),
+        ("data/mine.yaml", "levels: 2", ["data=mine"], "data._target_"),
+        ("controls/raises.py", "raise OSError('no disk')", ["variants=[raises]"], "no disk"),
+        ("controls/leaves.py", "import sys; sys.exit(3)", ["variants=[leaves]"], "SystemExit: 3"),
+        ("benchmark/mine.yaml", "- a list", [], "benchmark.name: mine"),
+        ("benchmark/mine.yaml", "name: mine\naxes: [1, 2]", [], "benchmark.axes"),
+        ("benchmark/mine.yaml", "name: mine\naxes: {seed: [1]}\ncases: 5", [], "cases=5"),
+    ],
+)
+def test_a_mistake_in_a_folder_of_one_s_own_is_one_line(
+    path, text, words, hint, rankbench, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("bench.configuration.FOLDERS", [CONFIG_DIR])
+    monkeypatch.setattr("sys.path", [*sys.path])
+    own = tmp_path / path
+    own.parent.mkdir()
+    own.write_text(text)
+    name = "mine" if path.startswith("benchmark") else "tensor_rank"
+    call = ["bench", name, "--config-dir", str(tmp_path), *words, f"runs_dir={tmp_path / 'runs'}"]
+    code, out, error = rankbench(*call)
+    assert (code, out) == (2, "")
+    assert error.count("\n") == 1
+    assert hint in error
+    assert not (tmp_path / "runs").exists()
+
+
 def _no_network(self):
     raise RuntimeError("no network")
 
 
-@pytest.mark.parametrize("command", [["bench", "tensor_rank"], ["perf"]])
+@pytest.mark.parametrize(
+    "command", [["bench", "tensor_rank"], ["perf"], ["data", "digits", "--show"]]
+)
 def test_a_results_folder_that_cannot_be_written_is_found_before_any_training(
     command, rankbench, tmp_path
 ):

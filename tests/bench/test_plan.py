@@ -1,5 +1,6 @@
 """From overrides to cells: grids, keys and messages."""
 
+import resource
 import subprocess
 import sys
 
@@ -208,6 +209,39 @@ def test_every_benchmark_s_grid_is_valid(benchmark, tmp_path):
     assert len(set(keys)) == len(keys) > 1
     divided = stacks(plan.cells, plan.sweep.max_memory, len(keys))
     assert sorted(cell.run_key for stack in divided for cell in stack) == keys
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "overrides"),
+    [
+        ("tensor_rank", ["model=tensor_train", "ranks=2000"]),
+        ("tensor_rank", ["model=tensor_train", "ranks=99999999999999999999"]),
+        ("tensor_rank", ["case=tensor_rank/linear", "ranks=999999999"]),
+        ("families", ["case=families/hierarchical", "widths=20000"]),
+        ("hierarchical", ["model.width=50000", "model.tree=cp"]),
+        ("matrix_completion", ["model.width=9999999"]),
+        ("is_same_class", ["data.images=digits", "model=compact_resnet", "model.widths=[100000]"]),
+    ],
+)
+def test_a_model_of_absurd_size_is_refused_before_it_is_built(benchmark, overrides):
+    if benchmark == "is_same_class":
+        overrides = [*overrides, "model.strides=[1]", "data.image_size=8", "distances=[0]"]
+    plan = plan_benchmark(benchmark, overrides)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"sweep.max_memory=3 GB: expected at least .* GB"):
+        check(plan.cells, plan.sweep.max_memory)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # kilobytes
+
+
+def test_the_least_memory_of_a_model_is_below_what_its_training_takes():
+    runs = (
+        ["model=tensor_train", "model.rank=8"],
+        ["model=cp", "model.rank=8"],
+        ["model=circuit", "learner=circuits"],
+        ["learner=dynamics", "data=matrix_completion", "model=matrix", "trainer=steps"],
+    )
+    for only in map(lambda overrides: cell(*overrides), runs):
+        assert 0 < only.learner.least_memory(only) <= only.learner.memory([only])
 
 
 def test_the_experiments_of_a_benchmark_are_listed_by_their_folder():

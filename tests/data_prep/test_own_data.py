@@ -140,6 +140,11 @@ def test_what_is_no_archive_or_no_folder_is_refused_in_one_line(tmp_path):
         image_folder(path=str(tmp_path / "photos"))
 
 
+def test_squares_that_no_memory_holds_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"data\.size=1000000, which takes"):
+        image_folder(path=str(_folder(tmp_path / "photos")), size=10**6)
+
+
 def test_other_content_than_named_is_refused(tmp_path):
     path = saved(tmp_path, x=X, y=Y)
     known = array_file(file=path).sha256

@@ -320,7 +320,7 @@ def test_one_cell_goes_wrong(rankbench, tmp_path, sound, how):
     if how == "memory":
         assert code == 1
         assert statuses[2] == "failed"
-        assert "1 runs failed and will be retried: RuntimeError" in error
+        assert "1 run failed and will be retried: RuntimeError" in error
         assert "memory" in error
     else:
         assert code == 0  # the end of that run, not a fault of ours
@@ -341,7 +341,7 @@ def test_a_cell_that_kills_its_process(rankbench, tmp_path, sound):
     overrides += ["learner._target_=poison.PoisonedLearner", "learner.how=kill"]
     code, out, error = rankbench("bench", "tensor_rank", *overrides)
     assert code == 1
-    assert "1 runs failed and will be retried" in error
+    assert "1 run failed and will be retried" in error
     assert "its process was killed by signal 9" in error
     assert "2 of 3 runs done" in out
     found = numbers(tmp_path)

@@ -117,7 +117,7 @@ def test_runs_are_counted(rankbench, toy_config, tmp_path):
     next(tmp_path.glob("toy/*/record.json")).write_text("{")
     code, _, error = rankbench("runs", *words)
     assert code == 1
-    assert "1 files left out" in error
+    assert "1 file left out" in error
 
 
 def test_runs_are_removed_but_none_that_trains(rankbench, toy_config, tmp_path):
@@ -130,10 +130,10 @@ def test_runs_are_removed_but_none_that_trains(rankbench, toy_config, tmp_path):
         locks.take(failed[:1])
         remove = ["runs", "--where", "status=failed", "--remove", f"runs_dir={tmp_path}"]
         code, out, _ = rankbench(*remove)
-        assert (code, out.endswith("1 runs removed; 1 are being trained\n")) == (0, True)
+        assert (code, out.endswith("1 run removed; 1 being trained\n")) == (0, True)
     assert (tmp_path / "toy" / failed[0] / "record.json").exists()
     assert not (tmp_path / "toy" / failed[1]).exists()
-    assert rankbench(*remove)[1].endswith("1 runs removed\n")
+    assert rankbench(*remove)[1].endswith("1 run removed\n")
     assert set(load_runs(tmp_path, "toy").status) == {"converged", "max_steps", "missing"}
 
 

@@ -94,7 +94,7 @@ def test_a_cell_that_kills_its_process_costs_no_other(tmp_path):
     in_processes(work, lambda *_: None)
     assert sorted(load_runs(tmp_path)["model.rank"]) == [1, 3]
     (line,) = work.failures()
-    assert line.startswith("1 runs failed")
+    assert line.startswith("1 run failed")
     assert "its process was killed by signal 9" in line
 
 

@@ -78,6 +78,11 @@ def test_provenance_counts_each_stack_once_and_names_every_commit():
     assert "- 3 max_steps" in text
 
 
+def test_runs_of_an_installed_package_have_no_commit():
+    frame = results(["a", "b"], [0, 1], commit=None).frame.assign(dirty=None)
+    assert "**Commit**\n\n- not recorded\n" in provenance(frame, "mine")
+
+
 def test_nothing_is_written_without_runs(tmp_path):
     with pytest.raises(ValueError, match="without recorded runs"):
         publish(results(["a"], [0], status="missing"), CONFIG, tmp_path / "mine")

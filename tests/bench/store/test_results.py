@@ -13,7 +13,15 @@ from bench.core.errors import UserError
 from bench.core.status import Status
 from bench.plan import plan_benchmark
 from bench.store.record import write_plan, write_record
-from bench.store.results import MISSING, Results, config_columns, load_runs, settings
+from bench.store.results import (
+    CURVES_FILE,
+    MISSING,
+    RUNS_FILE,
+    Results,
+    config_columns,
+    load_runs,
+    settings,
+)
 
 pytestmark = pytest.mark.usefixtures("toy_config")
 
@@ -182,3 +190,12 @@ def test_a_failed_run_is_not_finished(tmp_path, cells):
     write(tmp_path, cells[:1], status=Status.FAILED, error="x")
     assert Results.from_runs(tmp_path).finished() == set()
     assert replace(Results.from_runs(tmp_path), damaged=("a",)).damaged == ("a",)
+
+
+@pytest.mark.parametrize("name", [RUNS_FILE, CURVES_FILE])
+def test_a_damaged_file_of_results_is_named(name, tmp_path, made_up_runs):
+    made_up_runs(tmp_path / "runs")
+    Results.from_runs(tmp_path / "runs").write(tmp_path)
+    (tmp_path / name).write_text("no Parquet")
+    with pytest.raises(UserError, match="expected whole Parquet files"):
+        Results.from_folder(tmp_path)
