@@ -10,8 +10,7 @@ from bench.commands.common import config_dir, print_frame, report
 from bench.configuration import choices, compose
 from bench.core.errors import UserError, require
 from bench.core.settings import load
-from data_prep.files import data_root
-from data_prep.images import ImageData
+from data_prep.images import ImageData, data_root
 from data_prep.labeled_images import LabeledImages
 from data_prep.own_data import OwnData
 
