@@ -101,31 +101,7 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
         expected = f"the report that configs/benchmark/{name}.yaml describes"
         require(not key.startswith("benchmark.report"), given, expected)
     _require_own_experiment(parsed, name)
-    return _plan(name, parsed, recorded("bench", name, *overrides))
-
-
-def plan_run(overrides: Sequence[str]) -> Plan:
-    """Plan one configuration: no axes, every value as composed.
-
-    An experiment brings its benchmark along, as in ``experiment=is_same_class/quick``.
-    """
-    parsed = parse(overrides)
-    for override in parsed:
-        swept = override.is_sweep_override()
-        require(not swept, _line(override), "one value", "add -m for a multirun")
-    chosen = {o.key_or_group: str(o.value() or "") for o in parsed}
-    of_experiment = chosen.get("experiment", "").partition("/")[0]
-    benchmark = chosen.get("benchmark") or of_experiment or "single"
-    _require_own_experiment(parsed, benchmark)
-    lines = _defaults(benchmark, parsed)
-    lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
-    config = compose(lines)
-    cell = Typing(_groups_named(parsed)).cell(config)
-    return _of(config, [cell], lines, recorded("run", *overrides))
-
-
-def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
-    lines = _defaults(benchmark, parsed)
+    lines = _defaults(name, parsed)
     known_axes = compose(lines)
     swept, fixed_keys = [], []
     for override in parsed:
@@ -152,7 +128,27 @@ def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
             composed = compose([*lines, *chosen]) if chosen else config
             for cell in _expanded(composed, axes, fixed_keys, typing):
                 cells[cell.run_key] = cell
-    return _of(config, list(cells.values()), lines, command)
+    return _of(config, list(cells.values()), lines, recorded("bench", name, *overrides))
+
+
+def plan_run(overrides: Sequence[str]) -> Plan:
+    """Plan one configuration: no axes, every value as composed.
+
+    An experiment brings its benchmark along, as in ``experiment=is_same_class/quick``.
+    """
+    parsed = parse(overrides)
+    for override in parsed:
+        swept = override.is_sweep_override()
+        require(not swept, _line(override), "one value", "add -m for a multirun")
+    chosen = {o.key_or_group: str(o.value() or "") for o in parsed}
+    of_experiment = chosen.get("experiment", "").partition("/")[0]
+    benchmark = chosen.get("benchmark") or of_experiment or "single"
+    _require_own_experiment(parsed, benchmark)
+    lines = _defaults(benchmark, parsed)
+    lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
+    config = compose(lines)
+    cell = Typing(_groups_named(parsed)).cell(config)
+    return _of(config, [cell], lines, recorded("run", *overrides))
 
 
 def _expanded(
@@ -281,8 +277,7 @@ class Typing:
         used = ("data", "model", *learner.uses)
         trainer = config["trainer"] or {}
         own = {name: v for name, v in trainer.items() if name in EXECUTION_ARGUMENTS}
-        rest = {name: v for name, v in trainer.items() if name not in own}
-        nodes = {**config, "trainer": rest}
+        nodes = {**config, "trainer": {name: v for name, v in trainer.items() if name not in own}}
         for group in ("optimizer", "regularizer", "trainer"):
             given = f"{group}=... with learner={learner.name}"
             ignored = group in self.named and group not in used and nodes[group]
@@ -316,9 +311,7 @@ class Typing:
         return self.loaded[text]
 
 
-def _of(
-    config: dict[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
-) -> Plan:
+def _of(config: dict[str, Any], cells: Sequence[Cell], lines: Sequence[str], command: str) -> Plan:
     runs_dir = config["runs_dir"]
     require(bool(runs_dir), f"runs_dir={runs_dir}", "the path of a folder")
     return Plan(
@@ -328,7 +321,7 @@ def _of(
         results_dir=Path(config["results_dir"] or runs_dir),
         tracking=load(config["tracking"], "tracking"),
         sweep=load(config["sweep"], "sweep"),
-        launcher=launcher(overrides),
+        launcher=launcher(lines),
         command=command,
         config=config,
     )

@@ -116,9 +116,8 @@ class Results:
         """
         runs, curves = Path(folder) / RUNS_FILE, Path(folder) / CURVES_FILE
         require(runs.is_file(), f"{folder} without {RUNS_FILE}", "a folder of results")
-        return cls(
-            pd.read_parquet(runs), pd.read_parquet(curves) if curves.exists() else _curve_frame({})
-        )
+        points = pd.read_parquet(curves) if curves.exists() else _curve_frame({})
+        return cls(pd.read_parquet(runs), points)
 
     def write(self, folder: Path) -> None:
         """Write the runs and, if there are any, their curves into a folder that exists."""
