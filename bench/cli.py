@@ -63,22 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         add_installed()
         sys.exit(rankbench.main(arguments, prog_name="rankbench", standalone_mode=False) or 0)
     except UserError as error:
-        print(f"rankbench: {error}", file=sys.stderr)
-        sys.exit(2)
+        code, message = 2, str(error)
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "rankbench"
-        message = " ".join(error.format_message().split())
-        print(f"rankbench: {message} See `{path} --help`.", file=sys.stderr)
-        sys.exit(2)
+        code, message = 2, f"{' '.join(error.format_message().split())} See `{path} --help`."
     except (KeyboardInterrupt, click.Abort):
-        print("rankbench: interrupted; the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+        code, message = 130, "interrupted; the same command goes on from here"
     except BrokenPipeError:  # the reader of our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:  # a full disk, a folder taken away: not ours to explain further
-        print(f"rankbench: {error}; what was recorded stays", file=sys.stderr)
-        sys.exit(1)
+        code, message = 1, f"{error}; what was recorded stays"
+    print(f"rankbench: {message}", file=sys.stderr)
+    sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,38 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
         expected = f"the report that configs/benchmark/{name}.yaml describes"
         require(not key.startswith("benchmark.report"), given, expected)
     _require_own_experiment(parsed, name)
-    return _plan(name, parsed, recorded("bench", name, *overrides))
+    lines = _defaults(name, parsed)
+    known_axes = compose(lines)
+    swept, fixed_keys, by_name = [], [], []
+    for override in parsed:
+        known = known_axes.get(override.key_or_group)
+        if isinstance(known, list) or known == ALL:  # an axis by its name
+            lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
+            by_name.append(f"${{{override.key_or_group}}}")
+        elif override.is_sweep_override():
+            swept.append(override)
+        else:
+            lines.append(_line(override))
+            fixed_keys.append(override.key_or_group)
+    config = compose(lines)
+    axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
+    for key, values in raw(f"benchmark/{name}")["benchmark"]["axes"].items():
+        twice = key in (*fixed_keys, *axes) and values in by_name
+        require(not twice, f"{key} beside {str(values)[2:-1]}", "one of the two")
+    named = {override.key_or_group for override in parsed} - {*config["benchmark"]["axes"]}
+    cases = [] if "case" in named else config["benchmark"].get("cases", [])
+    parts = [(cases, Typing(_groups_named(parsed)))]
+    baselines = config["benchmark"].get("baselines", [])
+    if baselines and not {key.partition(".")[0] for key in named} & {"case", "model", "learner"}:
+        # What is said of trainer or optimizer is meant for the benchmark's own model.
+        parts.append((baselines, Typing(())))
+    cells = {}
+    for group, typing in parts:
+        for chosen in product(*_choices(swept, group)):
+            composed = compose([*lines, *chosen]) if chosen else config
+            for cell in _expanded(composed, axes, fixed_keys, typing):
+                cells[cell.run_key] = cell
+    return _of(config, list(cells.values()), lines, recorded("bench", name, *overrides))
 
 
 def plan_run(overrides: Sequence[str]) -> Plan:
@@ -130,41 +161,6 @@ def plan_run(overrides: Sequence[str]) -> Plan:
     config = compose(lines)
     cell = Typing(_groups_named(parsed)).cell(config)
     return _of(config, [cell], lines, recorded("run", *overrides))
-
-
-def _plan(benchmark: str, parsed: Sequence[Override], command: str) -> Plan:
-    lines = _defaults(benchmark, parsed)
-    known_axes = compose(lines)
-    swept, fixed_keys, by_name = [], [], []
-    for override in parsed:
-        known = known_axes.get(override.key_or_group)
-        if isinstance(known, list) or known == ALL:  # an axis by its name
-            lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
-            by_name.append(f"${{{override.key_or_group}}}")
-        elif override.is_sweep_override():
-            swept.append(override)
-        else:
-            lines.append(_line(override))
-            fixed_keys.append(override.key_or_group)
-    config = compose(lines)
-    axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
-    for key, values in raw(f"benchmark/{benchmark}")["benchmark"]["axes"].items():
-        twice = key in (*fixed_keys, *axes) and values in by_name
-        require(not twice, f"{key} beside {str(values)[2:-1]}", "one of the two")
-    named = {override.key_or_group for override in parsed} - {*config["benchmark"]["axes"]}
-    cases = [] if "case" in named else config["benchmark"].get("cases", [])
-    parts = [(cases, Typing(_groups_named(parsed)))]
-    baselines = config["benchmark"].get("baselines", [])
-    if baselines and not {key.partition(".")[0] for key in named} & {"case", "model", "learner"}:
-        # What is said of trainer or optimizer is meant for the benchmark's own model.
-        parts.append((baselines, Typing(())))
-    cells = {}
-    for group, typing in parts:
-        for chosen in product(*_choices(swept, group)):
-            composed = compose([*lines, *chosen]) if chosen else config
-            for cell in _expanded(composed, axes, fixed_keys, typing):
-                cells[cell.run_key] = cell
-    return _of(config, list(cells.values()), lines, command)
 
 
 def _expanded(
@@ -301,8 +297,7 @@ class Typing:
         used = ("data", "model", *learner.uses)
         trainer = config["trainer"] or {}
         own = {name: v for name, v in trainer.items() if name in EXECUTION_ARGUMENTS}
-        rest = {name: v for name, v in trainer.items() if name not in own}
-        nodes = {**config, "trainer": rest}
+        nodes = {**config, "trainer": {name: v for name, v in trainer.items() if name not in own}}
         for group in ("optimizer", "regularizer", "trainer"):
             given = f"{group}=... with learner={learner.name}"
             ignored = group in self.named and group not in used and nodes[group]
@@ -336,9 +331,7 @@ class Typing:
         return self.loaded[text]
 
 
-def _of(
-    config: dict[str, Any], cells: Sequence[Cell], overrides: Sequence[str], command: str
-) -> Plan:
+def _of(config: dict[str, Any], cells: Sequence[Cell], lines: Sequence[str], command: str) -> Plan:
     runs_dir = config["runs_dir"]
     return Plan(
         benchmark=config["benchmark"]["name"],
@@ -347,7 +340,7 @@ def _of(
         results_dir=Path(config["results_dir"] or runs_dir),
         tracking=load(config["tracking"], "tracking"),
         sweep=load(config["sweep"], "sweep"),
-        launcher=launcher(overrides),
+        launcher=launcher(lines),
         command=command,
         config=config,
     )

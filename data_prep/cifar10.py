@@ -15,9 +15,8 @@ from torchvision import datasets
 
 from bench.core.errors import UserError, require
 from bench.core.settings import settings
-from data_prep.files import data_root
 from data_prep.image_files import image_folder, read_image
-from data_prep.images import Files, ImageData, RawImages
+from data_prep.images import Files, ImageData, RawImages, data_root
 
 ARCHIVE = "cifar10_jpeg.tar.xz"  # of the folder FOLDER
 FOLDER = "cifar10"

@@ -1,5 +1,6 @@
 """Labeled images as discrete inputs: what the data sets have in common."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -159,6 +160,11 @@ def _require_integers(given: str, values: Tensor, shape: tuple[int, ...], most: 
     require(fits, found, f"integers of shape {tuple(shape)}")
     low, high = (int(value) for value in values.aminmax())
     require(low >= 0 and high <= most, f"{given} from {low} to {high}", f"from 0 to {most}")
+
+
+def data_root(root: str | None) -> Path:
+    """Return the data folder: `root`, else ``RANKBENCH_DATA``, else ``./data``."""
+    return Path(root or os.environ.get("RANKBENCH_DATA") or "data").expanduser()
 
 
 def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:

@@ -1,7 +1,6 @@
 """Images in two classes, composed batch by batch: what a classifying network reads."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from pydantic import Field
@@ -9,50 +8,10 @@ from torch import Tensor, nn
 
 from bench.core.settings import Settings, settings
 from data_prep.images import Files
+from data_prep.patches import Patch, PatchSampler
 
 # Half of the images are of each class.
 Samples = Annotated[int, Field(ge=2, multiple_of=2)]
-
-
-@dataclass(frozen=True)
-class Rectangle:
-    """The pixels from row `top` and column `left` on, `height` by `width` of them."""
-
-    top: int
-    left: int
-    height: int
-    width: int
-
-    @property
-    def bottom(self) -> int:
-        """The first row below."""
-        return self.top + self.height
-
-    @property
-    def right(self) -> int:
-        """The first column to the right."""
-        return self.left + self.width
-
-    @property
-    def rows(self) -> slice:
-        """The rows as an index."""
-        return slice(self.top, self.bottom)
-
-    @property
-    def columns(self) -> slice:
-        """The columns as an index."""
-        return slice(self.left, self.right)
-
-    def of(self, images: Tensor) -> Tensor:
-        """Return a view of the rectangle in images of shape (..., height, width)."""
-        return images[..., self.rows, self.columns]
-
-
-@dataclass(frozen=True)
-class RandomSquare:
-    """A square of `size` by `size` pixels anywhere in the image, each position as likely."""
-
-    size: int
 
 
 class LabeledPart(nn.Module, ABC):
@@ -67,11 +26,9 @@ class LabeledPart(nn.Module, ABC):
         Shape (samples,), int64: 0 or 1.
     """
 
-    labels: Tensor
-
     def __init__(self, labels: Tensor) -> None:
         super().__init__()
-        self.register_buffer("labels", labels)
+        self.labels: Tensor = nn.Buffer(labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -122,13 +79,13 @@ class LabeledImages(Settings, ABC):
 
     @property
     @abstractmethod
-    def patches(self) -> tuple[Rectangle, Rectangle] | tuple[RandomSquare, RandomSquare]:
-        """The two patches between which dependencies are to be learned."""
+    def patches(self) -> tuple[PatchSampler, PatchSampler]:
+        """The two patches between which dependencies are to be learned, or ways to sample them."""
 
     @property
-    def extent(self) -> Rectangle:
+    def extent(self) -> Patch:
         """Where everything lies that a network has to relate: by default the whole image."""
-        return Rectangle(0, 0, *self.image_shape)
+        return Patch(0, 0, *self.image_shape)
 
     def of_run(self, seed: int) -> "LabeledImages":
         """Return the settings of the images that a run of this seed reads."""
@@ -143,7 +100,7 @@ class LabeledImages(Settings, ABC):
         Parameters
         ----------
         root : str or None
-            The data folder; see `data_prep.files.data_root`.
+            The data folder; see `data_prep.images.data_root`.
         download : bool
             Whether missing files may be downloaded or made.
         workers : int, optional

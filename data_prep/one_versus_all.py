@@ -9,46 +9,12 @@ import torch
 from torch import Tensor
 
 from bench.core.cell import Cell
-from bench.core.seeding import generator
 from bench.core.settings import identity
 from data_prep.controls import control
-from data_prep.images import ImageData, Split
+from data_prep.images import Split
 
 EVERYTHING = slice(None)
 POSITIVE_TARGET = 2.0  # the target of the class, 0 being that of all others [TF, appendix]
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One predictor's task.
-
-    Parameters
-    ----------
-    data : ImageData
-        The data set with its quantization and target class.
-    variant : str
-        ``"original"`` or the name of a control.
-    seed : int
-        The seed of the control's random numbers.
-    """
-
-    data: ImageData
-    variant: str
-    seed: int
-
-    def images_key(self) -> tuple[object, ...]:
-        """Return what two problems must share to read the same images in the same batches."""
-        own_images = control(self.variant).CHANGES_IMAGES
-        sample = (self.variant, self.seed, self.data.fraction) if own_images else ()
-        shared = identity(self.data)
-        for name in ("target_class", "fraction"):
-            shared.pop(name, None)
-        return (*shared.items(), *sample)
-
-
-def problem_of(cell: Cell) -> Problem:
-    """Return the one-versus-all problem that a cell asks for."""
-    return Problem(cell.data, cell.variant, cell.seed)
 
 
 def check_problems(cells: Sequence[Cell]) -> None:
@@ -60,8 +26,17 @@ def check_problems(cells: Sequence[Cell]) -> None:
 
 
 def images_key(cell: Cell, *shared: Any) -> str:
-    """Return a key of cells that read the same images and agree in what else is given."""
-    return hashlib.sha256(repr((problem_of(cell).images_key(), shared)).encode()).hexdigest()[:16]
+    """Return a key of cells that read the same images in the same batches.
+
+    They also agree in what else is given.
+    """
+    data = identity(cell.data)
+    for name in ("target_class", "fraction"):
+        data.pop(name, None)
+    own_images = control(cell.variant).CHANGES_IMAGES
+    sample = (cell.variant, cell.seed, cell.data.fraction) if own_images else ()
+    text = repr(((*data.items(), *sample), shared))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -108,45 +83,22 @@ class Part:
         return self.labels[:, samples][self.labelings[problems]]
 
 
-class OneVersusAllStack:
-    """Images shared by a stack of one-versus-all problems, and the targets of each.
+def read_parts(cells: Sequence[Cell]) -> dict[str, Part]:
+    """Read the training and the test samples of cells with equal `images_key`."""
+    data, root = cells[0].data, cells[0].execution.root
+    return {name: _part(cells, data.split(root, name)) for name in ("train", "test")}
 
-    Parameters
-    ----------
-    problems : sequence of Problem
-        Problems with equal `images_key`.
-    root : str or None
-        The data folder.
-    """
 
-    def __init__(self, problems: Sequence[Problem], root: str | None) -> None:
-        self.problems = list(problems)
-        self.data = problems[0].data
-        self.root = root
-
-    def parts(self) -> dict[str, Part]:
-        """Read the training and the test samples."""
-        return {name: self._part(self.data.split(self.root, name)) for name in ("train", "test")}
-
-    def _part(self, original: Split) -> Part:
-        keys = [(p.variant, p.seed, p.data.fraction) for p in self.problems]
-        variants: dict[tuple[object, ...], Split] = {}
-        for key, problem in zip(keys, self.problems, strict=True):
-            if key not in variants:
-                variants[key] = problem.data.randomized(original, problem.variant, problem.seed)
-        positions = {key: position for position, key in enumerate(variants)}
-        classes = [problem.data.target_class for problem in self.problems]
-        return Part(
-            next(iter(variants.values())).inputs,
-            torch.stack([split.labels for split in variants.values()]).to(torch.uint8),
-            torch.tensor([positions[key] for key in keys]),
-            torch.tensor(classes, dtype=torch.uint8)[:, None],
-        )
-
-    def batches(self, epoch: int) -> Sequence[Tensor]:
-        """Return the index tensors of an epoch's batches, int64.
-
-        Their order depends on `data.order_seed` and the epoch alone.
-        """
-        rng = generator(self.data.order_seed, "batch order", epoch)
-        return torch.randperm(self.data.counts["train"], generator=rng).split(self.data.batch_size)
+def _part(cells: Sequence[Cell], original: Split) -> Part:
+    keys = [(cell.variant, cell.seed, cell.data.fraction) for cell in cells]
+    variants: dict[tuple[object, ...], Split] = {}
+    for key, cell in zip(keys, cells, strict=True):
+        if key not in variants:
+            variants[key] = cell.data.randomized(original, cell.variant, cell.seed)
+    positions = {key: position for position, key in enumerate(variants)}
+    return Part(
+        next(iter(variants.values())).inputs,
+        torch.stack([split.labels for split in variants.values()]).to(torch.uint8),
+        torch.tensor([positions[key] for key in keys]),
+        torch.tensor([[cell.data.target_class] for cell in cells], dtype=torch.uint8),
+    )

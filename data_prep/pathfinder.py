@@ -12,15 +12,15 @@ from typing import ClassVar
 import numpy as np
 import torch
 from joblib import Parallel, cpu_count, delayed
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.errors import require
 from bench.core.files import require_writable, write_atomically
 from bench.core.seeding import generator
 from bench.core.settings import Natural, as_plain, settings
-from data_prep.files import data_root
-from data_prep.images import Files
-from data_prep.labeled_images import LabeledImages, LabeledPart, RandomSquare
+from data_prep.images import Files, data_root
+from data_prep.labeled_images import LabeledImages, LabeledPart
+from data_prep.patches import RandomPatch
 from data_prep.pathfinder_scenes import Pixels, SceneConfig, draw_images
 
 GENERATOR = 1  # raised whenever the same parameters give other images
@@ -57,9 +57,9 @@ class Pathfinder(LabeledImages):
         return self.scene.image_size, self.scene.image_size
 
     @property
-    def patches(self) -> tuple[RandomSquare, RandomSquare]:
+    def patches(self) -> tuple[RandomPatch, RandomPatch]:
         """Two small squares anywhere."""
-        return RandomSquare(PATCH_SIZE), RandomSquare(PATCH_SIZE)
+        return RandomPatch(PATCH_SIZE), RandomPatch(PATCH_SIZE)
 
     def of_run(self, seed: int) -> "Pathfinder":
         """Return the settings of the images that a run of this seed reads."""
@@ -132,15 +132,12 @@ class Pathfinder(LabeledImages):
         UserError
             If a scene has no room, or two images are alike.
         """
-        labels = {part: self.labels(part).tolist() for part in PARTS}
-        chunks = [
-            delayed(draw_images)(
-                self.scene, range(start, stop), self.draw_seed, part, labels=known[start:stop]
-            )
-            for part, known in labels.items()
-            for start in range(0, len(known), CHUNK)
-            for stop in [min(start + CHUNK, len(known))]
-        ]
+        chunks = []
+        for part in PARTS:
+            for number, labels in enumerate(self.labels(part).split(CHUNK)):
+                indices = range(number * CHUNK, number * CHUNK + len(labels))
+                named = self.scene, indices, self.draw_seed, part
+                chunks.append(delayed(draw_images)(*named, labels=labels.tolist()))
         workers = workers or min(cpu_count(), math.ceil((self.train + self.test) / SHARE))
         images = np.concatenate(list(Parallel(n_jobs=workers)(chunks)))  # pyright: ignore
         different = len({hashlib.sha256(image).digest() for image in images})
@@ -170,11 +167,9 @@ class StoredImages(LabeledPart):
         What is subtracted from values in [0, 1], and what the difference is divided by.
     """
 
-    images: Tensor
-
     def __init__(self, images: Tensor, labels: Tensor, mean: float, deviation: float) -> None:
         super().__init__(labels)
-        self.register_buffer("images", images)
+        self.images: Tensor = nn.Buffer(images)
         self.mean, self.deviation = mean, deviation
 
     def forward(self, indices: Tensor) -> Tensor:

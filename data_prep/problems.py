@@ -95,9 +95,8 @@ class TargetConfig:
         """Return a target, float64."""
         if self.family == "tubal":
             size, _, tube_length = self.mode_dims
-            tensor = t_gram(
-                leading_tubal_subspace(_normal(rng, size, self.rank, tube_length), self.rank)
-            )
+            normal = _normal(rng, size, self.rank, tube_length)
+            tensor = t_gram(leading_tubal_subspace(normal, self.rank))
         elif self.family == "hierarchical":
             tensor = _hierarchical_tensor(self.mode_dims, self.rank, self.orthonormal, rng)
         else:
@@ -153,12 +152,10 @@ class ObservedEntries(nn.Module):
         The tensor's number of modes.
     """
 
-    indices: Tensor
-
     def __init__(self, indices: Tensor, order: int) -> None:
         super().__init__()
         self.order = order
-        self.register_buffer("indices", indices)
+        self.indices: Tensor = nn.Buffer(indices)
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Read tensors of shape (..., *mode_dims): shape (..., measurements)."""
@@ -179,12 +176,10 @@ class InnerProducts(nn.Module):
         The number of modes of the tensors that will be measured.
     """
 
-    operators: Tensor
-
     def __init__(self, operators: Tensor, order: int) -> None:
         super().__init__()
         self.order = order
-        self.register_buffer("operators", operators)
+        self.operators: Tensor = nn.Buffer(operators)
 
     def forward(self, tensor: Tensor) -> Tensor:
         """Measure tensors of shape (..., *mode_dims): shape (..., measurements)."""
@@ -216,9 +211,6 @@ class RecoveryProblem(nn.Module):
         Shape (measurements,), added to the measured values.
     """
 
-    target: Tensor
-    values: Tensor
-
     def __init__(
         self, target: Tensor, operator: nn.Module, loss: LossConfig, noise: Tensor | None = None
     ) -> None:
@@ -227,8 +219,8 @@ class RecoveryProblem(nn.Module):
         self.loss = loss
         self.operator = operator
         values = operator(target)
-        self.register_buffer("target", target)
-        self.register_buffer("values", values if noise is None else values + noise)
+        self.target: Tensor = nn.Buffer(target)
+        self.values: Tensor = nn.Buffer(values if noise is None else values + noise)
 
     def forward(self, end_tensor: Tensor) -> Tensor:
         """Return the loss of end tensors of shape ``(..., *mode_dims)``: shape (...)."""
@@ -272,8 +264,7 @@ class CompletionConfig:
         require(kind != "entries" or count <= entries, given, expected)
         given = f"data.measurements.kind={kind} for a {target.family} target"
         fits = kind != "symmetric_gaussian" or target.family == "tubal"
-        hint = "take data.measurements.kind=gaussian"
-        require(fits, given, "data.target.family=tubal", hint)
+        require(fits, given, "data.target.family=tubal", "take data.measurements.kind=gaussian")
 
     @property
     def mode_dims(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.core.errors import require
@@ -13,7 +13,8 @@ from bench.core.settings import Count, Natural, settings
 from data_prep.cifar10 import CIFAR10, CIFAR10JPEG
 from data_prep.digits import Digits
 from data_prep.images import Files, ImageData
-from data_prep.labeled_images import LabeledImages, LabeledPart, Rectangle, Samples
+from data_prep.labeled_images import LabeledImages, LabeledPart, Samples
+from data_prep.patches import Patch
 from data_prep.torchvision_images import MNIST, FashionMNIST
 
 SOURCES: dict[str, type[ImageData]] = {
@@ -84,20 +85,19 @@ class IsSameClass(LabeledImages):
         return 3 if self.color else 1
 
     @property
-    def patches(self) -> tuple[Rectangle, Rectangle]:
+    def patches(self) -> tuple[Patch, Patch]:
         """Where the two images are on the canvas."""
         size = self.image_size
         top = (self.canvas[0] - size) // 2
         left = (self.canvas[1] - 2 * size - self.distance) // 2
         second = left + size + self.distance
-        return Rectangle(top, left, size, size), Rectangle(top, second, size, size)
+        return Patch(top, left, size, size), Patch(top, second, size, size)
 
     @property
-    def extent(self) -> Rectangle:
+    def extent(self) -> Patch:
         """The rectangle that holds the two images."""
         first, _ = self.patches
-        width = 2 * self.image_size + self.distance
-        return Rectangle(first.top, first.left, first.height, width)
+        return Patch(first.top, first.left, first.height, 2 * self.image_size + self.distance)
 
     def files(
         self, root: str | None, *, download: bool = True, workers: int | None = None
@@ -137,19 +137,14 @@ class Pairs(LabeledPart):
         Where they stand.
     """
 
-    raw: Tensor
-    pairs: Tensor
-    mean: Tensor
-    deviation: Tensor
-
     def __init__(self, images: Tensor, pairs: Tensor, labels: Tensor, layout: IsSameClass) -> None:
         super().__init__(labels)
         self.layout = layout
-        self.register_buffer("raw", images.view(*images.shape[:3], -1))
-        self.register_buffer("pairs", pairs)
-        statistics = STATISTICS[layout.images] if layout.standardize else ((0.0,), (1.0,))
-        for name, values in zip(("mean", "deviation"), statistics, strict=True):
-            self.register_buffer(name, torch.tensor(values))
+        self.raw: Tensor = nn.Buffer(images.view(*images.shape[:3], -1))
+        self.pairs: Tensor = nn.Buffer(pairs)
+        mean, deviation = STATISTICS[layout.images] if layout.standardize else ((0.0,), (1.0,))
+        self.mean: Tensor = nn.Buffer(torch.tensor(mean))
+        self.deviation: Tensor = nn.Buffer(torch.tensor(deviation))
 
     def forward(self, indices: Tensor) -> Tensor:
         """Compose a batch, shape (batch, channels, height, width), float32."""

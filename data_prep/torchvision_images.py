@@ -13,8 +13,7 @@ from torchvision.datasets.mnist import read_image_file, read_label_file
 
 from bench.core.errors import UserError, require
 from bench.core.settings import settings
-from data_prep.files import data_root
-from data_prep.images import Files, ImageData, RawImages
+from data_prep.images import Files, ImageData, RawImages, data_root
 
 
 @settings

@@ -1,7 +1,5 @@
 """Run a benchmark."""
 
-from typing import Any
-
 import click
 
 from bench.commands.common import config_dir, overrides, print_damaged
@@ -71,13 +69,10 @@ def _describe(name: str) -> str:
         values = config["benchmark"]["axes"][key]
         # An axis that stands in the YAML file as ${ranks} can be set under that name.
         short = written[2:-1] if isinstance(written, str) and written[:2] == "${" else key
-        lines.append(f"  {short}={_value(values)}" + (f"  ({key})" if short != key else ""))
+        shown = ",".join(map(str, values)) if isinstance(values, list) else values
+        lines.append(f"  {short}={shown}" + (f"  ({key})" if short != key else ""))
     for group in ("experiment", "case"):
         found = [f"  {group}={name}/{choice}" for choice in choices(f"{group}/{name}")]
         lines += [group + "s", *found] if found else []
     lines += ["metrics", f"  {', '.join(report_config.metrics)}", "settings: --cfg job"]
     return "\n".join(lines)
-
-
-def _value(values: Any) -> str:
-    return ",".join(map(str, values)) if isinstance(values, list) else str(values)

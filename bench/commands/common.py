@@ -1,10 +1,8 @@
 """What commands share: their arguments, and what they print."""
 
 import sys
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import pandas as pd
@@ -15,34 +13,25 @@ from bench.configuration import add_folder
 from bench.core.words import counted
 from bench.store.results import Results
 
-if TYPE_CHECKING:
-    from bench.store.wandb_runs import TrackingConfig
-
 SHOWN = 5  # damaged files that are named one by one
 
 
-def overrides(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take Hydra overrides."""
-    return click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
+def _add(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> None:
+    for folder in folders:
+        add_folder(folder)
 
 
-def config_dir(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command take `--config-dir`, which adds a folder of configurations and modules."""
-
-    def add(context: click.Context, parameter: click.Parameter, folders: tuple[Path, ...]) -> None:
-        for folder in folders:
-            add_folder(folder)
-
-    return click.option(
-        "--config-dir",
-        metavar="DIR",
-        type=click.Path(path_type=Path),
-        multiple=True,
-        expose_value=False,
-        is_eager=True,  # other arguments may be checked against what it holds
-        callback=add,
-        help="A folder with configurations, and the modules that they name, of your own.",
-    )(function)
+overrides = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")  # Hydra's
+config_dir = click.option(
+    "--config-dir",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    expose_value=False,
+    is_eager=True,  # other arguments may be checked against what it holds
+    callback=_add,
+    help="A folder with configurations, and the modules that they name, of your own.",
+)
 
 
 def print_frame(frame: pd.DataFrame, title: str) -> None:
@@ -67,16 +56,3 @@ def print_damaged(results: Results) -> None:
     if results.damaged:
         files, runs = len(results.damaged), len(results.frame)
         report(f"{counted(files, 'file')} left out, {counted(runs, 'run')} read")
-
-
-def reachable(tracking: "TrackingConfig") -> "TrackingConfig":
-    """Return the W&B settings that are possible; report why if they are others."""
-    if tracking.mode != "online":
-        return tracking
-    from bench.store.wandb_runs import offline_reason  # only commands that train need W&B
-
-    reason = offline_reason()
-    if not reason:
-        return tracking
-    report(f"tracking.mode=online is not possible: {reason}; runs are kept offline")
-    return replace(tracking, mode="offline")

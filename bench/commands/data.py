@@ -11,8 +11,7 @@ from bench.configuration import choices, compose, parse
 from bench.core.errors import UserError, require
 from bench.core.files import require_writable
 from bench.core.settings import load
-from data_prep.files import data_root
-from data_prep.images import ImageData
+from data_prep.images import ImageData, data_root
 from data_prep.labeled_images import LabeledImages
 from data_prep.own_data import OwnData
 

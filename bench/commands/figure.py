@@ -4,7 +4,6 @@ from pathlib import Path
 
 import click
 
-from bench.commands.common import reachable
 from bench.commands.reading import folders, read, reads_runs
 from bench.core.settings import load
 from bench.report.publish import publish
@@ -29,5 +28,5 @@ def command(
     if add and (folder / RUNS_FILE).is_file():
         results = Results.from_folder(folder) | results
     click.echo(publish(results, config, folder))
-    tracking = reachable(load(settings["tracking"], "tracking"))
+    tracking = load(settings["tracking"], "tracking").reachable()
     log_summary(RunLocation(Path(settings["runs_dir"]), name, tracking), folder)

@@ -28,7 +28,8 @@ def command(
     results, config = read(name, source, folders(overrides), conditions)
     claims = outcomes(tables.sections(results.frame, config), config, results.curves)
     if columns is not None:
-        config = _with_columns(config, columns.split(","), metric_columns(results.frame))
+        shown = [name for name in metric_columns(results.frame) if name not in config.rows]
+        config = _with_columns(config, columns.split(","), shown)
     parts = tables.sections(results.frame, config)
     write = {"markdown": tables.markdown, "csv": tables.csv, "latex": tables.latex}[form]
     click.echo(write(parts, config, claims), nl=False)

@@ -9,7 +9,7 @@ import yaml
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from bench.commands.common import reachable, report
+from bench.commands.common import report
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.files import require_writable
@@ -83,7 +83,7 @@ def locate(plan: Plan, wandb_runs: int) -> RunLocation:
     require(wandb_runs == 1 or not run_id, given, "one run", "unset WANDB_RUN_ID")
     is_slurm(plan.launcher)  # or it is another launcher that can be used
     require_writable(plan.runs_dir / plan.benchmark, "runs_dir")
-    return RunLocation(plan.runs_dir, plan.benchmark, reachable(plan.tracking), plan.command)
+    return RunLocation(plan.runs_dir, plan.benchmark, plan.tracking.reachable(), plan.command)
 
 
 def train(work: Work, total: int) -> None:

@@ -29,7 +29,7 @@ class Execution:
     Parameters
     ----------
     root : str, optional
-        The folder of data files; see `data_prep.files.data_root`.
+        The folder of data files; see `data_prep.images.data_root`.
     workers : int, optional
         Processes that load or generate data.
     threads : int, optional

@@ -31,6 +31,16 @@ def generator(seed: int, *name: object) -> torch.Generator:
     return torch.Generator().manual_seed(derive_seed(seed, *name))
 
 
+def batches(samples: int, size: int, seed: int | None, epoch: int) -> tuple[Tensor, ...]:
+    """Return the index tensors, int64, of an epoch's batches of `size`; the last may be smaller.
+
+    Their order depends on `seed` and the epoch alone; None leaves the samples in theirs.
+    """
+    if seed is None:
+        return torch.arange(samples).split(size)
+    return torch.randperm(samples, generator=generator(seed, "batch order", epoch)).split(size)
+
+
 def standard_normal(shape: tuple[int, ...], seed: int, *name: object) -> Tensor:
     """Return normal numbers of mean 0 and variance 1, float64, for the draw called `name`.
 

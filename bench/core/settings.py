@@ -131,18 +131,25 @@ def validate(schema: type[T], values: Any, group: str) -> T:
         raise UserError(group, f"plain values ({error})") from error
 
 
-def as_plain(value: Any) -> Any:
-    """Return settings as nested plain values, complete with defaults; what records hold.
+def as_plain(value: Any, *, defaults: bool = True) -> Any:
+    """Return settings as nested plain values: what records hold.
 
     A field with ``compare=False`` says where something lies, not what it is, and is left out.
+    Without `defaults` so is whatever is at its default; with them only fields in `later` are.
     """
     if isinstance(value, Factory):
-        return {"name": value.name, **as_plain(value.arguments)}
+        given, usual = as_plain(value.arguments), {} if defaults else as_plain(value.defaults)
+        own = {n: v for n, v in given.items() if n not in usual or usual[n] != v}
+        return {"name": value.name, **own}
     if is_dataclass(value) and not isinstance(value, type):
-        named = {"name": value.name} if isinstance(value, Settings) else {}
-        omitted = getattr(value, "later", frozenset()) - {*_differing(value)}
-        kept = [f.name for f in fields(value) if f.compare and f.name not in omitted]
-        return {**named, **{name: as_plain(getattr(value, name)) for name in kept}}
+        result = {"name": value.name} if isinstance(value, Settings) else {}
+        later = getattr(value, "later", frozenset())
+        for field in (field for field in fields(value) if field.compare):
+            factory, given = field.default_factory, getattr(value, field.name)
+            differs = given != (field.default if factory is MISSING else factory())
+            if differs or (defaults and field.name not in later):
+                result[field.name] = as_plain(given, defaults=defaults)
+        return result
     if isinstance(value, Mapping):
         return {name: as_plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -155,24 +162,7 @@ def identity(value: Any) -> Any:
 
     So a new field with a default changes no key. A released default must therefore never change.
     """
-    if isinstance(value, Factory):
-        given, defaults = as_plain(value.arguments), as_plain(value.defaults)
-        own = {n: v for n, v in given.items() if n not in defaults or defaults[n] != v}
-        return {"name": value.name, **own}
-    if is_dataclass(value) and not isinstance(value, type):
-        named = {"name": value.name} if isinstance(value, Settings) else {}
-        return {**named, **{n: identity(v) for n, v in _differing(value).items()}}
-    return as_plain(value)
-
-
-def _differing(value: Any) -> dict[str, Any]:
-    """Return the fields of a dataclass that are not at their default."""
-    result = {}
-    for field in (field for field in fields(value) if field.compare):
-        factory, given = field.default_factory, getattr(value, field.name)
-        if given != (field.default if factory is MISSING else factory()):
-            result[field.name] = given
-    return result
+    return as_plain(value, defaults=False)
 
 
 @cache

@@ -55,11 +55,9 @@ def is_slurm(launcher: Mapping[str, Any]) -> bool:
     """
     kind = launcher["_target_"].rpartition(".")[2]
     expected = "basic, with sweep.jobs=... for several processes, or submitit_slurm"
-    known = kind in ("BasicLauncher", "SlurmLauncher")
-    require(known, f"hydra/launcher with {kind}", expected)
+    require(kind in ("BasicLauncher", "SlurmLauncher"), f"hydra/launcher with {kind}", expected)
     slurm, expected = kind == "SlurmLauncher", "a machine with SLURM's sbatch and srun"
-    found = not slurm or bool(shutil.which("sbatch"))
-    require(found, "hydra/launcher=submitit_slurm", expected)
+    require(not slurm or bool(shutil.which("sbatch")), "hydra/launcher=submitit_slurm", expected)
     return slurm
 
 

@@ -73,9 +73,8 @@ class Work:
     def missing(self) -> dict[str, Cell]:
         """Return the cells that have no final record, by run key."""
         folder = self.location.folder
-        self._missing = {
-            key: cell for key, cell in self._missing.items() if not is_finished(folder / key)
-        }
+        known = self._missing.items()
+        self._missing = {key: cell for key, cell in known if not is_finished(folder / key)}
         return self._missing
 
     def pending(self) -> dict[str, Cell]:

@@ -72,11 +72,8 @@ class RunLog:
     def ended(self, losses: Tensor, converged: Tensor) -> dict[int, Status]:
         """Return how cells ended of those that trained, given tensors of shape (cells,)."""
         finite, done = losses.isfinite().tolist(), converged.tolist()
-        return {
-            index: Status.CONVERGED if finite[index] else Status.DIVERGED
-            for index in self.training()
-            if done[index] or not finite[index]
-        }
+        ended = [index for index in self.training() if done[index] or not finite[index]]
+        return {i: Status.CONVERGED if finite[i] else Status.DIVERGED for i in ended}
 
     def mean_loss(self, losses: Tensor) -> float:
         """Return the mean of the losses, shape (cells,), of the cells that train."""
@@ -84,14 +81,9 @@ class RunLog:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as plain values and tensors."""
-        return {
-            "run_keys": [cell.run_key for cell in self.cells],
-            "curves": self.curves,
-            "outcomes": [
-                outcome and {**vars(outcome), "status": str(outcome.status)}
-                for outcome in self.outcomes
-            ],
-        }
+        keys = [cell.run_key for cell in self.cells]
+        outcomes = [end and {**vars(end), "status": str(end.status)} for end in self.outcomes]
+        return {"run_keys": keys, "curves": self.curves, "outcomes": outcomes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a checkpoint of the same cells.
@@ -101,36 +93,39 @@ class RunLog:
         UserError
             If it is one of other cells.
         """
-        ours = [cell.run_key for cell in self.cells]
-        require(
-            state["run_keys"] == ours,
-            f"a checkpoint of {len(state['run_keys'])} other cells",
-            f"the checkpoint of these {len(ours)} cells",
-            "remove the checkpoint to start anew",
-        )
+        given = f"a checkpoint of {len(state['run_keys'])} other cells"
+        expected = f"the checkpoint of these {len(self.cells)} cells"
+        same = state["run_keys"] == [cell.run_key for cell in self.cells]
+        require(same, given, expected, "remove the checkpoint to start anew")
         self.curves = state["curves"]
-        self.outcomes = [
-            outcome and Outcome(**{**outcome, "status": Status(outcome["status"])})
-            for outcome in state["outcomes"]
-        ]
+        ends: list[Any] = state["outcomes"]
+        self.outcomes = [end and Outcome(**end | {"status": Status(end["status"])}) for end in ends]
 
 
-class Learner(Protocol):
+class Learner(ABC):
     """What trains a stack: an `IntervalLearner` or a `NetworkLearner`."""
 
     run_log: RunLog
 
+    @abstractmethod
     def progress(self) -> tuple[float, float]:
         """Return the share of the work that is done, and the mean current loss."""
-        ...
 
+    @abstractmethod
     def fit(self, hooks: Sequence["Hook"], checkpoint: Path | None = None) -> None:
-        """Train until every cell has an outcome, from a checkpoint if one is given."""
-        ...
+        """Train until every cell has its outcome.
 
+        Parameters
+        ----------
+        hooks : sequence of Hook
+            Called in this order after each interval, or measurement.
+        checkpoint : Path, optional
+            What `save_checkpoint` has written; training goes on from it, to the bit.
+        """
+
+    @abstractmethod
     def save_checkpoint(self, path: Path) -> None:
         """Write all that `fit` can go on from, in a file without code."""
-        ...
 
 
 class Hook(Protocol):
@@ -138,7 +133,6 @@ class Hook(Protocol):
 
     def after_interval(self, learner: Learner) -> None:
         """Act on a learner whose `run_log` is up to date."""
-        ...
 
 
 class LearnerConfig(Settings, ABC):

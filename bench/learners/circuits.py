@@ -16,20 +16,13 @@ from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.interval import ELEMENTWISE
 from bench.learners.losses import LOSSES
-from bench.learners.network import Batch, NetworkLearner, check_trainers, is_regularized
+from bench.learners.network import FACTORIES, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
 from bench.regularizers import RandomPatch
 from data_prep.images import ImageData
-from data_prep.one_versus_all import (
-    EVERYTHING,
-    OneVersusAllStack,
-    Part,
-    check_problems,
-    images_key,
-    problem_of,
-)
+from data_prep.one_versus_all import EVERYTHING, Part, check_problems, images_key, read_parts
 
 WARM_UP = 0.05  # share of the steps over which the linear schedule rises
 LEAST_WARM_UP = 100  # steps: many times the ten or so over which Adam averages gradients
@@ -68,12 +61,7 @@ class CircuitsConfig(LearnerConfig):
     name: ClassVar[str] = "circuits"
     step: ClassVar[str] = "epoch"
     uses: ClassVar[tuple[str, ...]] = ("optimizer", "regularizer", "trainer")
-    accepts: ClassVar[dict[str, type]] = {
-        "data": ImageData,
-        "model": CircuitConfig,
-        "optimizer": Factory,
-        "trainer": Factory,
-    }
+    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": CircuitConfig} | FACTORIES
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for a variant, class, model, patch, file or Trainer that is unfit."""
@@ -144,9 +132,7 @@ class CircuitsConfig(LearnerConfig):
 
     def build(self, cells: Sequence[Cell]) -> "Circuits":
         """Return a learner of the cells."""
-        problems = [problem_of(cell) for cell in cells]
-        parts = OneVersusAllStack(problems, cells[0].execution.root).parts()
-        return Circuits(cells, parts)
+        return Circuits(cells, read_parts(cells))
 
 
 @lru_cache(maxsize=256)
@@ -206,11 +192,8 @@ class Circuits(NetworkLearner):
         optimizer: Factory = self.cell.optimizer
         rate = optimizer.arguments.get("lr", optimizer.defaults["lr"])
         levels = [*self.network.convolutions, self.network.root_weights]
-        groups = [
-            {"params": [weights], "lr": rate}
-            for weights, rate in zip(levels, level_rates(self.network, rate), strict=True)
-        ]
-        made = optimizer(groups)
+        rates = zip(levels, level_rates(self.network, rate), strict=True)
+        made = optimizer([{"params": [weights], "lr": rate} for weights, rate in rates])
         if self.cell.learner.schedule == "constant":
             return {"optimizer": made}
         steps = self.trainer.estimated_stepping_batches
@@ -321,11 +304,9 @@ class Circuits(NetworkLearner):
 
         found = locality(network, self.parts["test"].inputs.unflatten(1, self.data.image_shape))
         columns = {name: values.view(len(members), -1).mean(1) for name, values in found.items()}
-        ranks = [
-            torch.stack([*circuits.factorization(output).effective_ranks().values()]).amax(0)
-            for output in range(circuits.outputs)
-        ]
-        columns["hierarchical_rank"] = torch.stack(ranks).mean(0).view(len(members))
+        factorizations = map(circuits.factorization, range(circuits.outputs))
+        ranks = [torch.stack([*each.effective_ranks().values()]) for each in factorizations]
+        columns["hierarchical_rank"] = torch.stack(ranks).amax(1).mean(0).view(len(members))
         rows = torch.stack([values.double() for values in columns.values()], 1).tolist()
         metrics = [dict(zip(columns, row, strict=True)) for row in rows]
         return dict(zip(members, metrics, strict=True))

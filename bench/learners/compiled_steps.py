@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.kernels import tiles
 from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.lanes import LANES
-from bench.kernels.patterns import Dictionary, TokenLists
+from bench.kernels.patterns import Dictionary
 from bench.models.cp import CPBlock
 
 
@@ -29,15 +29,11 @@ class CompiledSteps:
         Training samples a step, and samples evaluated together.
     """
 
-    def __init__(
-        self, images: Mapping[str, NDArray[np.uint8]], levels: int, batch_size: int
-    ) -> None:
+    def __init__(self, images: dict[str, NDArray[np.uint8]], levels: int, batch_size: int) -> None:
         self.images = images
         self.batch_size = batch_size
         self.dictionary = Dictionary(images["train"], levels, batch_size)
-        self.tokens: dict[str, TokenLists] = {
-            name: self.dictionary.encode(part) for name, part in images.items()
-        }
+        self.tokens = {name: self.dictionary.encode(part) for name, part in images.items()}
         self._room: dict[tuple[int, int], tiles.Workspace] = {}
 
     def _run(
@@ -112,14 +108,12 @@ class PlainSteps:
         self.levels = levels
 
     def _inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
-        matrix = indicator_matrix(self.images[name][chosen], self.levels)
-        return IndicatorBatch(matrix, self.levels)
+        return IndicatorBatch(indicator_matrix(self.images[name][chosen], self.levels), self.levels)
 
     def step(self, block: CPBlock, indices: Tensor, targets: Tensor, rate: float) -> Tensor:
         """Take a step of Adam; return the losses before it, shape (predictors,), float64."""
         factors = block.components().requires_grad_()
-        inputs = self._inputs("train", indices.to(factors.device))
-        predictions, _ = block(inputs, factors)
+        predictions, _ = block(self._inputs("train", indices.to(factors.device)), factors)
         losses = (predictions - targets).square().mean(1)
         (gradient,) = torch.autograd.grad(losses.sum(), factors)
         tiled = torch.zeros_like(block.tiled)

@@ -26,11 +26,6 @@ class CPStack(PredictorStack):
 
     On a CPU a step is one pass of `bench.kernels.tiles`: its result depends neither on the stack,
     nor on the threads, nor on the processor. Elsewhere it is made of PyTorch's own operations.
-
-    Parameters
-    ----------
-    cells : sequence of Cell
-        Cells with equal stack keys.
     """
 
     block: CPBlock
@@ -82,7 +77,7 @@ class CPStack(PredictorStack):
     def read(self, parts: dict[str, Part]) -> None:
         """Take samples to train and measure on, and list their patterns if they are on a CPU."""
         super().read(parts)
-        data, images = self.stack.data, {name: part.inputs for name, part in parts.items()}
+        data, images = self.data, {name: part.inputs for name, part in parts.items()}
         if self.device.type == "cpu" and self.block.tiled.dtype == torch.float32:
             arrays = {name: part.numpy() for name, part in images.items()}
             self.steps = CompiledSteps(arrays, data.levels, data.batch_size)
@@ -101,6 +96,6 @@ class CPStack(PredictorStack):
 
     def adopt(self, extra: Mapping[str, Any]) -> None:
         """Take the shape of a checkpoint's block, so that its values fit."""
-        data, ranks = self.stack.data, torch.tensor(extra["ranks"])
-        shape = (int(ranks.sum()), data.levels, data.pixels)
+        ranks = torch.tensor(extra["ranks"])
+        shape = (int(ranks.sum()), self.data.levels, self.data.pixels)
         self.block = CPBlock(torch.tensor(extra["members"]), ranks, torch.ones(shape))

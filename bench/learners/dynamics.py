@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -12,17 +13,12 @@ from torch.optim import Optimizer
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.seeding import derive_seed
-from bench.core.settings import Count, Factory, NonNegative, as_plain, settings
+from bench.core.settings import Count, Factory, NonNegative, Positive, Settings, as_plain, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.dynamics_measures import Measure, measure_class
 from bench.learners.interval import IntervalLearner, device_of, require_optimizer
-from bench.learners.schedule import StepsConfig
-from bench.models.replicates import (
-    select_optimizer_state,
-    select_replicates,
-    stack_replicates,
-)
+from bench.models.replicates import select_optimizer_state, select_replicates, stack_replicates
 from bench.optim import GroupRMSprop
 from data_prep.problems import LossConfig, RecoveryProblem
 
@@ -53,6 +49,37 @@ class ProblemSource(Protocol):
     def problem(self, seed: int, loss: LossConfig, dtype: torch.dtype) -> RecoveryProblem:
         """Return the problem."""
         ...
+
+
+@settings
+class StepsConfig(Settings):
+    """Settings of `configs/trainer/steps.yaml`.
+
+    Parameters
+    ----------
+    max_steps : int
+        Steps at most.
+    time_limit : float, optional
+        Time of gradient flow, the sum of step sizes, at most; to compare step sizes.
+    measurements : int
+        How many times to measure, beside the start. The measured curves are a result, so that
+        another schedule is another run.
+    spacing : str
+        ``linear`` or ``logarithmic``: how the measurements are spaced over the steps.
+    """
+
+    name: ClassVar[str] = "steps"
+
+    max_steps: Count = 20_000
+    time_limit: Positive | None = None
+    measurements: Count = 200
+    spacing: Literal["linear", "logarithmic"] = "linear"
+
+    def schedule(self) -> list[int]:
+        """Return the steps after which to measure, rising, the last step among them."""
+        shares = np.arange(1, self.measurements + 1) / self.measurements
+        steps = self.max_steps * shares if self.spacing == "linear" else self.max_steps**shares
+        return sorted({max(round(step), 1) for step in steps})
 
 
 @settings
@@ -96,12 +123,9 @@ class DynamicsConfig(LearnerConfig):
     name: ClassVar[str] = "dynamics"
     step: ClassVar[str] = "iteration"
     uses: ClassVar[tuple[str, ...]] = ("optimizer", "trainer")
-    accepts: ClassVar[dict[str, type]] = {
-        "data": ProblemSource,
-        "model": Factorizable,
-        "optimizer": Factory,
-        "trainer": StepsConfig,
-    }
+    accepts: ClassVar[dict[str, type]] = dict(
+        data=ProblemSource, model=Factorizable, optimizer=Factory, trainer=StepsConfig
+    )
 
     def __post_init__(self) -> None:
         for name in self.measures:
@@ -182,9 +206,8 @@ class Dynamics(IntervalLearner):
         self.time_limit = float("inf") if steps.time_limit is None else steps.time_limit
         dtype = getattr(torch, config.precision)
         data = cells[0].data
-        self.problem: RecoveryProblem = stack_replicates(
-            [data.problem(cell.seed, config.loss, dtype) for cell in cells]
-        )
+        problems = [data.problem(cell.seed, config.loss, dtype) for cell in cells]
+        self.problem: RecoveryProblem = stack_replicates(problems)
         models = [cell.model.factorize(data.mode_dims, cell.seed) for cell in cells]
         self.model = cast(Any, stack_replicates(models).to(dtype))
         kinds = [measure_class(name) for name in config.measures]
@@ -203,8 +226,7 @@ class Dynamics(IntervalLearner):
         """Train up to the next scheduled measurement, then measure."""
         if self.iteration == 0:
             self._measure()
-        end = next(step for step in self.schedule if step > self.iteration)
-        self._train_until(end)
+        self._train_until(next(step for step in self.schedule if step > self.iteration))
         if len(self.state.members):
             self._measure()
         if self.iteration == self.schedule[-1]:

@@ -84,10 +84,8 @@ class Errors(Measure):
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return `train_error` and `reconstruction_error`."""
-        return {
-            "train_error": problem.train_error(end_tensor),
-            "reconstruction_error": problem.reconstruction_error(end_tensor),
-        }
+        whole = problem.reconstruction_error(end_tensor)
+        return {"train_error": problem.train_error(end_tensor), "reconstruction_error": whole}
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return whether the whole tensor has been recovered: 1 or 0."""
@@ -115,10 +113,8 @@ class LearnedNorms(Measure):
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the leading norms, `gap` and `numerical_rank`."""
-        falling = {
-            name: norms.sort(-1, descending=True).values
-            for name, norms in model.learned_norms().items()
-        }
+        norms = model.learned_norms().items()
+        falling = {name: each.sort(-1, descending=True).values for name, each in norms}
         columns = {
             f"{name}_{i + 1}": norms[:, i]
             for name, norms in falling.items()
@@ -152,8 +148,7 @@ class NodeRanks(Measure):
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
         """Return the smallest gap and the largest rank of any node."""
-        values = model.matricization_singular_values().values()
-        gap, rank = _gap_and_rank(values, self.rank)
+        gap, rank = _gap_and_rank(model.matricization_singular_values().values(), self.rank)
         return {"node_gap": gap, "node_rank": rank}
 
 
@@ -266,23 +261,18 @@ class Growth(Measure):
         """Return the norm and the drive of each component, in fixed order."""
         norms = torch.cat([*model.learned_norms().values()], -1)
         drives = model.component_drives()
-        return {
-            **{f"norm_{i}": norms[:, i] for i in range(norms.shape[-1])},
-            **{f"drive_{i}": drives[:, i] for i in range(norms.shape[-1])},
-        }
+        columns = {f"norm_{i}": column for i, column in enumerate(norms.unbind(-1))}
+        return columns | {f"drive_{i}": column for i, column in enumerate(drives.unbind(-1))}
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return the mean exponent of the learned components, and what theory says of it."""
         exponents = self._exponents(curve)
         fitted = {"exponent": sum(exponents) / len(exponents)} if exponents else {}
         count = float(len(exponents))
-        theory = 2 - 2 / self.vectors
-        return {"theory": theory, "components_fitted": count, **fitted}
+        return {"theory": 2 - 2 / self.vectors, "components_fitted": count, **fitted}
 
     def _exponents(self, curve: Curve) -> list[float]:
-        columns = {
-            name: torch.tensor([p[name] for p in curve], dtype=torch.float64) for name in curve[0]
-        }
+        columns = {n: torch.tensor([p[n] for p in curve], dtype=torch.float64) for n in curve[0]}
         names = [name for name in columns if name.startswith("norm_")]
         largest = max(float(columns[name].max()) for name in names)
         exponents = []
@@ -307,10 +297,8 @@ class RankOneDistance(Measure):
         """Return distance to rank one and norm, both in units of the target's norm."""
         scale = problem.target.flatten(1).norm(dim=1)
         distances = torch.stack([rank_one_distance(tensor) for tensor in end_tensor])
-        return {
-            "rank_one_distance": distances / scale,
-            "relative_norm": end_tensor.flatten(1).norm(dim=1) / scale,
-        }
+        norms = end_tensor.flatten(1).norm(dim=1)
+        return {"rank_one_distance": distances / scale, "relative_norm": norms / scale}
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
         """Return the largest distance before the norm first reaches the bound."""
@@ -339,6 +327,4 @@ def measure_class(name: str) -> type[Measure]:
 
 
 # By the names of the classes, in lower case with underscores.
-MEASURES = {
-    re.sub(r"\B(?=[A-Z])", "_", kind.__name__).lower(): kind for kind in Measure.__subclasses__()
-}
+MEASURES = {re.sub(r"\B(?=[A-Z])", "_", m.__name__).lower(): m for m in Measure.__subclasses__()}

@@ -1,7 +1,7 @@
 """The only training loop of our own, for learners whose steps are too short for a Trainer."""
 
 import inspect
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,13 @@ from torch.optim import Optimizer
 from bench.core.cell import Cell
 from bench.core.errors import UserError, require
 from bench.core.settings import Factory
-from bench.learners.base import Hook, RunLog
+from bench.learners.base import Hook, Learner, RunLog
 
 # Optimizers that move each weight by its own gradient alone, and so each replicate of a stack.
 ELEMENTWISE = {"SGD", "Adam", "AdamW", "NAdam", "RAdam", "Adamax", "Adagrad", "Adadelta", "RMSprop"}
 
 
-class IntervalLearner(nn.Module, ABC):
+class IntervalLearner(nn.Module, Learner):
     """Trains the cells of a stack together, by intervals: from one measurement to the next.
 
     These learners do not train by a Lightning Trainer. Their steps take from some tens of
@@ -54,10 +54,6 @@ class IntervalLearner(nn.Module, ABC):
     def train_interval(self) -> None:
         """Train to the next measurement; log it, and the outcomes of the cells that have ended."""
 
-    @abstractmethod
-    def progress(self) -> tuple[float, float]:
-        """Return the share of the work that is done, and the mean current loss."""
-
     def make_optimizer(self) -> Optimizer | None:
         """Return an optimizer over the module's present parameters; by default none."""
         return None
@@ -80,15 +76,7 @@ class IntervalLearner(nn.Module, ABC):
         self.optimizer = self.make_optimizer()
 
     def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
-        """Train until every cell has its outcome, on the device that the cells ask for.
-
-        Parameters
-        ----------
-        hooks : sequence of Hook
-            Called in this order after each interval.
-        checkpoint : Path, optional
-            What `save_checkpoint` has written; training goes on from it, to the bit.
-        """
+        """Train until every cell has its outcome, on the device that the cells ask for."""
         threads = torch.get_num_threads()
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.use_deterministic_algorithms(True)
@@ -111,14 +99,10 @@ class IntervalLearner(nn.Module, ABC):
             torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore
 
     def save_checkpoint(self, path: Path) -> None:
-        """Write plain values and tensors from which `fit` goes on, to the bit."""
-        state = {
-            "module": self.state_dict(),
-            "optimizer": self.optimizer and self.optimizer.state_dict(),
-            "log": self.run_log.state_dict(),
-            "extra": self.extra_state(),
-        }
-        torch.save(state, path)
+        """Write plain values and tensors from which `fit` goes on."""
+        optimizer = self.optimizer and self.optimizer.state_dict()
+        own = {"log": self.run_log.state_dict(), "extra": self.extra_state()}
+        torch.save({"module": self.state_dict(), "optimizer": optimizer, **own}, path)
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take, after `start`, the state of a checkpoint of the same cells.

@@ -16,14 +16,7 @@ from bench.learners.interval import IntervalLearner, device_of
 from bench.learners.losses import ERROR_UNIT
 from bench.models.linear import LinearConfig, LinearPredictor, pair_features
 from data_prep.images import ImageData
-from data_prep.one_versus_all import (
-    POSITIVE_TARGET,
-    OneVersusAllStack,
-    Part,
-    check_problems,
-    images_key,
-    problem_of,
-)
+from data_prep.one_versus_all import POSITIVE_TARGET, Part, check_problems, images_key, read_parts
 
 CHUNK = 5000  # samples whose features are held at once
 
@@ -92,9 +85,9 @@ class LeastSquares(IntervalLearner):
 
     def load_data(self) -> None:
         """Read the images that all cells share."""
-        cells, self.pairs = self.run_log.cells, self.pairs.to(self.device)
-        stack = OneVersusAllStack([problem_of(cell) for cell in cells], cells[0].execution.root)
-        self.parts = {name: part.to(self.device) for name, part in stack.parts().items()}
+        self.pairs = self.pairs.to(self.device)
+        parts = read_parts(self.run_log.cells)
+        self.parts = {name: part.to(self.device) for name, part in parts.items()}
 
     def train_interval(self) -> None:
         """Solve, then measure."""

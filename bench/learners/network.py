@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,13 +17,14 @@ from torch.utils.data import DataLoader, Sampler
 
 from bench.core.cell import Cell
 from bench.core.errors import UserError
-from bench.core.seeding import derive_seed, generator
+from bench.core.seeding import batches, derive_seed
 from bench.core.settings import Factory
 from bench.core.status import Status
-from bench.learners.base import Hook, RunLog
+from bench.learners.base import Hook, Learner, RunLog
 from bench.learners.interval import device_of, require_count, require_optimizer
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
+FACTORIES: dict[str, type] = {"optimizer": Factory, "trainer": Factory}  # what it is driven by
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 # What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
 DEFAULTS = {
@@ -42,10 +43,7 @@ def is_regularized(cell: Cell) -> bool:
 
 
 class BatchOrder(Sampler[Tensor]):
-    """The index tensors of an epoch's batches.
-
-    Their order depends on seed and epoch alone, so that a resumed run goes on alike. Lightning
-    calls `set_epoch`.
+    """The index tensors of an epoch's batches; Lightning calls `set_epoch`.
 
     Parameters
     ----------
@@ -56,10 +54,7 @@ class BatchOrder(Sampler[Tensor]):
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int | None) -> None:
-        self.samples = samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
+        self.samples, self.batch_size, self.seed, self.epoch = samples, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration is of."""
@@ -70,15 +65,11 @@ class BatchOrder(Sampler[Tensor]):
         return -(-self.samples // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield index tensors, int64."""
-        order = torch.arange(self.samples)
-        if self.seed is not None:
-            rng = generator(self.seed, "batch order", self.epoch)
-            order = torch.randperm(self.samples, generator=rng)
-        yield from order.split(self.batch_size)
+        """Yield index tensors, int64; see `bench.core.seeding.batches`."""
+        yield from batches(self.samples, self.batch_size, self.seed, self.epoch)
 
 
-class NetworkLearner(LightningModule, ABC):
+class NetworkLearner(LightningModule, Learner):
     """A stack of cells trained by Lightning with automatic optimization.
 
     Lightning validates the parts in `validated` as often as its Trainer is told to; there, and
@@ -143,16 +134,14 @@ class NetworkLearner(LightningModule, ABC):
             return self.regularizer.evaluate(self.network, images, labels.long())
         return self.network(images), None
 
-    def penalized(
-        self, loss: Tensor, means: Tensor, penalty: Tensor | None, samples: int
-    ) -> Tensor:
-        """Return a batch's loss with its penalty; add its means to what an epoch keeps."""
+    def penalized(self, loss: Tensor, means: Tensor, penalty: Tensor | None, count: int) -> Tensor:
+        """Return a batch's loss with its penalty; add means over `count` samples to an epoch's."""
         # In place, as setting a module's attribute takes its time.
-        self.sums[:-1].add_(means * samples)
-        self.batch_sizes.append(samples)
+        self.sums[:-1].add_(means * count)
+        self.batch_sizes.append(count)
         if penalty is None:
             return loss
-        self.sums[-1].add_(penalty.detach() * self.every * samples)
+        self.sums[-1].add_(penalty.detach() * self.every * count)
         return loss + self.weight * penalty
 
     @abstractmethod
@@ -174,10 +163,6 @@ class NetworkLearner(LightningModule, ABC):
         statuses : mapping of int to Status
             How those that have ended did.
         """
-
-    @abstractmethod
-    def progress(self) -> tuple[float, float]:
-        """Return the share of the work that is done, and the mean current loss."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Set an attribute; what Lightning sets 44 times per step, without a module's checks."""
@@ -256,15 +241,7 @@ class NetworkLearner(LightningModule, ABC):
         return True
 
     def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
-        """Train until every cell has its outcome.
-
-        Parameters
-        ----------
-        hooks : sequence of Hook
-            Called in this order after each measurement.
-        checkpoint : Path, optional
-            What `save_checkpoint` has written; training goes on from it, to the bit.
-        """
+        """Train until every cell has its outcome."""
         _keep_freed_memory()
         # Nothing reads memory that was not written, so do not fill it with NaN for determinism.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore

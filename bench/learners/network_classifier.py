@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple
 from functools import lru_cache
 from typing import ClassVar
 
@@ -12,15 +11,15 @@ from torch.nn import functional
 
 from bench.core.cell import Cell
 from bench.core.errors import require
-from bench.core.settings import AtLeastTwo, Count, Factory, settings
+from bench.core.settings import AtLeastTwo, Count, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
-from bench.learners.network import Batch, NetworkLearner, check_trainers, is_regularized
+from bench.learners.network import FACTORIES, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
-from bench.regularizers import InputGradientChange, Patch, PatchSampler, RandomPatch
-from data_prep.labeled_images import LabeledImages, LabeledPart, RandomSquare, Rectangle
+from bench.regularizers import InputGradientChange, PatchSampler
+from data_prep.labeled_images import LabeledImages, LabeledPart
 
 PROBES = 256  # test images on which a trained network's penalty is measured
 
@@ -49,12 +48,7 @@ class ClassificationConfig(LearnerConfig):
     name: ClassVar[str] = "classification"
     step: ClassVar[str] = "epoch"
     uses: ClassVar[tuple[str, ...]] = ("optimizer", "regularizer", "trainer")
-    accepts: ClassVar[dict[str, type]] = {
-        "data": LabeledImages,
-        "model": NetworkConfig,
-        "optimizer": Factory,
-        "trainer": Factory,
-    }
+    accepts: ClassVar[dict[str, type]] = {"data": LabeledImages, "model": NetworkConfig} | FACTORIES
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for files, counts, a model or a Trainer that do not fit."""
@@ -74,8 +68,7 @@ class ClassificationConfig(LearnerConfig):
 
     def patches(self, data: LabeledImages) -> tuple[PatchSampler, PatchSampler]:
         """Return the regularizer's patches A and B."""
-        first, second = data.patches
-        return _sampler_of(first), _sampler_of(second)
+        return data.patches
 
     def stack_key(self, cell: Cell) -> str:
         """Return the run key: each network trains alone."""
@@ -103,10 +96,6 @@ class ClassificationConfig(LearnerConfig):
         return NetworkClassifier(cell, parts)
 
 
-def _sampler_of(region: Rectangle | RandomSquare) -> PatchSampler:
-    return Patch(*astuple(region)) if isinstance(region, Rectangle) else RandomPatch(region.size)
-
-
 @lru_cache(maxsize=256)
 def _sizes(model: NetworkConfig, data: LabeledImages) -> tuple[int, float]:
     """Return how many parameters a network has, and values it keeps for an image's gradient."""
@@ -120,8 +109,7 @@ def _sizes(model: NetworkConfig, data: LabeledImages) -> tuple[int, float]:
     images = torch.rand(2, data.channels, *data.image_shape)
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         network(images)
-    parameters = sum(weights.numel() for weights in network.parameters())
-    return parameters, kept / len(images)
+    return sum(weights.numel() for weights in network.parameters()), kept / len(images)
 
 
 @lru_cache(maxsize=256)
@@ -257,9 +245,8 @@ class NetworkClassifier(NetworkLearner):
         # Evenly spaced, as the classes may stand one after the other.
         count = min(PROBES, len(part))
         probes = torch.arange(count, device=self.device) * len(part) // count
-        published = InputGradientChange(
-            *self.cell.learner.patches(self.cell.data), seed=self.cell.seed
-        )
+        patches = self.cell.learner.patches(self.cell.data)
+        published = InputGradientChange(*patches, seed=self.cell.seed)
         precision, penalties = self.trainer.precision_plugin, []
 
         def network(images: Tensor) -> Tensor:

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.core.cell import Cell
+from bench.core.seeding import batches
 from bench.core.status import Status
 from bench.kernels.tiles import total_errors
 from bench.learners.base import Outcome
 from bench.learners.interval import IntervalLearner, max_epochs
 from bench.learners.losses import ERROR_UNIT
-from data_prep.one_versus_all import POSITIVE_TARGET, OneVersusAllStack, Part, problem_of
+from data_prep.images import ImageData
+from data_prep.one_versus_all import POSITIVE_TARGET, Part, read_parts
 
 
 class PredictorStack(IntervalLearner):
@@ -21,11 +23,6 @@ class PredictorStack(IntervalLearner):
 
     Every predictor sees what it would see alone: the same batches, its own loss, its own share of
     the optimizer's state. One that has converged or diverged is taken out and costs nothing more.
-
-    Parameters
-    ----------
-    cells : sequence of Cell
-        Cells with equal stack keys.
 
     Attributes
     ----------
@@ -42,10 +39,6 @@ class PredictorStack(IntervalLearner):
     """
 
     block: Any
-    epoch: Tensor
-    losses: Tensor
-    last_finite_losses: Tensor
-    epochs_below: Tensor
 
     def __init__(self, cells: Sequence[Cell]) -> None:
         super().__init__(cells)
@@ -53,11 +46,11 @@ class PredictorStack(IntervalLearner):
         self.config = first.learner
         self.max_epochs = max_epochs(first)
         self.every = first.execution.log_every_n_epochs
-        self.stack = OneVersusAllStack([problem_of(cell) for cell in cells], first.execution.root)
-        self.register_buffer("epoch", torch.tensor(0))
-        self.register_buffer("losses", torch.full((len(cells),), torch.nan))
-        self.register_buffer("last_finite_losses", self.losses.clone())
-        self.register_buffer("epochs_below", torch.zeros(len(cells), dtype=torch.int64))
+        self.data: ImageData = first.data
+        self.epoch: Tensor = nn.Buffer(torch.tensor(0))
+        self.losses: Tensor = nn.Buffer(torch.full((len(cells),), torch.nan))
+        self.last_finite_losses: Tensor = nn.Buffer(self.losses.clone())
+        self.epochs_below: Tensor = nn.Buffer(torch.zeros(len(cells), dtype=torch.int64))
         self.parts: dict[str, Part] = {}
 
     @staticmethod
@@ -80,26 +73,27 @@ class PredictorStack(IntervalLearner):
 
     def load_data(self) -> None:
         """Bring the images to the device."""
-        self.read({name: part.to(self.device) for name, part in self.stack.parts().items()})
+        parts = read_parts(self.run_log.cells)
+        self.read({name: part.to(self.device) for name, part in parts.items()})
 
     def read(self, parts: dict[str, Part]) -> None:
         """Take samples to train and measure on."""
         self.parts = parts
 
+    def batches(self, epoch: int) -> tuple[Tensor, ...]:
+        """Return the index tensors of an epoch's batches."""
+        data = self.data
+        return batches(data.counts["train"], data.batch_size, data.order_seed, epoch)
+
     def train_interval(self) -> None:
         """Train to a whole multiple of the interval, as a resumed run would, then measure."""
-        start = int(self.epoch)
-        for epoch in range(
-            start, min(start // self.every * self.every + self.every, self.max_epochs)
-        ):
-            self.train_epoch(self.stack.batches(epoch))
+        start, config = int(self.epoch), self.config
+        end = min(start // self.every * self.every + self.every, self.max_epochs)
+        for epoch in range(start, end):
+            self.train_epoch(self.batches(epoch))
             self.epoch += 1
-            self.epochs_below = (self.epochs_below + 1) * (
-                self.losses < self.config.converged_below
-            )
-            self._end_early(
-                self.run_log.ended(self.losses, self.epochs_below >= self.config.patience)
-            )
+            self.epochs_below = (self.epochs_below + 1) * (self.losses < config.converged_below)
+            self._end_early(self.run_log.ended(self.losses, self.epochs_below >= config.patience))
             if not self.run_log.training():
                 return
         self._measure()
@@ -167,9 +161,8 @@ class PredictorStack(IntervalLearner):
         most = 1.0 if name == "test" else torch.inf
         totals = torch.zeros(len(block.members), dtype=torch.float64)
         underflows = torch.zeros_like(totals)
-        size = self.stack.data.batch_size
-        for start in range(0, samples, size):
-            chosen = slice(start, min(start + size, samples))
+        for start in range(0, samples, self.data.batch_size):
+            chosen = slice(start, min(start + self.data.batch_size, samples))
             predictions, counts = self.predict(name, chosen)
             wanted = self.targets(name, chosen).cpu().numpy()
             total_errors(predictions.cpu().numpy(), wanted, ERROR_UNIT, most, totals.numpy())

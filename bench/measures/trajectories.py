@@ -11,28 +11,6 @@ import math
 import numpy as np
 from torch import Tensor
 
-from bench.measures.ranks import component_norms
-
-
-def component_drives(factors: Tensor, gradients: Tensor) -> Tensor:
-    """Return ``<-grad L(W), normalized component>`` for every component of a CP factorization.
-
-    By multilinearity it equals ``-<grad of w_r^n, w_r^n> / sigma_r`` for every mode n, so that the
-    parameters' gradient suffices; the mean over the modes is taken.
-
-    Parameters
-    ----------
-    factors, gradients : Tensor
-        Shape (..., order, mode_dim, rank): the parameters, and the loss's gradient in them.
-
-    Returns
-    -------
-    Tensor
-        Shape (..., rank).
-    """
-    projections = (factors * gradients).sum(-2).mean(-2)
-    return -projections / component_norms(factors)
-
 
 def fit_growth_law(times: Tensor, norms: Tensor, drives: Tensor) -> tuple[float, float] | None:
     """Fit ``d sigma / dt = coefficient * sigma^exponent * drive`` to a component's trajectory.

@@ -12,7 +12,7 @@ from bench.core.seeding import generator
 from bench.core.settings import AtLeastTwo, Count, NonNegative, Settings, settings
 from bench.models.hierarchical import HierarchicalTensorFactorization
 from bench.models.mode_tree import mode_tree
-from bench.models.network import NetworkConfig
+from bench.models.network import NetworkConfig, Shape
 from bench.models.product_pooling import evaluate_tree
 
 
@@ -49,7 +49,7 @@ class CircuitConfig(Settings, NetworkConfig):
     init_std: NonNegative = 0.5
 
     def build(
-        self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
+        self, image_shape: Shape, levels: int, outputs: int, seed: int
     ) -> "ConvArithmeticCircuit":
         """Return a freshly started circuit for images of `levels` gray values."""
 
@@ -64,9 +64,7 @@ class CircuitConfig(Settings, NetworkConfig):
         width = max(1, round(wanted.parameter_count / component.parameter_count))
         return circuit(**at_once, width=width)
 
-    def predictor(
-        self, image_shape: tuple[int, ...], levels: int, seed: int
-    ) -> "ConvArithmeticCircuit":
+    def predictor(self, image_shape: Shape, levels: int, seed: int) -> "ConvArithmeticCircuit":
         """Return a freshly started circuit with one output."""
         return self.build(image_shape, levels, 1, seed)
 
@@ -113,7 +111,7 @@ class ConvArithmeticCircuit(nn.Module):
     def __init__(
         self,
         config: CircuitConfig,
-        image_shape: tuple[int, ...],
+        image_shape: Shape,
         levels: int,
         outputs: int,
         seed: int,

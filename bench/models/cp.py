@@ -16,9 +16,7 @@ from bench.kernels.indicators import IndicatorBatch, indicator_matrix
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.kernels.lanes import LANES
 from bench.kernels.tiles import tile
-from bench.measures.balancedness import vector_differences
 from bench.measures.ranks import component_norms
-from bench.measures.trajectories import component_drives
 
 
 @settings
@@ -141,13 +139,22 @@ class CPFactorization(nn.Module):
         return self.factors.shape[-3]
 
     def component_drives(self) -> Tensor:
-        """Return ``<-grad L(W), normalized component>`` from the gradient in `factors.grad`."""
+        """Return ``<-grad L(W), normalized component>`` from the gradient in `factors.grad`.
+
+        By multilinearity it equals ``-<grad of w_r^n, w_r^n> / sigma_r`` for every mode n, so that
+        the parameters' gradient suffices; the mean over the modes is taken. Shape (..., rank).
+        """
         assert self.factors.grad is not None
-        return component_drives(self.factors, self.factors.grad)
+        projections = (self.factors * self.factors.grad).sum(-2).mean(-2)
+        return -projections / component_norms(self.factors)
 
     def conserved_differences(self) -> Tensor:
-        """Return what gradient flow conserves, shape (..., (order - 1) * rank) [TF]."""
-        return vector_differences(self.factors.square().sum(-2)).flatten(-2)
+        """Return what gradient flow conserves, shape (..., (order - 1) * rank) [TF].
+
+        For each component ``||w^n||^2 - ||w^(n+1)||^2``, with w^n its vector of mode n.
+        """
+        squared_norms = self.factors.square().sum(-2)
+        return (squared_norms[..., :-1, :] - squared_norms[..., 1:, :]).flatten(-2)
 
 
 class CPBlock(nn.Module):
@@ -177,28 +184,19 @@ class CPBlock(nn.Module):
         Scalar, int64: how many steps Adam has taken.
     """
 
-    members: Tensor
-    ranks: Tensor
-    owner: Tensor
-    lanes: Tensor
-    tiled: Tensor
-    first_moments: Tensor
-    second_moments: Tensor
-    steps: Tensor
-
     def __init__(self, members: Tensor, ranks: Tensor, factors: Tensor) -> None:
         super().__init__()
         self.tiling = tile(ranks.cpu().numpy())
-        self.register_buffer("members", members)
-        self.register_buffer("ranks", ranks)
-        self.register_buffer("owner", torch.repeat_interleave(ranks))
-        self.register_buffer("lanes", torch.from_numpy(self.tiling.lanes).to(ranks.device))
+        self.members: Tensor = nn.Buffer(members)
+        self.ranks: Tensor = nn.Buffer(ranks)
+        self.owner: Tensor = nn.Buffer(torch.repeat_interleave(ranks))
+        self.lanes: Tensor = nn.Buffer(torch.from_numpy(self.tiling.lanes).to(ranks.device))
         tiles, (levels, order) = int(self.tiling.tile_starts[-1]), factors.shape[1:]
         ones = factors.new_ones(tiles, order, levels, LANES)
-        self.register_buffer("tiled", ones)
-        self.register_buffer("first_moments", torch.zeros_like(ones))
-        self.register_buffer("second_moments", torch.zeros_like(ones))
-        self.register_buffer("steps", torch.tensor(0))
+        self.tiled: Tensor = nn.Buffer(ones)
+        self.first_moments: Tensor = nn.Buffer(torch.zeros_like(ones))
+        self.second_moments: Tensor = nn.Buffer(torch.zeros_like(ones))
+        self.steps: Tensor = nn.Buffer(torch.tensor(0))
         self.fill(self.tiled, factors)
 
     def fill(self, tiled: Tensor, values: Tensor) -> None:
@@ -230,21 +228,17 @@ class CPBlock(nn.Module):
         underflows : Tensor
             Shape (predictors,), int64: see `bench.kernels.cp.cp_components`.
         """
-        values, underflows = cp_components(
-            self.components() if factors is None else factors, inputs
-        )
+        factors = self.components() if factors is None else factors
+        values, underflows = cp_components(factors, inputs)
         shape = (len(self.members), len(inputs))
         predictions = values.new_zeros(shape).index_add(0, self.owner, values)
         counts = underflows.new_zeros(shape[0]).index_add(0, self.owner, underflows)
         return predictions, counts
 
-    def predictor_factors(self) -> list[Tensor]:
-        """Return each predictor's factors, shape (rank, mode_dim, order)."""
-        return list(self.components().split(self.ranks.tolist()))
-
     def trained(self) -> list[tuple[dict[str, Tensor], int]]:
         """Return the state of each predictor's `CPPredictor`, and how many parameters it has."""
-        factors = [one.permute(2, 1, 0).contiguous().cpu() for one in self.predictor_factors()]
+        parts = self.components().split(self.ranks.tolist())
+        factors = [part.permute(2, 1, 0).contiguous().cpu() for part in parts]
         return [({"factors": one}, one.numel()) for one in factors]
 
     def select(self, chosen: Tensor) -> "CPBlock":

@@ -106,21 +106,19 @@ class HierarchicalTensorFactorization(nn.Module):
         super().__init__()
         self.mode_dims = tuple(mode_dims)
         self.tree = tree or mode_tree(len(self.mode_dims), arity, pattern)
-        depth = self.tree.depth
-        self.widths = [widths] * depth if isinstance(widths, int) else list(widths)
-        self._start(init_mean, init_std, generator(seed, "hierarchical factorization"))
+        self.widths = [widths] * self.tree.depth if isinstance(widths, int) else list(widths)
+        rng = generator(seed, "hierarchical factorization")
 
-    def _start(self, mean: float, std: float, rng: torch.Generator) -> None:
         def normal(*shape: int) -> Tensor:
-            return mean + std * torch.randn(shape, generator=rng)
+            return init_mean + init_std * torch.randn(shape, generator=rng)
 
-        widths = self.widths
-        leaves = normal(self.tree.order, max(self.mode_dims), widths[0])
+        leaves = normal(self.tree.order, max(self.mode_dims), self.widths[0])
         rows = torch.arange(max(self.mode_dims)) < torch.tensor(self._tree_dims).unsqueeze(-1)
         self.leaf_weights = nn.Parameter(leaves * rows.unsqueeze(-1))
-        shapes = zip(map(len, self.tree.levels[:-1]), widths[:-1], widths[1:], strict=True)
+        nodes = map(len, self.tree.levels[:-1])
+        shapes = zip(nodes, self.widths[:-1], self.widths[1:], strict=True)
         self.inner_weights = nn.ParameterList(normal(*shape) for shape in shapes)
-        self.root_weights = nn.Parameter(normal(widths[-1]))
+        self.root_weights = nn.Parameter(normal(self.widths[-1]))
 
     @property
     def _tree_dims(self) -> list[int]:
@@ -236,8 +234,7 @@ class HierarchicalTensorFactorization(nn.Module):
         for node in chain.from_iterable(self.tree.nodes[:-1]):
             modes = tuple(sorted(node))
             rows = tensor.movedim([leading + mode for mode in modes], list(range(-len(modes), 0)))
-            matrix = rows.flatten(-len(modes)).flatten(leading, -2)
-            values[modes] = torch.linalg.svdvals(matrix)
+            values[modes] = torch.linalg.svdvals(rows.flatten(-len(modes)).flatten(leading, -2))
         return values
 
     @torch.no_grad()

@@ -51,14 +51,12 @@ class LinearPredictor(nn.Module):
         Shape (features,), float32; zero until a state is loaded, like `pairs`.
     """
 
-    pairs: Tensor
-
     def __init__(self, config: LinearConfig, order: int, mode_dim: int) -> None:
         super().__init__()
         self.levels = mode_dim
         indicators = order * (mode_dim - 1)
         pairs = config.pairs(indicators, torch.Generator())
-        self.register_buffer("pairs", torch.zeros_like(pairs))
+        self.pairs: Tensor = nn.Buffer(torch.zeros_like(pairs))
         self.weight = nn.Parameter(torch.zeros(indicators + 1 + pairs.shape[1]))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Matrix factorization: a linear network without biases, its end matrix the product of weights."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import ClassVar, Literal
@@ -83,8 +83,7 @@ class MatrixFactorization(nn.Module):
         inner = [config.width or min(rows, columns)] * (config.depth - 1)
         sizes = [columns, *inner, rows]
         _check_together(sizes, config)
-        shapes = list(zip(sizes[1:], sizes[:-1], strict=True))
-        factors = STARTS[config.start](shapes, config, rng)
+        factors = _started(list(zip(sizes[1:], sizes[:-1], strict=True)), config, rng)
         sign = config.determinant_sign
         if sign and torch.linalg.slogdet(_product(factors)).sign != sign:
             factors[-1][0].neg_()
@@ -124,29 +123,31 @@ def _check_together(sizes: list[int], config: MatrixConfig) -> None:
         require(square, given, "a square matrix with factors at least as wide", hint)
 
 
-Shapes = list[tuple[int, int]]
+def _started(
+    shapes: list[tuple[int, int]], config: MatrixConfig, rng: torch.Generator
+) -> list[Tensor]:
+    """Return factors of these shapes, float64, W_1 first; see `MatrixConfig`."""
 
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=rng, dtype=torch.float64)
 
-def _identity_factors(shapes: Shapes, config: MatrixConfig, rng: torch.Generator) -> list[Tensor]:
+    if config.start == "gaussian":
+        return [normal(*shape) * config.init_std for shape in shapes]
+    if config.start == "balanced":
+        return _balanced(shapes, config.init_std * normal(shapes[-1][0], shapes[0][1]))
     factor = torch.eye(*shapes[0], dtype=torch.float64)
     if config.start == "perturbed_identity":
-        normal = torch.randn(shapes[0], generator=rng, dtype=torch.float64)
-        factor += (normal + normal.T) / 20
+        noise = normal(*shapes[0])
+        factor += (noise + noise.T) / 20
     return [factor * config.init_std for _ in shapes]
 
 
-def _gaussian_factors(shapes: Shapes, config: MatrixConfig, rng: torch.Generator) -> list[Tensor]:
-    normal = [torch.randn(shape, generator=rng, dtype=torch.float64) for shape in shapes]
-    return [factor * config.init_std for factor in normal]
-
-
-def _balanced_factors(shapes: Shapes, config: MatrixConfig, rng: torch.Generator) -> list[Tensor]:
-    """Split a Gaussian end matrix: ``U S V^T = (U S^(1/L)) S^(1/L) ... (S^(1/L) V^T)``.
+def _balanced(shapes: list[tuple[int, int]], end: Tensor) -> list[Tensor]:
+    """Split an end matrix: ``U S V^T = (U S^(1/L)) S^(1/L) ... (S^(1/L) V^T)``.
 
     Directions that the inner width has beyond the end matrix's rank start, and so stay, at zero.
     """
-    rows, columns, depth = shapes[-1][0], shapes[0][1], len(shapes)
-    end = config.init_std * torch.randn(rows, columns, generator=rng, dtype=torch.float64)
+    depth = len(shapes)
     if depth == 1:
         return [end]
     left, values, right = torch.linalg.svd(end, full_matrices=False)
@@ -156,14 +157,6 @@ def _balanced_factors(shapes: Shapes, config: MatrixConfig, rng: torch.Generator
     for factor, block in zip(factors, blocks, strict=True):
         factor[: block.shape[0], : block.shape[1]] = block
     return factors
-
-
-STARTS: dict[str, Callable[..., list[Tensor]]] = {
-    "gaussian": _gaussian_factors,
-    "balanced": _balanced_factors,
-    "identity": _identity_factors,
-    "perturbed_identity": _identity_factors,
-}
 
 
 def _product(factors: Iterable[Tensor]) -> Tensor:

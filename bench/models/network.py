@@ -6,6 +6,8 @@ from typing import Protocol, runtime_checkable
 
 from torch import nn
 
+Shape = tuple[int, ...]  # of images, or of samples of any kind
+
 
 class NetworkConfig(ABC):
     """Settings with a method ``build(image_shape, levels, outputs, seed)``.
@@ -17,14 +19,11 @@ class NetworkConfig(ABC):
     def __subclasshook__(cls, other: type) -> bool:
         """Say whether a class has such a method."""
         build = getattr(other, "build", None)
-        return callable(build) and {"image_shape", "levels", "outputs", "seed"} <= set(
-            signature(build).parameters
-        )
+        known = signature(build).parameters if callable(build) else ()
+        return {"image_shape", "levels", "outputs", "seed"} <= {*known}
 
     @abstractmethod
-    def build(
-        self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
-    ) -> nn.Module:
+    def build(self, image_shape: Shape, levels: int, outputs: int, seed: int) -> nn.Module:
         """Return a freshly started network.
 
         Parameters
@@ -49,7 +48,7 @@ class PredictorConfig(Protocol):
     predictors are computed at once.
     """
 
-    def predictor(self, image_shape: tuple[int, ...], levels: int, seed: int) -> nn.Module:
+    def predictor(self, image_shape: Shape, levels: int, seed: int) -> nn.Module:
         """Return a freshly started predictor.
 
         Parameters

@@ -7,7 +7,6 @@ which pass through the scaled vectors and never see the scale.
 """
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,16 +17,14 @@ from bench.models.mode_tree import ModeTree, split_windows
 EXPONENT_LIMIT = 100  # keeps the power of two and its inverse in the range of float32
 
 
-def evaluate_tree(
-    features: Tensor, levels: Sequence[Tensor], root: Tensor, tree: ModeTree
-) -> Tensor:
+def evaluate_tree(features: Tensor, levels: list[Tensor], root: Tensor, tree: ModeTree) -> Tensor:
     """Mix and pool features level by level up a mode tree, then apply a linear output.
 
     Parameters
     ----------
     features : Tensor
         Shape (order, batch, features), in the tree's leaf order.
-    levels : sequence of Tensor
+    levels : list of Tensor
         For each level, from the leaves up, weights of shape (..., nodes, inputs, outputs); a level
         that shares its weights has one node.
     root : Tensor
@@ -99,9 +96,6 @@ def _restore(values: Tensor, exponents: Tensor) -> Tensor:
     restored = restored * torch.exp2((exponents - half).to(values.dtype))
     vanished = (restored == 0) & (values != 0)
     if values.numel() and bool(vanished.all()):
-        raise UserError(
-            f"a network whose outputs are all below the smallest {values.dtype}",
-            "outputs that can be told from zero",
-            "start the weights larger",
-        )
+        given = f"a network whose outputs are all below the smallest {values.dtype}"
+        raise UserError(given, "outputs that can be told from zero", "start the weights larger")
     return restored

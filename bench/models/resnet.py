@@ -11,7 +11,7 @@ from torchvision.models.resnet import BasicBlock, ResNet
 from bench.core.errors import require
 from bench.core.seeding import derive_seed
 from bench.core.settings import Count, Settings, ShareBelowOne, settings
-from bench.models.network import NetworkConfig
+from bench.models.network import NetworkConfig, Shape
 
 DEPTHS = {18: [2, 2, 2, 2], 34: [3, 4, 6, 3]}
 
@@ -41,7 +41,7 @@ class ResNetConfig(Settings, NetworkConfig):
     channels: Literal[1, 3] = 1
     stem_start: Literal["kaiming_normal", "default"] = "kaiming_normal"
 
-    def build(self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int) -> ResNet:
+    def build(self, image_shape: Shape, levels: int, outputs: int, seed: int) -> ResNet:
         """Return torchvision's network; its stem is another one if images are gray."""
         with _seeded(seed):
             network = ResNet(BasicBlock, DEPTHS[self.depth], num_classes=outputs)
@@ -83,9 +83,7 @@ class CompactResNetConfig(Settings, NetworkConfig):
         given = f"model.widths={list(self.widths)} and model.strides={list(self.strides)}"
         require(len(self.widths) == len(self.strides) > 0, given, "as many of each, one or more")
 
-    def build(
-        self, image_shape: tuple[int, ...], levels: int, outputs: int, seed: int
-    ) -> nn.Sequential:
+    def build(self, image_shape: Shape, levels: int, outputs: int, seed: int) -> nn.Sequential:
         """Return the network, started as torchvision's."""
         width, kernel, stride = self.stem
         with _seeded(seed):

@@ -16,7 +16,7 @@ from torch.autograd import Function
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from bench.regularizers.patches import Patch
+from data_prep.patches import Patch
 
 aten = torch.ops.aten
 

@@ -1,18 +1,17 @@
 """Countering locality: reward a network whose response to one patch depends on another."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, NonNegative, Settings, settings
 from bench.regularizers.double_backward import InputGradients
-from bench.regularizers.patches import HalfOf, Patch, PatchChoice, PatchSampler
+from data_prep.patches import HalfOf, Patch, PatchChoice, PatchSampler
 
 # A sample whose gradient has at most this norm counts 0 and pulls at nothing. The published form
 # divides by zero there and is this one everywhere else.
@@ -64,6 +63,7 @@ class InputGradientChangeConfig(Settings):
         return InputGradientChange(*patches, *forms, seed=seed)
 
 
+@dataclass(eq=False, repr=False)
 class InputGradientChange(nn.Module):
     """How little the input gradient in a patch turns when another patch is replaced [HTF, sec. 6].
 
@@ -95,22 +95,15 @@ class InputGradientChange(nn.Module):
     >>> (criterion(outputs, targets) + coefficient * penalty).backward()
     """
 
-    def __init__(
-        self,
-        first_patch: PatchSampler,
-        second_patch: PatchSampler,
-        freeze_statistics: bool = False,
-        patches_per_sample: bool = False,
-        swap_differing: bool = False,
-        seed: int = 0,
-    ) -> None:
+    first_patch: PatchSampler
+    second_patch: PatchSampler
+    freeze_statistics: bool = False
+    patches_per_sample: bool = False
+    swap_differing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.first_patch = first_patch
-        self.second_patch = second_patch
-        self.freeze_statistics = freeze_statistics
-        self.patches_per_sample = patches_per_sample
-        self.swap_differing = swap_differing
-        self.seed = seed
         self.batches = 0
 
     def get_extra_state(self) -> dict[str, int]:
@@ -159,14 +152,14 @@ class InputGradientChange(nn.Module):
             inputs = inputs.detach().requires_grad_()
             swapped, counts = self._swap(inputs.detach(), second)
             swapped.requires_grad_()
+            # Copies, if any, take the updates of running statistics.
+            kept = {n: b.clone() for n, b in network.named_buffers() if self.freeze_statistics}
             with mode:
                 outputs = network(inputs)
-            with _frozen_statistics(network, self.freeze_statistics), mode:
-                swapped_outputs = network(swapped)
+                swapped_outputs = functional_call(network, kept, (swapped,))
             before = _at(_gradient(outputs, inputs, targets), first)
             after = _at(_gradient(swapped_outputs, swapped, targets), first)
-            alignment = _alignment(before, after)
-            return outputs, (alignment * counts).sum() / counts.sum().clamp(min=1)
+            return outputs, (_alignment(before, after) * counts).sum() / counts.sum().clamp(min=1)
 
     def _sample_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
         """Sample A and B for each image, or one A and one B for all."""
@@ -240,20 +233,3 @@ def _gradient(outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
         outputs = outputs.gather(1, targets.unsqueeze(1))
     (gradient,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
     return gradient
-
-
-@contextmanager
-def _frozen_statistics(network: nn.Module, freeze: bool) -> Iterator[None]:
-    """Let batch normalization use the batch's statistics and leave the running ones alone."""
-    tracking = [
-        module
-        for module in network.modules()
-        if freeze and module.training and getattr(module, "track_running_stats", False)
-    ]
-    try:
-        for module in tracking:
-            module.track_running_stats = False  # pyright: ignore
-        yield
-    finally:
-        for module in tracking:
-            module.track_running_stats = True  # pyright: ignore

@@ -23,6 +23,9 @@ from bench.report.tables import sections
 from bench.store.results import config_columns, metric_columns, usable
 
 ENDS = ("", "_low", "_high")
+# Both means, their difference and their ratio (first over second) with intervals, the mean
+# difference in units of its standard deviation, and the p values of the paired t test and, below
+# ten units, of the exact sign-flip test.
 STATISTICS = ["first", "second", *(f"difference{end}" for end in ENDS)]
 STATISTICS += [*(f"ratio{end}" for end in ENDS), "effect_size", "p", "p_exact"]
 EXPERIMENT = "experiment"  # the column that tells the runs of two experiments apart
@@ -38,11 +41,10 @@ def compare(
 ) -> pd.DataFrame:
     """Compare every value of a factor with a reference value, over pairs of runs.
 
-    The runs of a pair agree in the columns `config.agree`. They agree in all other settings, too,
-    if there are such runs; otherwise, as for two kinds of models, every setting of the one is
-    compared with every setting of the other, and the row says what they differ in. Pairs are
-    collected over the columns `config.over`. Statistics are those of the means of the pairs of
-    each value of `config.unit`.
+    The runs of a pair agree in the columns `config.agree`, and in all other settings if there are
+    such runs; otherwise, as for two kinds of models, every setting of the one is compared with
+    every setting of the other. Statistics are those of the means of the pairs, collected over
+    `config.over`, of each value of `config.unit`.
 
     Parameters
     ----------
@@ -51,8 +53,7 @@ def compare(
     config : ReportConfig
         The benchmark's report: what must agree, and the families of tests.
     factor : str
-        A configuration column, such as ``"variant"``; of ``"model.rank"``, ``"rank"`` will do if
-        no other column ends so, and ``"model"`` stands for the kind of model.
+        A configuration column or the last part of its name; ``"model"`` is the kind of model.
     metric : str
         A metric column.
     reference : optional
@@ -64,12 +65,8 @@ def compare(
     -------
     DataFrame
         One row per comparison: the columns that are fixed in it, as "other vs first" where they
-        differ; `comparison`, as in "random_images vs original"; `pairs`, and the `units` that they
-        belong to; the means `first` and `second`; their `difference` with its interval
-        (`difference_low`, `difference_high`); their `ratio`, first over second, with its interval;
-        `effect_size`, the mean difference in units of its standard deviation; `p` of the paired t
-        test and, below ten units, `p_exact` of the sign-flip test, after Benjamini and Hochberg's
-        correction within each family; and `refused`, the reason where there are no numbers.
+        differ; `comparison`; the counts `pairs` and `units`; `STATISTICS`, whose p values are
+        corrected within each family; and `refused`, the reason where there are no numbers.
 
     Raises
     ------
@@ -78,7 +75,8 @@ def compare(
     """
     known = [*config_columns(frame), *(name for name in frame if name == EXPERIMENT)]
     factor = _column(factor, known, f"--by {factor}")
-    _require_metric(frame, metric)
+    metrics = metric_columns(frame)
+    require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
     agree = config.agree or (config.section, *config.rows, *config.over)
     agree = [name for name in agree if name in frame and name != factor]
     over = [name for name in agree if name in config.over]
@@ -166,11 +164,6 @@ def _column(name: str, columns: Sequence[str], given: str) -> str:
     meant = meant or [column for column in columns if column == f"{name}.name"]
     require(len(meant) == 1, given, f"one of {', '.join(columns)}")
     return meant[0]
-
-
-def _require_metric(frame: pd.DataFrame, metric: str) -> None:
-    metrics = metric_columns(frame)
-    require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
 
 
 def _corrected(result: pd.DataFrame, config: ReportConfig, factor: str) -> pd.DataFrame:

@@ -252,8 +252,7 @@ def curves_of(runs: pd.DataFrame, results: Results) -> pd.DataFrame:
     missing = int((~runs.index.isin(results.curves.run_key)).sum())
     given = f"{missing} of {len(runs)} runs without a curve"
     require(not missing, given, "all curves, in curves.parquet or in the runs' folder")
-    curves = results.curves[results.curves.run_key.isin(runs.index)]
-    return curves.dropna(axis="columns", how="all")
+    return results.curves[results.curves.run_key.isin(runs.index)].dropna(axis="columns", how="all")
 
 
 def styles_of(parts: list[Section], column: str) -> Styles:

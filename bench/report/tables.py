@@ -85,12 +85,10 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     return result
 
 
-def without_baseline(
-    frame: pd.DataFrame, config: ReportConfig
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+def without_baseline(runs: pd.DataFrame, config: ReportConfig) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return a benchmark's own runs and those of its baseline; these alone are its own."""
-    beside = matching(frame, config.baseline.where) if config.baseline else frame.iloc[:0]
-    return (frame.drop(beside.index), beside) if len(beside) < len(frame) else (frame, beside)
+    beside = matching(runs, config.baseline.where) if config.baseline else runs.iloc[:0]
+    return (runs.drop(beside.index), beside) if len(beside) < len(runs) else (runs, beside)
 
 
 def matching(frame: pd.DataFrame, where: dict[str, Any]) -> pd.DataFrame:

@@ -100,9 +100,8 @@ def last_attempt(run: Path) -> int:
         names = os.listdir(run)
     except FileNotFoundError:
         return 0
-    return max(
-        (int(n[8:]) for n in names if n.startswith("attempt.") and n[8:].isdecimal()), default=0
-    )
+    numbers = (name.removeprefix("attempt.") for name in names if name.startswith("attempt."))
+    return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
 def is_held(lock: Path, now: float) -> bool:
@@ -150,10 +149,8 @@ def machine() -> str:
     """Return a name, without meaning to a reader, of where process numbers are unique."""
     parts = [platform.node()]
     with suppress(OSError):
-        parts += [
-            (PROC / "sys/kernel/random/boot_id").read_text(),
-            os.readlink(PROC / "self/ns/pid"),
-        ]
+        boot_id = (PROC / "sys/kernel/random/boot_id").read_text()
+        parts += [boot_id, os.readlink(PROC / "self/ns/pid")]
     return sha256("".join(parts).encode()).hexdigest()[:16]
 
 

@@ -237,11 +237,9 @@ class Tracker:
         run, key = self.runs[i], self.cells[i].run_key
         if run is not None:
             # W&B drops what is not finite from an update, and would keep an older value: in words.
-            metrics = {
-                n: v if math.isfinite(v) else json.dumps(v) for n, v in outcome.metrics.items()
-            }
-            ended = {"status": str(outcome.status), "wall_time_s": elapsed}
-            self._guarded(i, lambda: run.summary.update(metrics | ended))
+            last = {n: v if math.isfinite(v) else json.dumps(v) for n, v in outcome.metrics.items()}
+            last |= {"status": str(outcome.status), "wall_time_s": elapsed}
+            self._guarded(i, lambda: run.summary.update(last))
             weights = self.location.folder / key / WEIGHTS_FILE
             if self.location.tracking.models and weights.exists():
                 self._guarded(i, run.log_artifact, weights, name=f"model-{key}", type="model")

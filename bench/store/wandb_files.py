@@ -74,9 +74,7 @@ def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
     for file, run in zip(files, _in_threads(read_wandb_file, files), strict=True):
         config, summary = run["config"], run["summary"]
         key, attempt = config.pop("run_key", file.parents[2].name), config.pop("attempt", None)
-        curves[key] = [
-            {name: v for name, v in row.items() if name[0] != "_"} for row in run["history"]
-        ]
+        curves[key] = [{n: v for n, v in row.items() if n[0] != "_"} for row in run["history"]]
         status, elapsed = summary.pop("status", MISSING), summary.pop("wall_time_s", None)
         metrics = {n: v for n, v in summary.items() if isinstance(v, float) and n[0] != "_"}
         rows[key] = {

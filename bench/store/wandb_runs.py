@@ -1,16 +1,17 @@
 """W&B runs: opening them, online or offline, and logging to them."""
 
-import netrc
 import os
 import socket
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import urlsplit
 
 import wandb
+from requests.utils import get_netrc_auth
 from wandb.sdk.mailbox import MailboxClosedError
 
 from bench.core.errors import require
@@ -52,6 +53,15 @@ class TrackingConfig:
     entity: str | None = field(default_factory=lambda: os.environ.get("WANDB_ENTITY") or None)
     models: bool = False
 
+    def reachable(self) -> "TrackingConfig":
+        """Return what is possible: offline, and say why, if W&B cannot be reached."""
+        reason = offline_reason() if self.mode == "online" else ""
+        if not reason:
+            return self
+        message = f"tracking.mode=online is not possible: {reason}; runs are kept offline"
+        print(message, file=sys.stderr)
+        return replace(self, mode="offline")
+
 
 def offline_reason() -> str:
     """Return why runs cannot be online at the moment; empty if they can.
@@ -59,24 +69,17 @@ def offline_reason() -> str:
     That needs a key and a server that answers. Without them runs are kept offline, from where
     ``wandb sync`` can upload them later.
     """
-    url = urlsplit(wandb.setup().settings.base_url)
-    host = url.hostname or ""
-    if not (os.environ.get("WANDB_API_KEY") or _netrc_knows(host)):
+    base_url = wandb.setup().settings.base_url
+    if not (os.environ.get("WANDB_API_KEY") or get_netrc_auth(base_url)):
         return "no W&B key was found (`wandb login` stores one)"
+    url = urlsplit(base_url)
+    host = url.hostname or ""
     try:
         port = url.port or (443 if url.scheme == "https" else 80)
         socket.create_connection((host, port), timeout=5).close()
     except OSError as error:
         return f"{host} does not answer ({error})"
     return ""
-
-
-def _netrc_knows(host: str) -> bool:
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return netrc.netrc(path).authenticators(host) is not None
-    except (OSError, netrc.NetrcParseError):
-        return False
 
 
 def open_run(

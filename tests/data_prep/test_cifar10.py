@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from bench.core.errors import UserError
 from data_prep.cifar10 import CIFAR10, CIFAR10JPEG, _read_folders, _read_torchvision
-from data_prep.files import data_root
+from data_prep.images import data_root
 
 CLASSES = ["cat", "dog"]
 

@@ -16,8 +16,7 @@ from bench.core.seeding import generator
 from bench.core.settings import settings, validate
 from data_prep.controls import control
 from data_prep.digits import Digits
-from data_prep.files import data_root
-from data_prep.images import ImageData, RawImages, Split, quantize
+from data_prep.images import ImageData, RawImages, Split, data_root, quantize
 from data_prep.torchvision_images import EMNIST, KMNIST, MNIST, FashionMNIST
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 from bench.core.cell import Cell
 from bench.core.errors import UserError
 from bench.core.settings import as_plain, identity, validate
-from data_prep.one_versus_all import Problem
+from data_prep.one_versus_all import images_key
 from data_prep.own_data import ArrayFile, ImageFolderData
 
 RNG = np.random.default_rng(0)
@@ -58,9 +58,9 @@ def test_the_content_names_the_data_and_the_place_does_not(tmp_path):
     other = array_file(file=saved(tmp_path / "other", x=X[::-1], y=Y))
     assert identity(here) == identity(there) != identity(other)
     assert str(tmp_path) not in str(as_plain(here))
-    keys = [Problem(data, "original", 0).images_key() for data in (here, there, other)]
-    assert keys[0] == keys[1] != keys[2]
     cells = [Cell("original", 0, data, None, None) for data in (here, there, other)]
+    keys = [images_key(cell) for cell in cells]
+    assert keys[0] == keys[1] != keys[2]
     assert cells[0].run_key == cells[1].run_key != cells[2].run_key
 
 

@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from made_up import record_of
@@ -161,6 +162,13 @@ def test_a_table_shows_the_columns_asked_for(rankbench, toy_config, tmp_path):
     code, out, _ = rankbench("table", "toy", "--columns", "test_error,epoch", *words)
     assert code == 0
     assert "| rank | test error | epoch |" in out
+
+
+def test_a_metric_that_names_the_rows_is_no_column_to_show(rankbench):
+    results = f"results_dir={Path(__file__).parents[3] / 'results'}"
+    words = ["table", "families", "--from", "results", "--columns", "train_error,parameters"]
+    code, _, error = rankbench(*words, results)
+    assert (code, "--columns parameters: expected some of" in error) == (2, True)
 
 
 def test_the_time_is_estimated_from_runs_that_are_alike(rankbench, toy_config, tmp_path):

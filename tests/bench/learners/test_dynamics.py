@@ -10,9 +10,8 @@ from bench.core.seeding import derive_seed
 from bench.core.settings import TRUSTED
 from bench.core.status import Status
 from bench.learners.base import Outcome
-from bench.learners.dynamics import Dynamics, ReplicateState
+from bench.learners.dynamics import Dynamics, ReplicateState, StepsConfig
 from bench.learners.dynamics_measures import Errors, Measure, measure_class
-from bench.learners.schedule import StepsConfig
 from bench.plan import check, plan_benchmark, stacks
 
 BENCHMARKS = {name: f"{name}_completion" for name in ("tensor", "matrix", "hierarchical")} | {

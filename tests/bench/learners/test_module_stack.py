@@ -81,9 +81,9 @@ def test_training_is_the_optimizer_on_the_squared_loss(model):
     (outcome,) = fitted([one]).outcomes
     oracle = one.learner.module(one)
     optimizer = torch.optim.Adam(oracle.parameters(), lr=0.01)
-    stack = one.learner.build([one]).stack
-    part = stack.data.split(None, "train")
-    for indices in [indices for epoch in range(2) for indices in stack.batches(epoch)]:
+    learner = one.learner.build([one])
+    part = learner.data.split(None, "train")
+    for indices in [indices for epoch in range(2) for indices in learner.batches(epoch)]:
         loss = (oracle(part.inputs[indices]) - 2.0 * (part.labels[indices] == 3)).square().mean()
         optimizer.zero_grad()
         loss.backward()

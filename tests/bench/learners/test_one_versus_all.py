@@ -59,10 +59,10 @@ def initial_factors(cell):
 
 def factors_after(cells, steps, dtype):
     learner = learner_of(cells, dtype)
-    batches = [indices for epoch in range(10) for indices in learner.stack.batches(epoch)]
+    batches = [indices for epoch in range(10) for indices in learner.batches(epoch)]
     for indices in batches[:steps]:
         learner.train_step(indices)
-    return learner.block.predictor_factors()
+    return [state["factors"].permute(2, 1, 0) for state, _ in learner.block.trained()]
 
 
 def test_a_stack_trains_each_predictor_as_alone_in_float64():
@@ -97,12 +97,12 @@ def test_compiled_steps_are_those_of_any_device(levels):
 )
 def test_training_is_adam_on_the_squared_loss(dtype, tolerance):
     (one,) = factors_after([GRID[1]], 20, dtype)
-    stack = learner_of([GRID[1]]).stack
+    learner = learner_of([GRID[1]])
     oracle = initial_factors(GRID[1]).double().requires_grad_()
     optimizer = torch.optim.Adam([oracle], lr=5e-4)
-    inputs = stack.data.split(None, "train").inputs.long()
-    labels = stack.data.split(None, "train").labels
-    batches = [indices for epoch in range(2) for indices in stack.batches(epoch)]
+    inputs = learner.data.split(None, "train").inputs.long()
+    labels = learner.data.split(None, "train").labels
+    batches = [indices for epoch in range(2) for indices in learner.batches(epoch)]
     for indices in batches[:20]:
         prediction = slow_cp_components(oracle, inputs[indices]).sum(0)
         loss = (prediction - 2.0 * (labels[indices] == 3)).square().mean()
@@ -119,7 +119,7 @@ def test_errors_are_in_units_of_labels_and_clipped_on_test_data(dtype):
     factors[0, :, 0] = torch.tensor([3.0, 10.0])  # predicts 3, or 10 at a bright pixel
     learner.block.fill(learner.block.tiled, factors)
     for name, most in (("test", 1.0), ("train", torch.inf)):
-        target = 2.0 * (learner.stack.data.split(None, name).labels == 3)
+        target = 2.0 * (learner.data.split(None, name).labels == 3)
         prediction = torch.where(learner.parts[name].inputs[:, 0] == 1, 10.0, 3.0)
         expected = ((prediction - target) ** 2 / 4).clamp(max=most).mean()
         assert learner.errors(name)[0].item() == pytest.approx(expected.item())
@@ -299,7 +299,7 @@ def test_training_goes_on_from_any_epoch_to_whole_intervals():
     learner.fit([])
     assert [point["epoch"] for point in learner.run_log.curves[0]] == [8, 10]
     for epoch, batches in enumerate(orders, 6):
-        assert torch.equal(torch.cat(list(batches)), torch.cat(list(learner.stack.batches(epoch))))
+        assert torch.equal(torch.cat(list(batches)), torch.cat(list(learner.batches(epoch))))
 
 
 def test_the_memory_estimate_grows_linearly_with_the_components():
@@ -324,7 +324,7 @@ config = OneVersusAllConfig()
 before = peak()
 learner = config.build(cells)
 learner.start(torch.device("cpu"))
-learner.train_step(learner.stack.batches(0)[0])
+learner.train_step(learner.batches(0)[0])
 learner.errors("test")
 print((peak() - before) / config.memory(cells))
 """

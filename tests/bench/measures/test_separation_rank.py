@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from bench.core.errors import UserError
-from bench.measures.separation_rank import _sampled_matrix, estimate_separation_rank
+from bench.measures.locality import _sampled_matrix, estimate_separation_rank
 from bench.models.arithmetic_circuit import CircuitConfig
 
 LEFT = torch.zeros(6, 6, dtype=torch.bool)

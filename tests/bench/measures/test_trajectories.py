@@ -6,7 +6,8 @@ import torch
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.measures.ranks import component_norms
-from bench.measures.trajectories import component_drives, fit_growth_law
+from bench.measures.trajectories import fit_growth_law
+from bench.models.cp import CPFactorization
 from bench.models.matrix import MatrixConfig
 
 
@@ -15,12 +16,13 @@ def normal(*shape, seed=0):
 
 
 def test_component_drives_are_inner_products_with_normalized_components():
-    factors = normal(2, 3, 4, 5).requires_grad_()
+    model = CPFactorization(3, 4, 5)
+    factors = model.factors = torch.nn.Parameter(normal(2, 3, 4, 5))
     target = normal(4, 4, 4)
-    end = cp_full_tensor(factors)
+    end = model.full_tensor()
     (end_gradient,) = torch.autograd.grad((end - target).square().sum(), end, retain_graph=True)
-    (gradient,) = torch.autograd.grad((end - target).square().sum(), factors)
-    drives = component_drives(factors, gradient)
+    (end - target).square().sum().backward()
+    drives = model.component_drives()
     for replicate in range(2):
         for r in range(5):
             component = cp_full_tensor(factors[replicate, :, :, r : r + 1])

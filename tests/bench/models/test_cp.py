@@ -68,7 +68,7 @@ def test_a_part_of_a_block_keeps_the_moments_and_steps():
     assert torch.equal(part.components(part.first_moments), moments[kept])
     assert torch.equal(part.components(part.second_moments), moments[kept] ** 2)
     assert int(part.steps) == 7
-    assert [len(one) for one in part.predictor_factors()] == [2, 1]
+    assert [state["factors"].shape[-1] for state, _ in part.trained()] == [2, 1]
 
 
 @pytest.mark.parametrize(("order", "mode_dim", "rank"), [(0, 2, 1), (3, 1, 1), (3, 2, 0)])

@@ -6,9 +6,11 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import torch
+import wandb
 from hypothesis import given
 from hypothesis import strategies as st
 from made_up import record_of
@@ -323,10 +325,25 @@ def test_a_wandb_folder_is_inside_the_run(path):
         WandbLink(mode="offline", path=path)
 
 
-def test_online_without_a_key_is_not_possible(monkeypatch, tmp_path):
+def test_online_without_a_key_is_not_possible(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     assert offline_reason() == "no W&B key was found (`wandb login` stores one)"
+    assert TrackingConfig(mode="online").reachable() == TrackingConfig(mode="offline")
+    assert "no W&B key was found" in capsys.readouterr().err
+    assert TrackingConfig(mode="disabled").reachable().mode == "disabled"
+
+
+def test_a_key_in_netrc_counts_for_its_host(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise OSError("refused")
+
+    host = urlsplit(wandb.setup().settings.base_url).hostname
+    (tmp_path / "netrc").write_text(f"machine {host} login user password {'x' * 40}\n")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setattr("socket.create_connection", refuse)
+    assert offline_reason() == f"{host} does not answer (refused)"
 
 
 def test_online_without_a_network_loses_nothing(tmp_path, toy_config):

@@ -1,19 +1,47 @@
 """Rectangular patches of images, and ways to sample them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
 
 from bench.core.errors import require
-from data_prep.labeled_images import Rectangle
 
 
 @dataclass(frozen=True)
-class Patch(Rectangle):
+class Patch:
     """The pixels from row `top` and column `left` on, `height` by `width` of them."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+    @property
+    def bottom(self) -> int:
+        """The first row below."""
+        return self.top + self.height
+
+    @property
+    def right(self) -> int:
+        """The first column to the right."""
+        return self.left + self.width
+
+    @property
+    def rows(self) -> slice:
+        """The rows as an index."""
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        """The columns as an index."""
+        return slice(self.left, self.right)
+
+    def of(self, images: Tensor) -> Tensor:
+        """Return a view of the rectangle in images of shape (..., height, width)."""
+        return images[..., self.rows, self.columns]
 
     def overlaps(self, other: "Patch") -> bool:
         """Say whether the two patches share a pixel."""
@@ -21,9 +49,7 @@ class Patch(Rectangle):
         apart_horizontally = self.right <= other.left or other.right <= self.left
         return not (apart_vertically or apart_horizontally)
 
-    def sample(
-        self, height: int, width: int, other: "Patch | None", rng: torch.Generator
-    ) -> "Patch":
+    def sample(self, height: int, width: int, other: "Patch | None", rng: torch.Generator) -> Self:
         """Return the patch itself: a fixed one is a sampler, too."""
         return self
 
@@ -66,11 +92,8 @@ class HalfOf:
 
     def sample(self, height: int, width: int, other: Patch | None, rng: torch.Generator) -> Patch:
         """Return a half at random, or the one beside `other`."""
-        halves = [
-            Patch(whole.top, left, whole.height, whole.width // 2)
-            for whole in self.patches
-            for left in (whole.left, whole.left + whole.width // 2)
-        ]
+        left = [replace(whole, width=whole.width // 2) for whole in self.patches]
+        halves = [half for one in left for half in (one, replace(one, left=one.right))]
         if other is not None:
             return halves[halves.index(other) ^ 1]
         return halves[int(torch.randint(len(halves), (), generator=rng))]
