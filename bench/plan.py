@@ -210,7 +210,7 @@ def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
         require(bool(axes), given, "benchmark.axes, lists of values by key")
     for key in ("cases", "baselines"):
         require(
-            isinstance(node.get(key, []), list), f"{given} with {key}={node.get(key)}", "a list"
+            isinstance(node.get(key) or [], list), f"{given} with {key}={node.get(key)}", "a list"
         )
     experiment = node.get("experiment")
     if experiment and all(o.key_or_group != "experiment" for o in parsed):
