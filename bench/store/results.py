@@ -117,17 +117,20 @@ class Results:
         runs, curves = Path(folder) / RUNS_FILE, Path(folder) / CURVES_FILE
         require(runs.is_file(), f"{folder} without {RUNS_FILE}", "a folder of results")
         try:
-            frame = pd.read_parquet(runs)
-            points = pd.read_parquet(curves) if curves.exists() else _curve_frame({})
-        except (ValueError, OSError) as error:  # what pyarrow says of a damaged file
+            frame = pd.read_parquet(runs, page_checksum_verification=True)
+            points = _curve_frame({})
+            if curves.exists():
+                points = pd.read_parquet(curves, page_checksum_verification=True)
+        except Exception as error:  # at a damaged file pyarrow and pandas may raise anything
             raise UserError(str(folder), "whole Parquet files", str(error)) from error
         return cls(frame, points)
 
     def write(self, folder: Path) -> None:
         """Write the runs and, if there are any, their curves into a folder that exists."""
-        self.frame.to_parquet(folder / RUNS_FILE, compression="zstd")
+        options: Any = {"compression": "zstd", "write_page_checksum": True}
+        self.frame.to_parquet(folder / RUNS_FILE, **options)
         if not self.curves.empty:
-            self.curves.to_parquet(folder / CURVES_FILE, compression="zstd")
+            self.curves.to_parquet(folder / CURVES_FILE, **options)
 
     def __or__(self, other: "Results") -> "Results":
         """Merge: of two runs of one configuration the other's stays, but no missing one."""

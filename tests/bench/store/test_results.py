@@ -199,3 +199,25 @@ def test_a_damaged_file_of_results_is_named(name, tmp_path, made_up_runs):
     (tmp_path / name).write_text("no Parquet")
     with pytest.raises(UserError, match="expected whole Parquet files"):
         Results.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize("name", [RUNS_FILE, CURVES_FILE])
+def test_a_flipped_byte_of_results_changes_no_number_unnoticed(name, tmp_path, made_up_runs):
+    made_up_runs(tmp_path / "runs", ranks=(1,))
+    sound = Results.from_runs(tmp_path / "runs")
+    sound.write(tmp_path)
+    content = (tmp_path / name).read_bytes()
+    values = len(content) - 8 - int.from_bytes(content[-8:-4], "little")  # before the footer
+    refused = 0
+    for position in range(4, values, values // 50):
+        flipped = bytearray(content)
+        flipped[position] ^= 1 << position % 8
+        (tmp_path / name).write_bytes(flipped)
+        try:
+            read = Results.from_folder(tmp_path)
+        except UserError:
+            refused += 1
+            continue
+        pd.testing.assert_frame_equal(read.frame, sound.frame, check_exact=True)
+        pd.testing.assert_frame_equal(read.curves, sound.curves, check_exact=True)
+    assert refused > 25
