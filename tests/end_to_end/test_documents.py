@@ -20,8 +20,7 @@ COMMAND = re.compile(r"`(?:\$ )?rankbench ((?:table|compare) [^`.]*(?:\.\w+[^`.]
 # Where a text cites numbers: the file, where the passage begins and ends, and its commands.
 PASSAGES = [
     ("README.md", "On MNIST at rank 5", "At seven ranks"),
-    ("README.md", "- **Fashion-MNIST lacks", "At the seven ranks"),
-    ("README.md", "- **Part of it is linear", "[results/tensor_rank](results/tensor_rank) has"),
+    ("README.md", "**Part of it is linear", "[results/tensor_rank](results/tensor_rank) has"),
     ("README.md", "- **Two digits on one canvas**", "- **Ten classes**"),
     ("README.md", "- **Three families", "## Commands"),
     ("docs/your_data.md", "The profile of these patches", "## Other models"),
