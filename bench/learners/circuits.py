@@ -26,7 +26,6 @@ from data_prep.one_versus_all import EVERYTHING, Part, check_problems, images_ke
 
 WARM_UP = 0.05  # share of the steps over which the linear schedule rises
 LEAST_WARM_UP = 100  # steps: many times the ten or so over which Adam averages gradients
-ONE_THREAD_WORK = 10**7  # multiply-adds a step below which threads wait for each other
 
 
 @settings
@@ -178,8 +177,6 @@ class Circuits(NetworkLearner):
         circuits = [self.cell.learner.module(cell) for cell in cells]
         self.stacked = len(circuits) > 1
         self.network = stack_replicates(circuits) if self.stacked else circuits[0]
-        work = self.network.width * len(cells) * data.batch_size * data.pixels
-        self.single_threaded = work < ONE_THREAD_WORK
         train = parts["train"]
         self.classes = nn.Buffer(train.classes)
         labels = train.problem_labels(EVERYTHING)

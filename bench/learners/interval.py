@@ -82,8 +82,6 @@ class IntervalLearner(nn.Module, Learner):
         torch.use_deterministic_algorithms(True)
         # Filling memory that is written before it is read took 14 % of a short step.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-        # One thread, unless more are asked for: where another program runs too, two that wait for
-        # each other after every short operation took seven times as long as one.
         torch.set_num_threads(self.run_log.cells[0].execution.threads or 1)
         try:
             self.start(device_of(self.run_log.cells[0]))

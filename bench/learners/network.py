@@ -98,7 +98,6 @@ class NetworkLearner(LightningModule, Learner):
     """
 
     validated: ClassVar[tuple[str, ...]] = ("test",)
-    single_threaded = False  # whether steps are so short that threads wait for each other
     network: nn.Module
     sums: Tensor  # over an epoch so far: of what `penalized` gets, and of the penalty
 
@@ -246,7 +245,7 @@ class NetworkLearner(LightningModule, Learner):
         # Nothing reads memory that was not written, so do not fill it with NaN for determinism.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         trainer, threads = trainer_of(self.cell, _Measurements(hooks)), torch.get_num_threads()
-        torch.set_num_threads(1 if self.single_threaded else threads)
+        torch.set_num_threads(self.cell.execution.threads or 1)
         try:
             trainer.fit(self, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
