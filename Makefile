@@ -5,7 +5,7 @@ BROWSER := command -v chromium || command -v chromium-browser || command -v goog
 DEBIAN_BROWSER := { apt-get update && apt-get install --yes --no-install-recommends chromium; }
 
 # One process of one thread per core: threads that share a core wait for each other
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist loadgroup
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n logical --dist worksteal
 
 .PHONY: help bench test docs stress slurm-test format clean
 

@@ -9,22 +9,23 @@ import pandas as pd
 import pytest
 import torch
 
+from bench.cli import main
 from bench.execute.run import Progress
 from bench.store.results import Results, load_runs
 
 SMALL = ["model=cp", "classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
 
 
-one_after_another = pytest.mark.xdist_group("digits")  # in the same runs
-
-
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
-    return tmp_path_factory.mktemp("digits") / "runs"
+    """Return a folder with the runs of SMALL."""
+    runs = tmp_path_factory.mktemp("digits") / "runs"
+    with pytest.raises(SystemExit):
+        main(["bench", "tensor_rank", *SMALL, f"runs_dir={runs}"])
+    return runs
 
 
 @pytest.mark.slow
-@one_after_another
 def test_original_digits_are_fitted_and_randomized_ones_are_not(rankbench, digits):
     code, out, _ = rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={digits}")
     assert code == 0
@@ -40,7 +41,6 @@ def test_original_digits_are_fitted_and_randomized_ones_are_not(rankbench, digit
 
 
 @pytest.mark.slow
-@one_after_another
 def test_a_second_call_does_no_training(rankbench, digits):
     before = {path: path.stat().st_mtime_ns for path in digits.glob("tensor_rank/*/record.json")}
     start = time.monotonic()
@@ -54,7 +54,6 @@ def test_a_second_call_does_no_training(rankbench, digits):
 
 
 @pytest.mark.slow
-@one_after_another
 def test_everything_is_rebuilt_from_the_records(rankbench, digits):
     where = f"runs_dir={digits}"
     code, out, _ = rankbench(
@@ -85,7 +84,6 @@ def test_everything_is_rebuilt_from_the_records(rankbench, digits):
 
 
 @pytest.mark.slow
-@one_after_another
 def test_failed_cells_are_shown_as_missing_and_run_again(rankbench, digits):
     path = next(digits.glob("tensor_rank/*/record.json"))
     good = json.loads(path.read_text())

@@ -270,7 +270,6 @@ OLD_PROCESSORS = [
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processors")  # compared with one `here`
 @pytest.mark.parametrize("processor", OLD_PROCESSORS, ids=["avx2", "default"])
 def test_every_division_thread_and_processor_gives_the_same_bits(processor, here, tmp_path):
     script = "import sys, pathlib, test_one_versus_all as tests\n"
