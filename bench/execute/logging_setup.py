@@ -12,8 +12,9 @@ log = logging.getLogger("rankbench")
 def quiet_libraries() -> None:
     """Keep progress and tables readable: without the libraries' own notes."""
     os.environ.setdefault("WANDB_SILENT", "true")
-    for name in ("pytorch_lightning", "lightning"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    # Those that speak: Lightning sets the level of its top logger itself when it is imported.
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(f"{name}.utilities.rank_zero").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
 
 
