@@ -26,7 +26,7 @@ test: .venv/tested ## set up, then linters, type checker and tests
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/pip check
 	git ls-files ':!results' | xargs $(BIN)/detect-secrets-hook --exclude-lines '[0-9a-f]{64}'
-	$(PYTEST) -m "not gpu and not network"
+	$(PYTEST) -m "not gpu and not network and not stress"
 
 docs: .venv/documented ## build the documentation site: build/docs/index.html
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --conf-dir docs . build/docs
@@ -35,7 +35,7 @@ stress: .venv/tested ## kills, faults, several processes at once, bad input in n
 	$(BIN)/python tests/stress/kills.py --kills $(KILLS)
 	$(BIN)/python tests/stress/kills.py --kills $(KILLS) --at-once 4
 	$(BIN)/python tests/stress/overhead.py --max-epochs $(EPOCHS)
-	FUZZ_SHARE=$(FUZZ_SHARE) $(BIN)/pytest tests/stress
+	FUZZ_SHARE=$(FUZZ_SHARE) $(BIN)/pytest -m stress tests
 
 slurm-test: .venv/tested ## a benchmark on a real SLURM on this machine; as root, it installs Debian's packages
 	folder=$$(mktemp -d) && SLURM_CONF=$$(tests/slurm/start.sh $$folder) && export SLURM_CONF && \

@@ -121,8 +121,9 @@ def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
 
 
 def launcher(overrides: Sequence[str]) -> dict[str, Any]:
-    """Return Hydra's launcher and its settings, as in ``hydra/launcher=submitit_slurm``."""
-    return compose([line for line in overrides if line.startswith("hydra")], hydra=True)
+    """Return Hydra's launcher and its settings, if ``hydra/launcher=...`` or the like is given."""
+    chosen = [line for line in overrides if line.startswith("hydra")]
+    return compose(chosen, hydra=True) if chosen else {}
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:

@@ -53,7 +53,7 @@ def is_slurm(launcher: Mapping[str, Any]) -> bool:
     UserError
         If it is one that is not supported, or if there is no SLURM.
     """
-    kind = launcher["_target_"].rpartition(".")[2]
+    kind = launcher.get("_target_", "BasicLauncher").rpartition(".")[2]
     expected = "basic, with sweep.jobs=... for several processes, or submitit_slurm"
     require(kind in ("BasicLauncher", "SlurmLauncher"), f"hydra/launcher with {kind}", expected)
     slurm, expected = kind == "SlurmLauncher", "a machine with SLURM's sbatch and srun"

@@ -64,6 +64,7 @@ def test_a_value_at_its_default_is_the_default():
     assert cell("model.rank=5", "trainer.precision=null").run_key == cell().run_key
 
 
+@pytest.mark.slow
 def test_the_key_is_the_same_in_another_process():
     code = "from bench.plan import plan_run; print(plan_run([]).cells[0].run_key, end='')"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -202,7 +203,8 @@ REAL_DATA = ("is_same_class", "regularizer_forms")  # read MNIST by default
     ],
 )
 def test_every_benchmark_s_grid_is_valid(benchmark, tmp_path):
-    drawn = [f"data.root={tmp_path}"] if benchmark == "pathfinder" else []  # images that it keeps
+    few = ["data.train=100", "data.test=100", f"data.root={tmp_path}"]  # images that it draws
+    drawn = few if benchmark == "pathfinder" else []
     plan = plan_benchmark(benchmark, drawn)
     check(plan.cells, plan.sweep.max_memory)
     keys = sorted(cell.run_key for cell in plan.cells)

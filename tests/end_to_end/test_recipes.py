@@ -1,14 +1,12 @@
 """Every recipe of CONTRIBUTING.md, run exactly as printed in a folder outside the repository."""
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import forked
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -69,14 +67,10 @@ def test_a_recipe_works_as_printed(title, tmp_path):
     for path, code in recipe.files.items():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).write_text(code)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     recorded: set[Path] = set()
     for _, *arguments in recipe.commands:
-        command = [sys.executable, "-m", "bench.cli", *arguments]
-        ended = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert ended.returncode == 0, ended.stderr
+        code, output = forked.run(arguments, tmp_path)
+        assert code == 0, output
         found = set(tmp_path.glob("runs/*/*/record.json"))
         assert found > recorded  # each command has recorded runs of its own
         recorded = found

@@ -183,7 +183,7 @@ def test_a_figure_that_cannot_be_plotted_keeps_nothing_else_from_the_page(
     assert page.get_by_role("cell", name="random_images", exact=True).count() > 1
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_ten_thousand_runs(made_up_runs, page_of, rankbench, tmp_path):
     runs_dir = tmp_path / "runs"
     axes = {"ranks": range(1, 16), "classes": range(10), "seeds": range(23)}

@@ -89,6 +89,7 @@ def test_a_full_disk_is_not_tried_with_each_half(tmp_path):
     assert "No space left on device" in work.failures()[0]
 
 
+@pytest.mark.slow
 def test_a_cell_that_kills_its_process_costs_no_other(tmp_path):
     work = work_on(tmp_path, "model.fault=kill", "seeds=[0]", "sweep.jobs=2")
     in_processes(work, lambda *_: None)
@@ -116,6 +117,7 @@ def test_one_process_and_several_give_the_same(tmp_path):
     assert set(frames[1].stacked_with) == {3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL])
 def test_no_child_outlives_the_parent(tmp_path, sent, monkeypatch):
     monkeypatch.setenv("MARK", str(tmp_path))
@@ -131,6 +133,7 @@ def test_no_child_outlives_the_parent(tmp_path, sent, monkeypatch):
     assert set(load_runs(tmp_path, "toy").status) == {"stopped"}
 
 
+@pytest.mark.slow
 def test_a_hangup_that_is_ignored_stays_ignored(tmp_path):
     words = ["learner.pause_s=0.1", "learner.intervals=20"]
     bench = start(tmp_path, *words, before="trap '' HUP;")
@@ -140,7 +143,7 @@ def test_a_hangup_that_is_ignored_stays_ignored(tmp_path):
     assert bench.returncode == 0, error
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_stack_larger_than_the_limit_of_open_files_loses_no_fit(tmp_path):
     """Without a bound on open W&B runs, 150 of them need more than 300 descriptors."""
     script = (
@@ -205,6 +208,7 @@ def test_a_launcher_that_is_not_supported_is_refused():
         launching.is_slurm({"_target_": "hydra_plugins.submitit.LocalLauncher"})
 
 
+@pytest.mark.slow
 def test_a_record_says_who_asked_for_it(tmp_path):
     bench = start(tmp_path, "ranks=[1]", "seeds=[0]")
     _, error = bench.communicate(timeout=120)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 import torch
 import wandb
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import record_of
 from pydantic import ValidationError
@@ -252,6 +252,8 @@ json_values = st.recursive(
 )
 
 
+@pytest.mark.slow
+@settings(max_examples=20)
 @given(st.data())
 def test_any_value_in_any_place_gives_a_run_or_one_line(tmp_path_factory, data):
     """Whatever can be read can also be written as a results folder and read back."""
@@ -346,6 +348,7 @@ def test_a_key_in_netrc_counts_for_its_host(monkeypatch, tmp_path):
     assert offline_reason() == f"{host} does not answer (refused)"
 
 
+@pytest.mark.slow
 def test_online_without_a_network_loses_nothing(tmp_path, toy_config):
     command = [sys.executable, "-m", "bench.cli", "bench", "toy", "tracking.mode=online"]
     command += ["ranks=[1]", "seeds=[0]", f"runs_dir={tmp_path}", *toy_config]

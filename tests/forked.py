@@ -1,0 +1,30 @@
+"""Commands in processes of their own, forked from one that has imported what trains."""
+
+import multiprocessing
+import os
+
+from bench.cli import main
+
+
+def start(arguments, folder):
+    """Start `rankbench` with these arguments in a folder, and return the process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.execute.launch"])
+    process = context.Process(target=_run, args=(arguments, folder))
+    process.start()
+    return process
+
+
+def run(arguments, folder):
+    """Run `rankbench` with these arguments in a folder; return its exit code and its output."""
+    process = start(arguments, folder)
+    process.join(timeout=300)
+    return process.exitcode, (folder / "output").read_text()
+
+
+def _run(arguments, folder):
+    os.chdir(folder)
+    with open("output", "w") as output:
+        for stream in (1, 2):
+            os.dup2(output.fileno(), stream)
+    main(arguments)
