@@ -1,6 +1,7 @@
 """What all tests share: quiet W&B, bounded property tests, made-up records, the command line."""
 
 import os
+from functools import cache
 from pathlib import Path
 from random import Random
 
@@ -58,10 +59,17 @@ def toy_config(monkeypatch):
     return ["--config-dir", str(TOY)]
 
 
+@cache
+def planned(benchmark, *overrides):
+    """Return the cells of a plan, which takes a third of a second to compose."""
+    from bench.plan import plan_benchmark
+
+    return plan_benchmark(benchmark, overrides).cells
+
+
 @pytest.fixture
 def made_up_runs():
     """Write records of `tensor_rank` without training; return the folder of a run by its axes."""
-    from bench.plan import plan_benchmark
     from bench.store.record import write_record
 
     errors = {"original": 0.01, "random_images": 0.08, "random_labels": 0.09}
@@ -71,7 +79,7 @@ def made_up_runs():
         overrides = [f"{name}=[{','.join(map(str, v))}]" for name, v in axes.items()]
         overrides.append("model=cp")
         folders, random = {}, Random(0)
-        for cell in plan_benchmark("tensor_rank", overrides).cells:
+        for cell in planned("tensor_rank", *overrides):
             end = errors[cell.variant] * random.uniform(0.9, 1.1)
             curve = [
                 {"epoch": float(epoch), "train_error": end + 1 / (1 + epoch), "test_error": end}

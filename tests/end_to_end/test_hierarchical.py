@@ -5,11 +5,11 @@ import pytest
 from bench.store.results import load_runs
 
 SMALL = [
-    "classes=[0,6]",
+    "classes=[6]",
     "widths=[2]",
     "seeds=[0]",
-    "trainer.max_epochs=60",
-    "trainer.log_every_n_epochs=30",
+    "trainer.max_epochs=30",
+    "trainer.log_every_n_epochs=15",
     "tracking.mode=disabled",
 ]
 
@@ -22,7 +22,7 @@ def test_circuits_and_cp_predictors_stand_side_by_side(rankbench, tmp_path):
     assert "| original | grid |" in out
     assert (tmp_path / "hierarchical" / "figure.png").read_bytes().startswith(b"\x89PNG")
     frame = load_runs(tmp_path, "hierarchical")
-    assert len(frame) == 12
+    assert len(frame) == 6
     assert (frame.status == "max_steps").all()
     errors = frame.groupby("variant").train_error.mean()
     assert errors["original"] < errors[["random_images", "random_labels"]].min() / 2

@@ -1,5 +1,7 @@
 """Stacked training of circuits against the obvious loop, against training alone, and resumed."""
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -12,10 +14,15 @@ from bench.plan import plan_run
 BASE = ["model=circuit", "learner=circuits", "regularizer=published", "trainer.accelerator=cpu"]
 
 
+@cache
+def planned(*overrides):
+    return plan_run(overrides).cells[0]
+
+
 def cell(**values):
     settings = {"regularizer.coefficient": 0.0}
     settings |= {key.replace("__", "."): value for key, value in values.items()}
-    return plan_run([*BASE, *(f"{key}={value}" for key, value in settings.items())]).cells[0]
+    return planned(*BASE, *(f"{key}={value}" for key, value in settings.items()))
 
 
 def all_of(cells, **values):
@@ -32,7 +39,7 @@ def all_of(cells, **values):
             "learner.objective": one.learner.objective,
             "regularizer.coefficient": one.regularizer.coefficient,
         }
-        result.append(plan_run([*BASE, *(f"{k}={v}" for k, v in (own | keys).items())]).cells[0])
+        result.append(planned(*BASE, *(f"{k}={v}" for k, v in (own | keys).items())))
     return result
 
 

@@ -1,6 +1,7 @@
 """Full-batch training of factorizations: stacks, resumption, stop rules, measures, bad input."""
 
 import math
+from functools import cache
 
 import pytest
 import torch
@@ -19,13 +20,18 @@ BENCHMARKS = {name: f"{name}_completion" for name in ("tensor", "matrix", "hiera
 }
 
 
+@cache
+def planned(benchmark, *overrides):
+    return plan_benchmark(benchmark, overrides).cells
+
+
 def cells_of(name="tensor", values=None, count=None):
     """Return the first cells of a benchmark's quick grid, with other values."""
     short = {"trainer.max_steps": 60, "trainer.measurements": 3, "learner.converged_below": 0.0}
     given = {**short, "trainer.accelerator": "cpu", **(values or {})}
     overrides = [f"{key}={value}" for key, value in given.items()]
     benchmark = BENCHMARKS[name]
-    return plan_benchmark(benchmark, [f"experiment={benchmark}/quick", *overrides]).cells[:count]
+    return planned(benchmark, f"experiment={benchmark}/quick", *overrides)[:count]
 
 
 def train(cells, *hooks, checkpoint=None):

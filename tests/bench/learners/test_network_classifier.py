@@ -1,6 +1,7 @@
 """Networks on two classes of images: training, stopping, resuming, measures."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import ClassVar
 
 import pytest
@@ -43,6 +44,7 @@ REGULARIZED = [
 ]
 
 
+@cache
 def cell(*overrides):
     return plan_run([*TINY, *overrides]).cells[0]
 

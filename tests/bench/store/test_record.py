@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -39,6 +40,7 @@ from bench.store.wandb_runs import TrackingConfig, offline_reason, open_run
 pytestmark = pytest.mark.usefixtures("toy_config")
 
 
+@cache
 def cells():
     return plan_benchmark("toy", ["ranks=[1]"]).cells
 

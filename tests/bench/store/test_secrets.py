@@ -10,6 +10,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 
@@ -24,21 +25,20 @@ KEY = "0123456789abcdef" * 2 + "secretly"
 def test_what_is_written_names_no_key_path_user_or_machine(tmp_path):
     """One cell fails, so that its traceback is recorded too."""
     secret = {"WANDB_API_KEY": KEY, "USER": "somebody-with-a-name", "RANKBENCH_TOKEN": KEY}
-    code = "import bench.execute.run as h; "
-    code += f"h.Tracker.after_interval = lambda *_: open('{tmp_path}/runs/{KEY[:9]}').x; "
+    fault = "import bench.execute.run as h; "
+    fault += f"h.Tracker.after_interval = lambda *_: open('{tmp_path}/runs/{KEY[:9]}').x; "
     command = ["bench", "tensor_rank", "classes=[0]", "seeds=[0]", "variants=[original]"]
     command += ["trainer.max_epochs=2", f"runs_dir={tmp_path / 'runs'}"]
     command += [f"results_dir={tmp_path / 'results'}", "tracking.entity=somebody-with-a-name"]
     command += [f"++data.root={tmp_path / 'data'}"]
-    for before, ranks in (("", "ranks=[1]"), (code, "ranks=[1,2]")):
-        script = f"{before}from bench.cli import main; main()"
-        done = subprocess.run(
-            [sys.executable, "-c", script, *command, ranks], env=os.environ | secret, text=True,
-            capture_output=True,
-        )  # fmt: skip
-        assert done.returncode == (1 if before else 0), done.stderr
+    code, output = forked.run([*command, "ranks=[1]"], tmp_path, **secret)
+    assert code == 0, output
+    script = f"{fault}from bench.cli import main; main()"
+    call = [sys.executable, "-c", script, *command, "ranks=[1,2]"]
+    done = subprocess.run(call, env=os.environ | secret, text=True, capture_output=True)
+    assert done.returncode == 1, done.stderr
     places = [f"runs_dir={tmp_path / 'runs'}", f"results_dir={tmp_path / 'results'}"]
-    subprocess.run([sys.executable, "-m", "bench.cli", "report", *places], env=os.environ | secret)
+    forked.run(["report", *places], tmp_path, **secret)
     assert (tmp_path / "results" / "index.html").exists()
     written = [*tmp_path.glob("runs/*/*/record.json"), *tmp_path.glob("runs/*/.plans/*")]
     written += [path for path in tmp_path.glob("**/tensor_rank/*.*") if path.is_file()]
