@@ -135,7 +135,7 @@ class PlottedPanel:
         elif self.rows[y].min() >= 0 and not y.endswith("accuracy") and not self.panel.slope:
             axis.set_ylim(bottom=0)
         step = len(ticks) // 9 + 1
-        named = {tick: f"{tick:.4g}" if tick < 1e4 else f"{tick:,g}" for tick in ticks[::step]}
+        named = {tick: f"{tick:,.5g}" for tick in ticks[::step]}
         width = 0.0 if self.panel.log else CHARACTER * np.ptp(ticks)
         for tick in ticks[step::step]:  # whose name would cover that of the one before
             if tick - max(other for other in named if other < tick) < width * len(named[tick]):
