@@ -1,7 +1,5 @@
 """What learners that Lightning's Trainer drives have in common."""
 
-import ctypes
-import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +23,6 @@ from bench.learners.interval import device_of, require_count, require_optimizer
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
 FACTORIES: dict[str, type] = {"optimizer": Factory, "trainer": Factory}  # what it is driven by
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 # What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
 DEFAULTS = {
     "devices": 1,
@@ -241,7 +238,6 @@ class NetworkLearner(LightningModule, Learner):
 
     def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
         """Train until every cell has its outcome."""
-        _keep_freed_memory()
         # Nothing reads memory that was not written, so do not fill it with NaN for determinism.
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         trainer, threads = trainer_of(self.cell, _Measurements(hooks)), torch.get_num_threads()
@@ -266,17 +262,6 @@ class NetworkLearner(LightningModule, Learner):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on from the measurements of a checkpoint of the same cells."""
         self.run_log.load_state_dict(checkpoint["run_log"])
-
-
-def _keep_freed_memory() -> None:
-    """Let the GNU C library keep memory that a step frees, for the next step.
-
-    Else it returns the pages to the system and gets them anew, which takes a tenth of a step.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_TRIM_THRESHOLD, 2**30)
-        mallopt(M_MMAP_THRESHOLD, 2**25)  # the most that it takes
 
 
 class _Measurements(Checkpoint):
