@@ -21,7 +21,7 @@ from bench.models.network import NetworkConfig
 from bench.regularizers import InputGradientChange, PatchSampler
 from data_prep.labeled_images import LabeledImages, LabeledPart
 
-PROBES = 256  # test images on which a trained network's penalty is measured
+PROBES = 256  # images of a part on which a network is measured
 
 
 @settings
@@ -216,7 +216,7 @@ class NetworkClassifier(NetworkLearner):
         point |= {"train_penalty": penalty} if self.regularizer is not None else {}
         diverged = statuses.get(0) is Status.DIVERGED
         if not diverged:
-            point["test_accuracy"] = self.accuracy("test")
+            point |= {"test_accuracy": self.accuracy("test"), **self.measures()}
         self.run_log.add_point(0, point)
         if not statuses:
             return
@@ -229,22 +229,20 @@ class NetworkClassifier(NetworkLearner):
             "covers": float(covers),
         }
         if not diverged:
-            metrics |= {"train_accuracy": self.accuracy("train"), **self.measures()}
+            metrics["train_accuracy"] = self.accuracy("train")
             metrics["generalization_gap"] = metrics["train_accuracy"] - metrics["test_accuracy"]
         weights = {name: w.cpu().clone() for name, w in self.network.state_dict().items()}
         self.run_log.end(0, Outcome(statuses[0], metrics, weights))
 
     def measures(self) -> dict[str, float]:
-        """Return what is measured of a trained network alone, on test images.
+        """Return what is measured of the network in evaluation mode, on some images.
 
-        ``penalty`` is the published regularizer's, in evaluation mode; the others are described at
-        `bench.measures.locality.locality`.
+        ``penalty`` is the published regularizer's on test images, and ``train_margin`` the tenth
+        percentile of the training images' outputs, each positive where its class is right; the
+        others are described at `bench.measures.locality.locality`.
         """
         self.network.eval()
-        part = self.parts["test"]
-        # Evenly spaced, as the classes may stand one after the other.
-        count = min(PROBES, len(part))
-        probes = torch.arange(count, device=self.device) * len(part) // count
+        part, probes = self.parts["test"], self.probes("test")
         patches = self.cell.learner.patches(self.cell.data)
         published = InputGradientChange(*patches, seed=self.cell.seed)
         precision, penalties = self.trainer.precision_plugin, []
@@ -257,10 +255,19 @@ class NetworkClassifier(NetworkLearner):
                 images, labels = precision.convert_input(part[indices])
                 _, penalty = published.evaluate(self.network, images, labels)
                 penalties.append(penalty.detach())
-            images, _ = part[probes[:: count // (2 * SAMPLES)]]
+            images, _ = part[probes[:: len(probes) // (2 * SAMPLES)]]
             found = locality(lambda images: network(images).flatten(), images)
-        ranks = {name: float(value) for name, value in found.items()}
-        return {"penalty": float(torch.stack(penalties).mean()), **ranks}
+            images, labels = self.parts["train"][self.probes("train")]
+            margins = network(images).flatten().float() * (2 * labels - 1)
+        self.network.train()
+        found |= {"penalty": torch.stack(penalties).mean(), "train_margin": margins.quantile(0.1)}
+        return {name: float(value) for name, value in found.items()}
+
+    def probes(self, name: str) -> Tensor:
+        """Return the indices of some images of a part, evenly spaced: classes may be in order."""
+        samples = len(self.parts[name])
+        count = min(PROBES, samples)
+        return torch.arange(count, device=self.device) * samples // count
 
     def progress(self) -> tuple[float, float]:
         """Return the share of epochs done and the mean loss of the last one."""

@@ -194,13 +194,21 @@ def test_the_measures_are_those_of_the_definitions():
         part = learner.parts[name]
         images, labels = part[torch.arange(len(part))]
         with torch.no_grad():
-            decided = network(images)[:, 0] > 0
-        expected = (decided == labels).float().mean().item()
+            margins = network(images)[:, 0] * (2 * labels - 1)
+        expected = (margins > 0).float().mean().item()
         assert outcome.metrics[f"{name}_accuracy"] == pytest.approx(expected)
     gap = outcome.metrics["train_accuracy"] - outcome.metrics["test_accuracy"]
     assert outcome.metrics["generalization_gap"] == gap
     assert 0 <= outcome.metrics["penalty"] <= 1
     assert outcome.metrics["separation_rank_halves"] >= 1
+    # The training images, 96, are measured all.
+    images, labels = learner.parts["train"][torch.arange(96)]
+    with torch.no_grad():
+        margins = network(images)[:, 0] * (2 * labels - 1)
+    assert outcome.metrics["train_margin"] == pytest.approx(margins.quantile(0.1).item(), rel=1e-5)
+    point = learner.run_log.curves[0][-1]
+    assert {"penalty", "locality", "train_margin"} < {*point}
+    assert all(outcome.metrics[name] == point[name] for name in point if name != "train_accuracy")
     again = network_of(learner.cell)
     again.load_state_dict(outcome.weights)
     assert outcome.metrics["parameters"] == sum(each.numel() for each in again.parameters())
