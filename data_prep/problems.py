@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import ClassVar, Literal
 
 import torch
+from sklearn.datasets import load_sample_image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -12,7 +14,13 @@ from bench.core.errors import require
 from bench.core.seeding import generator
 from bench.core.settings import Count, NonNegative, Positive, settings
 from bench.kernels.khatri_rao import khatri_rao
-from bench.kernels.tproduct import leading_tubal_subspace, t_gram, t_transpose
+from bench.kernels.tproduct import (
+    from_fourier,
+    leading_tubal_subspace,
+    t_gram,
+    t_transpose,
+    to_fourier,
+)
 
 
 @settings
@@ -67,13 +75,19 @@ class TargetConfig:
         Of a hierarchical target: weights with orthonormal columns in place of Gaussian ones, and a
         root whose weights fall from `rank` to 1 by ones. Then no singular value of a node is close
         to zero; the last one of a Gaussian target's root often is, too small to be learned.
+    photograph : bool
+        Of a tubal target of shape (n, n, 3): T is a photograph of n x n pixels, scikit-learn's
+        "china.jpg" less its mean color, projected to the tubal rank. Its colors are the tubes.
     """
+
+    later: ClassVar[frozenset[str]] = frozenset({"photograph"})
 
     family: Literal["matrix", "cp", "hierarchical", "tubal"]
     mode_dims: tuple[Count, ...]
     rank: Count
     norm: Positive | None = 1.0
     orthonormal: bool = False
+    photograph: bool = False
 
     def __post_init__(self) -> None:
         dims, shape = self.mode_dims, list(self.mode_dims)
@@ -90,10 +104,15 @@ class TargetConfig:
         fits = not self.orthonormal or self.family == "hierarchical"
         given = f"data.target.orthonormal=true for {target}"
         require(fits, given, "data.target.family=hierarchical")
+        fits = not self.photograph or (self.family, dims[-1]) == ("tubal", 3)
+        given = f"data.target.photograph=true for {target} of shape {shape}"
+        require(fits, given, "data.target.family=tubal and three colors")
 
     def sample(self, rng: torch.Generator) -> Tensor:
         """Return a target, float64."""
-        if self.family == "tubal":
+        if self.photograph:
+            tensor = t_gram(_photograph(self.mode_dims[0], self.rank))
+        elif self.family == "tubal":
             size, _, tube_length = self.mode_dims
             normal = _normal(rng, size, self.rank, tube_length)
             tensor = t_gram(leading_tubal_subspace(normal, self.rank))
@@ -131,7 +150,7 @@ class MeasurementConfig:
         """Return what reads or measures tensors of shape (..., *dims)."""
         if self.kind == "entries":
             indices = torch.randperm(math.prod(dims), generator=rng)[: self.count].sort().values
-            return ObservedEntries(indices, len(dims))
+            return ObservedEntries(indices, dims)
         operators = _normal(rng, self.count, *dims)
         if self.kind == "gaussian":
             operators = operators / math.prod(dims) ** 0.5
@@ -148,13 +167,13 @@ class ObservedEntries(nn.Module):
     indices : Tensor
         Shape (measurements,), int64: positions in the flattened tensor; or (..., measurements),
         with the leading dimensions of the tensors that will be read.
-    order : int
-        The tensor's number of modes.
+    mode_dims : sequence of int
+        The tensor's shape, without leading dimensions.
     """
 
-    def __init__(self, indices: Tensor, order: int) -> None:
+    def __init__(self, indices: Tensor, mode_dims: Sequence[int]) -> None:
         super().__init__()
-        self.order = order
+        self.order, self.entries = len(mode_dims), math.prod(mode_dims)
         self.indices: Tensor = nn.Buffer(indices)
 
     def forward(self, tensor: Tensor) -> Tensor:
@@ -163,6 +182,10 @@ class ObservedEntries(nn.Module):
         if self.indices.ndim == 1:
             return entries.index_select(-1, self.indices)
         return entries.gather(-1, self.indices)
+
+    def least_norm(self, values: Tensor) -> Tensor:
+        """Return the flattened tensor of least norm with these entries: 0 where none is read."""
+        return values.new_zeros(self.entries).index_copy(0, self.indices, values)
 
 
 class InnerProducts(nn.Module):
@@ -191,6 +214,14 @@ class InnerProducts(nn.Module):
     def back_project(self, values: Tensor) -> Tensor:
         """Return ``sum_j values_j A_j``, flattened, from values of shape (..., measurements)."""
         return (values.unsqueeze(-2) @ self.operators).squeeze(-2)
+
+    def least_norm(self, values: Tensor) -> Tensor:
+        """Return the flattened tensor of least norm with these inner products."""
+        return self._inverse @ values
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return torch.linalg.pinv(self.operators)
 
 
 class RecoveryProblem(nn.Module):
@@ -308,7 +339,17 @@ class NormsOrRankConfig:
         observed and has no right value: NaN in the target.
         """
         target = torch.tensor([[math.nan, 1.0], [1.0, 0.0]], dtype=torch.float64)
-        return RecoveryProblem(target, ObservedEntries(torch.tensor([1, 2, 3]), 2), loss).to(dtype)
+        observed = ObservedEntries(torch.tensor([1, 2, 3]), self.mode_dims)
+        return RecoveryProblem(target, observed, loss).to(dtype)
+
+
+def _photograph(size: int, rank: int) -> Tensor:
+    """Return a photograph less its mean color, shape (size, size, 3), of tubal rank `rank`."""
+    pixels = torch.from_numpy(load_sample_image("china.jpg") / 255)
+    colors = functional.adaptive_avg_pool2d(pixels.permute(2, 0, 1), size).permute(1, 2, 0)
+    colors = colors - colors.mean((0, 1))
+    projection = to_fourier(t_gram(leading_tubal_subspace(colors, rank)))
+    return from_fourier(projection @ to_fourier(colors), 3)
 
 
 def _hierarchical_tensor(

@@ -14,6 +14,7 @@ from bench.kernels.lanes import LANES
 from bench.kernels.patterns import MOST_SAMPLES, READ
 from bench.learners.compiled_steps import CompiledSteps, PlainSteps
 from bench.learners.predictor_stack import PredictorStack
+from bench.measures.ranks import log_norm
 from bench.models.cp import CPBlock
 from data_prep.images import ImageData
 from data_prep.one_versus_all import Part
@@ -93,6 +94,12 @@ class CPStack(PredictorStack):
     def predict(self, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
         """Evaluate every predictor at samples of a part."""
         return self.steps.predict(self.block, name, chosen)
+
+    def complexities(self) -> dict[str, Tensor]:
+        """Return the tensors' norms, too: ``log10_norm``, see `bench.measures.ranks.log_norm`."""
+        parts = self.block.components().split(self.block.ranks.tolist())
+        norms = torch.stack([log_norm(part.mT) for part in parts]) / math.log(10)
+        return {**super().complexities(), "log10_norm": norms}
 
     def adopt(self, extra: Mapping[str, Any]) -> None:
         """Take the shape of a checkpoint's block, so that its values fit."""

@@ -12,13 +12,21 @@ from torch import Tensor, nn
 
 from bench.core.errors import require
 from bench.core.settings import resolve
+from bench.kernels.khatri_rao import cp_full_tensor
 from bench.kernels.tproduct import leading_tubal_subspace, tubal_principal_angle
-from bench.measures.ranks import effective_rank, numerical_rank, rank_one_distance
+from bench.measures.ranks import (
+    effective_rank,
+    numerical_rank,
+    rank_one_directions,
+    rank_one_distance,
+)
 from bench.measures.trajectories import fit_growth_law
+from bench.optim import GroupRMSprop
 from data_prep.problems import InnerProducts, RecoveryProblem
 
 Curve = Sequence[Mapping[str, float]]
 Columns = dict[str, Tensor]
+NEAR_ZERO = 1e-2  # the norm of each vector from which a trajectory of rank one starts
 
 
 class Measure(nn.Module, ABC):
@@ -289,22 +297,82 @@ class Growth(Measure):
 
 
 class RankOneDistance(Measure):
-    """How far the end tensor is from rank one while its norm grows to half of the target's."""
+    """How far the end tensor is from rank one, and from trajectories of rank one [TF, theorem 2].
 
-    until_share = 0.5
+    The trajectories are those of a single balanced component that starts near zero, in one of the
+    directions towards which the loss drives small components; see `rank_one_trajectories`.
+    """
+
+    until_share = 0.5  # of the target's norm
+
+    def __init__(self, model: nn.Module, problem: RecoveryProblem, data: Any) -> None:
+        super().__init__(model, problem, data)
+        self.trajectories = nn.Buffer(rank_one_trajectories(problem))
+
+    @classmethod
+    def fits(cls, model: Any, data: Any) -> tuple[bool, str]:
+        """Ask for modes of equal dimension."""
+        return len({*data.mode_dims}) == 1, "a shape of equal dimensions"
 
     def forward(self, model: Any, problem: RecoveryProblem, end_tensor: Tensor) -> Columns:
-        """Return distance to rank one and norm, both in units of the target's norm."""
-        scale = problem.target.flatten(1).norm(dim=1)
+        """Return both distances and the norm, in units of the target's norm."""
+        scale, flat = problem.target.flatten(1).norm(dim=1), end_tensor.flatten(1)
         distances = torch.stack([rank_one_distance(tensor) for tensor in end_tensor])
-        norms = end_tensor.flatten(1).norm(dim=1)
-        return {"rank_one_distance": distances / scale, "relative_norm": norms / scale}
+        starts, steps = self.trajectories[:, :, :-1], self.trajectories.diff(dim=2)
+        away = flat[:, None, None] - starts
+        lengths = steps.square().sum(-1, keepdim=True)
+        share = (away * steps).sum(-1, keepdim=True) / lengths.where(lengths > 0, 1)  # or at rest
+        from_lines = (away - share.clamp(0, 1) * steps).norm(dim=-1).amin((1, 2))
+        columns = {"rank_one_distance": distances, "trajectory_distance": from_lines}
+        columns["relative_norm"] = flat.norm(dim=1)
+        return {name: column / scale for name, column in columns.items()}
 
     def summary(self, curve: Curve, row: int) -> dict[str, float]:
-        """Return the largest distance before the norm first reaches the bound."""
-        early = takewhile(lambda point: not point["relative_norm"] > self.until_share, curve)
-        distances = (point["rank_one_distance"] for point in early)
-        return {"largest_rank_one_distance": max(distances, default=math.nan)}
+        """Return the largest distances before the norm first reaches the bound."""
+        early = [*takewhile(lambda point: not point["relative_norm"] > self.until_share, curve)]
+        names = ("rank_one_distance", "trajectory_distance")
+        return {f"largest_{n}": max((p[n] for p in early), default=math.nan) for n in names}
+
+
+@torch.enable_grad()
+def rank_one_trajectories(
+    problem: RecoveryProblem, starts: int = 4, points: int = 200, every: int = 10
+) -> Tensor:
+    """Return balanced trajectories of rank one that emanate from near zero [TF, theorem 2].
+
+    Small components turn towards the directions in which the negative gradient of the loss at zero
+    is largest, locally, before they grow. A single component is trained from each.
+
+    Parameters
+    ----------
+    problem : RecoveryProblem
+        Stacked, with modes of equal dimension.
+    starts : int
+        From how many directions; several may be the same.
+    points, every : int
+        How many points of a trajectory are returned, and how many steps lie between two.
+
+    Returns
+    -------
+    Tensor
+        Shape (replicates, starts, points, entries).
+    """
+    zero = torch.zeros_like(problem.target).requires_grad_()
+    (slope,) = torch.autograd.grad(problem(zero).sum(), zero)
+    directions = [torch.stack(rank_one_directions(-one, starts)[0]) for one in slope]
+    trajectories = []
+    for vectors in torch.stack(directions).unbind(2):  # of shape (replicates, order, mode_dim)
+        factors = nn.Parameter(NEAR_ZERO * vectors.unsqueeze(-1))
+        optimizer, trajectory = GroupRMSprop([factors], lr=3e-3, replicated=True), []
+        for step in range(points * every):
+            tensor = cp_full_tensor(factors)
+            if step % every == 0:
+                trajectory.append(tensor.detach().flatten(1))
+            optimizer.zero_grad()
+            problem(tensor).sum().backward()
+            optimizer.step()
+        trajectories.append(torch.stack(trajectory, 1))
+    return torch.stack(trajectories, 1)
 
 
 def measure_class(name: str) -> type[Measure]:

@@ -192,14 +192,30 @@ class PredictorStack(IntervalLearner):
         self.block = staying
         self.optimizer = self.make_optimizer()
 
+    @torch.no_grad()
+    def complexities(self) -> dict[str, Tensor]:
+        """Return what may tell apart, beside their rank, predictors that generalize.
+
+        Returns
+        -------
+        dict of str to Tensor
+            Shape (predictors,): ``margin``, the tenth percentile, over a batch of training samples,
+            of how far a score is on the right side of 1, halfway between the targets.
+        """
+        first = slice(0, min(self.data.batch_size, len(self.parts["train"])))
+        above = self.predict("train", first)[0] - POSITIVE_TARGET / 2
+        wanted = self.targets("train", first) > 0
+        return {"margin": torch.where(wanted, above, -above).quantile(0.1, dim=1)}
+
     def _end(self, statuses: Mapping[int, Status]) -> None:
         """Give the block's predictors their outcomes; `constant_error` is the label's variance."""
         members = self.block.members
         shares = self.parts["train"].targets(members).double().mean(1).tolist()
+        found = {name: values.tolist() for name, values in self.complexities().items()}
         rows = zip(members.tolist(), shares, self.block.trained(), strict=True)
-        for index, share, (weights, parameters) in rows:
+        for i, (index, share, (weights, parameters)) in enumerate(rows):
             metrics = {**self.run_log.curves[index][-1], "constant_error": share * (1 - share)}
-            metrics["parameters"] = parameters
+            metrics |= {"parameters": parameters} | {name: found[name][i] for name in found}
             if statuses[index] is Status.DIVERGED:
                 metrics["last_finite_loss"] = float(self.last_finite_losses[index])
             self.run_log.end(index, Outcome(statuses[index], metrics, weights))

@@ -55,15 +55,67 @@ def component_norms(factors: Tensor) -> Tensor:
     return torch.linalg.vector_norm(factors, dim=-2).prod(-2)
 
 
+def log_norm(components: Tensor) -> Tensor:
+    """Return the logarithm of a CP tensor's norm over the root of its number of entries.
+
+    It is the root mean square of the predictor's scores over all inputs, each as likely. By the
+    Gram matrix of the components, whose entries are products over the modes of inner products: in
+    logarithms, as there may be hundreds of modes.
+
+    Parameters
+    ----------
+    components : Tensor
+        Shape (rank, order, mode_dim).
+
+    Returns
+    -------
+    Tensor
+        Scalar, float64; minus infinity for the tensor 0.
+    """
+    vectors = components.double().movedim(1, 0)
+    grams = vectors @ vectors.mT / vectors.shape[-1]  # a mean over the mode's values
+    logs, signs = grams.abs().log().sum(0), grams.sign().prod(0)
+    largest = logs.max()
+    total = ((logs - largest).exp() * signs).sum().clamp(min=0)
+    return (largest + total.log()) / 2
+
+
 def rank_one_distance(
     tensor: Tensor, starts: int = 8, max_sweeps: int = 200, seed: int = 0
 ) -> Tensor:
     """Return the Frobenius distance from a tensor to the nearest tensor of rank one.
 
-    For matrices it is exact, by the singular values. For higher orders the best of several runs of
-    the higher-order power method counts, one from the leading singular vectors of the unfoldings
-    and the others from Gaussian vectors (De Lathauwer, De Moor & Vandewalle, *On the best rank-1
-    approximation of higher-order tensors*, 2000): an upper bound, as the problem is NP-hard.
+    For matrices it is exact, by the singular values; for higher orders an upper bound, the best of
+    `rank_one_directions`, as the problem is NP-hard.
+
+    Parameters
+    ----------
+    tensor : Tensor
+        One tensor of order at least 2, without leading dimensions.
+    starts, max_sweeps, seed
+        See `rank_one_directions`.
+
+    Returns
+    -------
+    Tensor
+        Scalar; divide by the tensor's norm for the relative distance.
+    """
+    if tensor.ndim == 2:
+        return torch.linalg.vector_norm(torch.linalg.svdvals(tensor)[1:])
+    vectors, values = rank_one_directions(tensor, starts, max_sweeps, seed)
+    best = int(values.argmax())
+    nearest = values[best] * khatri_rao([vector[best, :, None] for vector in vectors])
+    return torch.linalg.vector_norm(tensor - nearest.view_as(tensor))
+
+
+def rank_one_directions(
+    tensor: Tensor, starts: int, max_sweeps: int = 200, seed: int = 0
+) -> tuple[list[Tensor], Tensor]:
+    """Return unit vectors whose outer product has a locally largest inner product with a tensor.
+
+    By the higher-order power method, once from the leading singular vectors of the unfoldings and
+    otherwise from Gaussian vectors (De Lathauwer, De Moor & Vandewalle, *On the best rank-1
+    approximation of higher-order tensors*, 2000).
 
     Parameters
     ----------
@@ -78,11 +130,11 @@ def rank_one_distance(
 
     Returns
     -------
-    Tensor
-        Scalar; divide by the tensor's norm for the relative distance.
+    vectors : list of Tensor
+        For each mode, shape (starts, mode_dim).
+    values : Tensor
+        Shape (starts,): the inner products, not negative.
     """
-    if tensor.ndim == 2:
-        return torch.linalg.vector_norm(torch.linalg.svdvals(tensor)[1:])
     vectors = _power_method_starts(tensor, starts, seed)
     values = tensor.new_zeros(starts)
     for _ in range(max_sweeps):
@@ -93,9 +145,7 @@ def rank_one_distance(
             vectors[mode] = normalize(contracted, dim=1)
         if (values - before <= 4 * torch.finfo(tensor.dtype).eps * values).all():
             break
-    best = int(values.argmax())
-    nearest = values[best] * khatri_rao([vector[best, :, None] for vector in vectors])
-    return torch.linalg.vector_norm(tensor - nearest.view_as(tensor))
+    return vectors, values
 
 
 def _power_method_starts(tensor: Tensor, starts: int, seed: int) -> list[Tensor]:

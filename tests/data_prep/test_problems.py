@@ -103,6 +103,20 @@ def test_the_published_tubal_target_is_a_projection():
     torch.testing.assert_close(t_transpose(target), target)
 
 
+def test_a_photograph_is_a_tubal_target_of_the_rank_asked_for():
+    target, other = (
+        problem(target_of("tubal", [12, 12, 3], rank, photograph=True, norm=2.0)).target
+        for rank in (3, 12)
+    )
+    assert tubal_rank(target) == 3
+    assert target.norm() == pytest.approx(2)
+    torch.testing.assert_close(t_transpose(target), target)
+    # The greatest part of the whole picture is kept: its colors are about the same everywhere.
+    whole = other * (target.flatten() @ other.flatten()) / other.square().sum()
+    assert (target - whole).norm() < 0.1 * target.norm()
+    assert "photograph" not in as_plain(target_of("tubal", [4, 4, 3], 1))
+
+
 def test_observed_entries_are_distinct_and_read_the_target():
     completion = problem(TARGETS[2], count=100)
     indices = completion.operator.indices
@@ -226,7 +240,7 @@ def test_problems_are_float32_unless_asked_and_move_between_precisions():
 
 def test_operators_serve_tensors_of_their_order():
     tensor = torch.arange(24.0).view(2, 3, 4)
-    assert ObservedEntries(torch.tensor([0, 23]), 3)(tensor).tolist() == [0, 23]
+    assert ObservedEntries(torch.tensor([0, 23]), (2, 3, 4))(tensor).tolist() == [0, 23]
     assert InnerProducts(torch.ones(1, 12), 2)(tensor).tolist() == [[66.0], [210.0]]
 
 
@@ -243,6 +257,7 @@ def test_operators_serve_tensors_of_their_order():
         (lambda: target_of("cp", [2, 3, 4], 7), "an integer from 1 to 6"),
         (lambda: target_of("hierarchical", [5, 3, 4], 4), "an integer from 1 to 3"),
         (lambda: target_of("tubal", [3, 3, 9], 4), "an integer from 1 to 3"),
+        (lambda: target_of("tubal", [3, 3, 4], 1, photograph=True), "three colors"),
         (lambda: target_of("matrix", [3, 4], 1, norm=0.0), "target.norm=0.0"),
         (lambda: target_of("cp", [3, 4], 1, orthonormal=True), "target.orthonormal=true"),
         (lambda: loss_config("cubic"), "loss.kind='cubic'"),

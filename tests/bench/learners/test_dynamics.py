@@ -12,7 +12,13 @@ from bench.core.settings import TRUSTED
 from bench.core.status import Status
 from bench.learners.base import Outcome
 from bench.learners.dynamics import Dynamics, ReplicateState, StepsConfig
-from bench.learners.dynamics_measures import Errors, Measure, measure_class
+from bench.learners.dynamics_measures import (
+    Errors,
+    Measure,
+    measure_class,
+    rank_one_trajectories,
+)
+from bench.measures.ranks import rank_one_directions
 from bench.plan import check, plan_benchmark, stacks
 
 BENCHMARKS = {name: f"{name}_completion" for name in ("tensor", "matrix", "hierarchical")} | {
@@ -251,6 +257,44 @@ def test_recovery_is_an_error_below_one_percent():
     assert Errors.summary(Errors.__new__(Errors), curve, 0) == {"recovered": 1.0}
     curve[-1]["reconstruction_error"] = 0.0101
     assert Errors.summary(Errors.__new__(Errors), curve, 0) == {"recovered": 0.0}
+
+
+def test_trajectories_of_rank_one_lead_along_a_target_of_rank_one_to_it():
+    """All of it is seen, so every trajectory is a growing multiple of the target."""
+    whole = {"data.target.rank": 1, "data.measurements.count": 64, "learner.loss.kind": "huber"}
+    cells = cells_of(values={"data.target.mode_dims": "[4,4,4]", **whole}, count=2)
+    learner = cells[0].learner.build(cells)
+    found = rank_one_trajectories(learner.problem, starts=2, points=80)
+    target = learner.problem.target.flatten(1)[:, None, None]
+    shares = (found * target).sum(-1) / target.square().sum(-1)
+    torch.testing.assert_close(found, shares.unsqueeze(-1) * target, rtol=0, atol=1e-5)
+    assert (shares[..., 0] < 1e-3).all()
+    # To the target, but for steps of a set length that end around it.
+    torch.testing.assert_close(shares[..., -1], torch.ones(2, 2), rtol=0, atol=0.05)
+    growing = shares < 0.9
+    assert (shares.diff(dim=-1)[growing[..., :-1]] > 0).all()
+
+
+def test_a_component_that_starts_like_a_trajectory_stays_on_it():
+    values = {"data.target.mode_dims": "[4,4,4]", "model.rank": 1, "trainer.max_steps": 600}
+    values |= {"learner.measures": "[rank_one_distance]", "trainer.measurements": 60}
+    values |= {"data.target.rank": 1, "data.measurements.count": 48, "optimizer.lr": 3e-3}
+    (cell,) = cells_of(values=values, count=1)
+    distances = []
+    for align in (True, False):
+        learner = cell.learner.build([cell])
+        (measure,) = learner.measures
+        if align:
+            slope = -torch.autograd.functional.jacobian(
+                learner.problem, torch.zeros_like(learner.problem.target)
+            )[0, 0]
+            vectors, _ = rank_one_directions(slope, 4)
+            start = torch.stack([each[0] for each in vectors]).unsqueeze(-1)
+            learner.model.factors.data[0] = 1e-2 * start
+        learner.fit([])
+        distances.append(learner.run_log.outcomes[0].metrics["largest_trajectory_distance"])
+    assert measure.trajectories.shape == (1, 4, 200, 64)
+    assert distances[0] < 0.01 < distances[1]
 
 
 @pytest.mark.parametrize("grid", ["published", "quick"])

@@ -125,6 +125,25 @@ def test_errors_are_in_units_of_labels_and_clipped_on_test_data(dtype):
         assert learner.errors(name)[0].item() == pytest.approx(expected.item())
 
 
+def test_norm_and_margin_are_those_of_the_trained_predictors():
+    cells = grid(max_epochs=4)
+    learner = cells[0].learner.build(cells)
+    learner.fit([])
+    train = Digits().split(None, "train")
+    for one, outcome in zip(cells, learner.run_log.outcomes, strict=True):
+        module = one.learner.module(one)
+        module.load_state_dict(outcome.weights)
+        part = one.data.randomized(train, one.variant, one.seed)
+        sign = 2.0 * (part.labels == one.data.target_class) - 1
+        first = slice(0, one.data.batch_size)
+        with torch.no_grad():
+            margins = (module(part.inputs[first]) - 1) * sign[first]
+            drawn = torch.randint(2, (200_000, 64), dtype=torch.uint8)
+            size = module(drawn).double().square().mean().sqrt().log10()
+        assert outcome.metrics["margin"] == pytest.approx(margins.quantile(0.1).item(), abs=1e-5)
+        assert outcome.metrics["log10_norm"] == pytest.approx(size.item(), abs=0.02)
+
+
 def test_start_values_do_not_depend_on_the_other_predictors_and_have_the_published_spread():
     wide = cell(15, data=MNIST)
     start = initial_factors(wide)

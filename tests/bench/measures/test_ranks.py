@@ -6,7 +6,13 @@ from hypothesis import strategies as st
 
 from bench.core.seeding import generator
 from bench.kernels.khatri_rao import cp_full_tensor
-from bench.measures.ranks import component_norms, effective_rank, numerical_rank, rank_one_distance
+from bench.measures.ranks import (
+    component_norms,
+    effective_rank,
+    log_norm,
+    numerical_rank,
+    rank_one_distance,
+)
 
 
 def normal(*shape, seed=0):
@@ -84,3 +90,16 @@ def test_power_method_is_at_least_as_near_as_tensorly_s_and_random_search():
         )
         rebuilt = torch.from_numpy(tensorly.cp_to_tensor((weight, vectors)))
         assert rank_one_distance(tensor) <= (tensor - rebuilt).norm() * (1 + 1e-6)
+
+
+def test_log_norm_is_that_of_the_full_tensor():
+    factors = normal(5, 3, 4)  # order, mode_dim, rank
+    tensor = cp_full_tensor(factors)
+    expected = tensor.square().mean().sqrt().log()
+    torch.testing.assert_close(log_norm(factors.permute(2, 0, 1)), expected)
+    # Of 784 modes, where the norm leaves float64, doubling one vector of each component adds log 2.
+    many = 1 + 0.5 * normal(7, 784, 2, seed=1)
+    twice = many.clone()
+    twice[:, 3] *= 2
+    torch.testing.assert_close(log_norm(twice) - log_norm(many), torch.tensor(2.0).double().log())
+    assert log_norm(many**9) > 1000
