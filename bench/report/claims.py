@@ -7,7 +7,12 @@ import pandas as pd
 
 from bench.core.errors import require
 from bench.core.status import Status
-from bench.report.intervals import mean_interval, ratio_interval, unit_means
+from bench.report.intervals import (
+    mean_interval,
+    proportion_interval,
+    ratio_interval,
+    unit_means,
+)
 from bench.report.report_config import Claim, ReportConfig, in_words
 from bench.report.tables import Section, matching, poor_fits, references, resolved
 from bench.store.results import numbers, usable
@@ -205,7 +210,7 @@ def _finding(claim: Claim, part: Section, config: ReportConfig, curves: Curves) 
     if published is None:
         rows = matching(part.rows.drop_duplicates([*config.rows]), where)
         known = _values(rows, claim, f"{claim.metric}_published", [*config.rows])
-        published = _estimate(known, config)[0]
+        published = _estimate(known, config, claim.metric)[0]
     # Of a ratio, the runs with one of its two values.
     for factor, ends in claim.ratio.items():
         good = good[good[factor].isin([resolved(good[factor], end) for end in ends])]
@@ -213,7 +218,7 @@ def _finding(claim: Claim, part: Section, config: ReportConfig, curves: Curves) 
     counts = len(pairs), len(expected), len(unit_means(pairs, config.unit)), len(good)
     untrained = int((~trained(part, config, curves)[good.index]).sum())
     poor = int(poor_fits(good, config).any(axis="columns").sum())
-    estimate = *_estimate(pairs, config), published
+    estimate = *_estimate(pairs, config, claim.metric), published
     return Finding(claim, part.title, *estimate, *counts, untrained, poor)
 
 
@@ -232,11 +237,13 @@ def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> 
     return values.set_index(keys)[["number"]].dropna()
 
 
-def _estimate(pairs: pd.DataFrame, config: ReportConfig) -> tuple[float, float, float]:
+def _estimate(pairs: pd.DataFrame, config: ReportConfig, metric: str) -> tuple[float, float, float]:
     """Return the number that a claim is about, and its interval; of two columns, their ratio."""
     if pairs.empty:
         return UNKNOWN, UNKNOWN, UNKNOWN
     first, *second = (pairs[name] for name in pairs)
+    if metric in config.proportions and not second:
+        return first.mean(), *proportion_interval(int(first.sum()), len(first))
     if config.summary == "median":
         values = first / second[0] if second else first
         return values.median(), values.min(), values.max()

@@ -54,6 +54,14 @@ def ratio_interval(numerators: np.ndarray, denominators: np.ndarray) -> Interval
     return np.exp(low), np.exp(high)
 
 
+def proportion_interval(successes: int, count: int) -> tuple[float, float]:
+    """Return the exact binomial interval of a share (Clopper and Pearson 1934); NaN of none."""
+    if not count:
+        return float("nan"), float("nan")
+    found = stats.binomtest(successes, count).proportion_ci(CONFIDENCE, method="exact")
+    return float(found.low), float(found.high)
+
+
 def sign_flip_p(differences: np.ndarray) -> float:
     """Return the exact two-sided p value of a mean difference of zero, for shape (units,).
 

@@ -147,7 +147,7 @@ class PlottedPanel:
         """Plot the trivial predictor's error; return what the legend says of marks and bars."""
         config, entries = self.config, {}
         unit = config.label(config.unit or config.over[-1])
-        words = "least to largest" if config.summary == "median" else f"95 % interval, unit: {unit}"
+        words = f"95 % interval, unit: {unit}" if "low" in self._ends() else "least to largest"
         entries[f"bars: {words}"] = {"color": "0.2", "ls": "none", "marker": "|", "ms": 8}
         if self.rows[f"{self.y}_published"].notna().any():
             entries["published"] = PUBLISHED | {"color": "0.2"}
@@ -181,10 +181,13 @@ class PlottedPanel:
 
     def _bars(self, rows: pd.DataFrame) -> np.ndarray:
         """Return how far an interval reaches below and above, shape (2, rows); 0 without one."""
-        ends = ("min", "max") if self.config.summary == "median" else ("low", "high")
-        low, high = (rows[f"{self.y}_{end}"].astype(float) for end in ends)
+        low, high = (rows[f"{self.y}_{end}"].astype(float) for end in self._ends())
         middle = rows[self.y].astype(float)
         return np.nan_to_num(np.stack([middle - low, high - middle]))
+
+    def _ends(self) -> tuple[str, str]:
+        # Milestones are melted: they have the ends of their metrics.
+        return self.config.ends(self.panel.y[0])
 
     def _curves(self, axis: Axes, styles: Styles) -> dict[str, Style]:
         """Plot a curve per run."""

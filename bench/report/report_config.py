@@ -182,6 +182,9 @@ class ReportConfig:
         means over everything else. Without it, every run is a sample of its own.
     metrics : tuple of str
         The columns that are shown as mean and standard deviation.
+    proportions : tuple of str
+        Those of `metrics` that are 1 or 0 for each run: shown as the share of runs, with the exact
+        binomial interval.
     questions : dict
         Names and the metrics of the tables into which a wide one is folded.
     reference : str or float
@@ -241,6 +244,7 @@ class ReportConfig:
     unit: str = ""
     dash: str = ""
     within: tuple[str, ...] = ()
+    proportions: tuple[str, ...] = ()
     questions: dict[str, tuple[str, ...]] = field(default_factory=dict)
     reference: str | float = ""
     baseline: Baseline | None = None
@@ -311,6 +315,11 @@ class ReportConfig:
         """The metric that is held to `reference`; empty if there is none."""
         errors = (name for name in self.metrics if name.endswith("_error"))
         return next(errors, "") if self.reference != "" else ""
+
+    def ends(self, metric: str) -> tuple[str, str]:
+        """Return how the columns end that hold what a metric lies between."""
+        median = self.summary == "median" and metric not in self.proportions
+        return ("min", "max") if median else ("low", "high")
 
     def label(self, column: str) -> str:
         """Return the words for a column."""

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bench.core.status import Status
-from bench.report.intervals import unit_intervals
+from bench.report.intervals import proportion_interval, unit_intervals
 from bench.report.report_config import ReportConfig, in_words
 from bench.store.results import AT_BEST, MISSING, metric_columns, numbers, settings, usable
 
@@ -162,12 +162,20 @@ def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFr
         column = f"{metric}{SELECTIONS[rule]}"
         values = numbers(good, column)
         grouped = good[[*keys, *config.over]].assign(value=values).groupby(keys, dropna=False)
-        rows[metric] = grouped.value.agg(config.summary)
+        share, ends = (
+            metric in config.proportions,
+            [f"{metric}_{end}" for end in config.ends(metric)],
+        )
+        rows[metric] = grouped.value.agg("mean" if share else config.summary)
         rows[f"{metric}_std"] = grouped.value.std()
-        if config.summary == "median":
-            rows[f"{metric}_min"], rows[f"{metric}_max"] = grouped.value.min(), grouped.value.max()
+        if share:
+            counts = grouped.value.agg(["sum", "count"])
+            found = [proportion_interval(int(k), int(n)) for k, n in counts.to_numpy()]
+            rows[ends] = pd.DataFrame(found, counts.index, ends)
+        elif config.summary == "median":
+            rows[ends] = grouped.value.agg(["min", "max"])
         else:
-            rows[[f"{metric}_low", f"{metric}_high"]] = unit_intervals(grouped, keys, config.unit)
+            rows[ends] = unit_intervals(grouped, keys, config.unit)
     rows = rows.reset_index()
     rows.insert(len(keys), "selection", rule)
     return rows
@@ -195,7 +203,11 @@ def _caption(runs: pd.DataFrame, config: ReportConfig, rest: str) -> str:
     counted = f"{int(usable(runs).sum())} of {len(runs)} runs done"
     rules = " ".join(RULES[rule] for rule in config.selections)
     rest = f" {rest[:1].upper()}{rest[1:]}." if rest else ""
-    return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}{rest}"
+    shares = [
+        config.label(name) for name in config.proportions if numbers(runs, name).notna().any()
+    ]
+    exact = f" {', '.join(shares)}: share of the runs [exact 95 % interval]." if shares else ""
+    return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}{exact}{rest}"
 
 
 def cells_as_text(
@@ -213,9 +225,11 @@ def cells_as_text(
     wanted = metrics or config.metrics
     measured = [metric for metric in wanted if rows[metric].notna().any()] or wanted
     for metric in measured:
-        ends = ("min", "max") if config.summary == "median" else ("std",)
+        share = metric in config.proportions
+        spread = config.summary == "mean" and not share
+        ends = ("std",) if spread else config.ends(metric)
         shown = rows[[metric, *(f"{metric}_{end}" for end in ends)]].to_numpy(float)
-        write = _median_and_range if config.summary == "median" else _mean_and_std
+        write = _mean_and_std if spread else _share if share else _median_and_range
         text[config.label(metric)] = [write(*values) for values in shown]
     names = {"baseline": config.baseline.name} if config.baseline else {}
     for end, name in (names | {"published": "published"}).items():
@@ -256,6 +270,10 @@ def _mean_and_std(mean: float, std: float) -> str:
     more = 2 - math.floor(math.log10(abs(mean))) if mean else 0  # three digits of the mean
     text = f"{mean:.{max(digits, more)}f} ± {std:.{digits}f}"
     return f"({text})e{power:+03d}" if power else text
+
+
+def _share(share: float, low: float, high: float) -> str:
+    return "-" if pd.isna(share) else f"{share:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _median_and_range(median: float, least: float, largest: float) -> str:

@@ -80,6 +80,17 @@ def test_a_median_has_the_range():
     assert (finding.low, finding.high) == (values.min(), values.max())
 
 
+def test_a_share_of_runs_is_held_with_its_exact_interval():
+    frame = runs(5)
+    frame["train_error"] = [1.0, 0.0] * (len(frame) // 2)
+    shares = replace(config("median", above=0.1), proportions=("train_error",))
+    finding = only(frame, shares)
+    count = len(frame)
+    interval = stats.binomtest(count // 2, count).proportion_ci(0.95, "exact")
+    assert (finding.number, finding.outcome) == (0.5, "holds")
+    assert (finding.low, finding.high) == pytest.approx(tuple(interval))
+
+
 def test_a_metric_can_be_divided_by_another():
     where = {"variant": "original", "model.rank": 1}
     plain = only(runs(), config(where=where))

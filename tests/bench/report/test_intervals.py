@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.report.intervals import mean_interval, ratio_interval, sign_flip_p
+from bench.report.intervals import mean_interval, proportion_interval, ratio_interval, sign_flip_p
 
 SIMULATIONS = 4000
 
@@ -32,6 +32,14 @@ def test_intervals_cover_the_truth_as_often_as_they_say(count, unequal):
 def test_skewed_units_are_covered_less_often_than_the_interval_says():
     units = np.random.default_rng(0).lognormal(0, 0.9, (4000, 10))
     assert 0.85 <= covered(mean_interval(units), np.exp(0.405)) <= 0.92
+
+
+@pytest.mark.parametrize("count", [5, 10, 20, 30])
+def test_a_share_is_covered_at_least_as_often_as_its_exact_interval_says(count):
+    intervals = np.array([proportion_interval(k, count) for k in range(count + 1)])
+    for truth in np.linspace(0.01, 0.99, 99):
+        inside = (intervals[:, 0] <= truth) & (truth <= intervals[:, 1])
+        assert stats.binom.pmf(np.arange(count + 1), count, truth)[inside].sum() >= 0.95
 
 
 def covered(interval, truth):

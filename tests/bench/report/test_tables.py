@@ -263,6 +263,19 @@ def test_a_baseline_stands_beside_the_rows_that_it_matches_and_in_no_mean():
     assert section.rows.train_error.round(9).tolist() == [0.4]
 
 
+def test_a_share_of_runs_has_its_exact_interval_beside_medians_too():
+    frame = runs().iloc[[0] * 4].assign(seed=range(4), found=[1.0, 1.0, 0.0, 1.0])
+    for summary in ("mean", "median"):
+        shares = replace(
+            config(), metrics=("train_error", "found"), proportions=("found",), summary=summary
+        )
+        (part,) = tables.sections(frame, shares)
+        text, _ = tables.cells_as_text(part, shares)
+        # Clopper and Pearson: 3 of 4.
+        assert text["found"].tolist() == ["0.75 [0.19, 0.99]"]
+        assert "found: share of the runs [exact 95 % interval]." in part.caption
+
+
 def test_what_may_differ_within_a_section_makes_none_of_its_own():
     rows = {}
     for cell in plan_benchmark("families", ["classes=0,1"]).cells:
