@@ -11,7 +11,7 @@ from scipy import stats
 from bench.core.errors import UserError, require
 from bench.core.status import Status
 from bench.report.intervals import (
-    EXACT_BELOW,
+    EXACT_UP_TO,
     ROUNDING,
     mean_interval,
     ratio_interval,
@@ -24,8 +24,8 @@ from bench.store.results import config_columns, metric_columns, usable
 
 ENDS = ("", "_low", "_high")
 # Both means, their difference and their ratio (first over second) with intervals, the mean
-# difference in units of its standard deviation, and the p values of the paired t test and, below
-# ten units, of the exact sign-flip test.
+# difference in units of its standard deviation, and the p values of the paired t test and, up to
+# fifteen units, of the exact sign-flip test.
 STATISTICS = ["first", "second", *(f"difference{end}" for end in ENDS)]
 STATISTICS += [*(f"ratio{end}" for end in ENDS), "effect_size", "p", "p_exact"]
 EXPERIMENT = "experiment"  # the column that tells the runs of two experiments apart
@@ -197,7 +197,7 @@ def paired_statistics(first: np.ndarray, other: np.ndarray) -> dict[str, float]:
     effect = p = exact = float("nan")
     if spread > ROUNDING * max(np.abs(first).max(), np.abs(other).max()):
         effect, p = mean / spread, stats.ttest_rel(other, first).pvalue
-        exact = sign_flip_p(difference) if len(difference) < EXACT_BELOW else exact
+        exact = sign_flip_p(difference) if len(difference) <= EXACT_UP_TO else exact
     return dict(zip(STATISTICS, map(float, [*numbers, effect, p, exact]), strict=True))
 
 

@@ -12,8 +12,8 @@ import pandas as pd
 from scipy import stats
 
 CONFIDENCE = 0.95
-# Below this number of units the exact test stands beside the t test: at most 2^9 sign patterns.
-EXACT_BELOW = 10
+# Up to this number of units the exact test stands beside the t test: at most 2^15 sign patterns.
+EXACT_UP_TO = 15
 ROUNDING = 1e-12  # differences that vary less, relative to the values, do not vary
 
 Interval = tuple[np.ndarray, np.ndarray]

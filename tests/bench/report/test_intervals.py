@@ -66,7 +66,7 @@ def test_one_unit_has_no_interval_and_a_ratio_needs_positive_means():
     assert np.isnan(ratio_interval(np.ones(40), np.zeros(40))).all()
 
 
-@pytest.mark.parametrize("count", [2, 5, 9])
+@pytest.mark.parametrize("count", [2, 5, 9, 12])
 def test_the_exact_p_counts_all_sign_patterns(count):
     values = np.random.default_rng(count).normal(0.5, 1, count)
     sums = [abs(np.dot(signs, values)) for signs in product((-1, 1), repeat=count)]
