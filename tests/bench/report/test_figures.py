@@ -145,6 +145,9 @@ def test_curves_of_runs_and_of_one_run_and_the_slope_of_theory():
     assert [*single.lines[0].get_ydata()] == [1.0, 0.1, 0.01]
     with pytest.raises(UserError, match="1 of 4 runs without a curve"):
         plotted(frame, config, curves(frame.iloc[1:]))
+    mixed = replace(CONFIG, panels=(slope, Panel(y=("train_error",))))
+    (only,) = plotted(frame, mixed, curves(frame.iloc[:0])).axes  # no run has a curve to show
+    assert only.get_ylabel() == "train error"
 
 
 def test_milestones_stand_at_their_iteration():
