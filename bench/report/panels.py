@@ -125,7 +125,7 @@ class PlottedPanel:
                 entries[self._words(value)] = style
         for value, dash in dashes.items():
             entries[f"{config.label(config.dash)}: {value}"] = {"color": "0.2", "ls": dash}
-        if not config.unit and y in self.runs:
+        if not config.unit and y in self.runs and y not in config.proportions:
             axis.scatter(self.runs[self.x], self.runs[y], 4, "0.6", zorder=0)
             entries["each run"] = {"color": "0.6", "ls": "none", "marker": ".", "ms": 4}
         entries |= self._marks(axis)
