@@ -254,7 +254,8 @@ def curves_of(runs: pd.DataFrame, results: Results) -> pd.DataFrame:
     """
     missing = int((~runs.index.isin(results.curves.run_key)).sum())
     given = f"{missing} of {len(runs)} runs without a curve"
-    require(missing in (0, len(runs)), given, "all curves, in curves.parquet or in the runs' folder")
+    expected = "all curves, in curves.parquet or in the runs' folder"
+    require(missing in (0, len(runs)), given, expected)
     return results.curves[results.curves.run_key.isin(runs.index)].dropna(axis="columns", how="all")
 
 
