@@ -146,7 +146,7 @@ class MeasurementConfig:
     kind: Literal["entries", "gaussian", "symmetric_gaussian"] = "entries"
     noise_std: NonNegative = 0.0
 
-    def sample(self, dims: Sequence[int], rng: torch.Generator) -> nn.Module:
+    def sample(self, dims: Sequence[int], rng: torch.Generator) -> "Operator":
         """Return what reads or measures tensors of shape (..., *dims)."""
         if self.kind == "entries":
             indices = torch.randperm(math.prod(dims), generator=rng)[: self.count].sort().values
@@ -224,6 +224,9 @@ class InnerProducts(nn.Module):
         return torch.linalg.pinv(self.operators)
 
 
+Operator = ObservedEntries | InnerProducts
+
+
 class RecoveryProblem(nn.Module):
     """A target, measurements of it and the loss of an end tensor at them.
 
@@ -234,8 +237,8 @@ class RecoveryProblem(nn.Module):
     ----------
     target : Tensor
         Shape mode_dims; NaN at entries that have no right value.
-    operator : nn.Module
-        `ObservedEntries` or `InnerProducts`.
+    operator : ObservedEntries or InnerProducts
+        What reads or measures tensors.
     loss : LossConfig
         The loss of the residuals.
     noise : Tensor, optional
@@ -243,12 +246,12 @@ class RecoveryProblem(nn.Module):
     """
 
     def __init__(
-        self, target: Tensor, operator: nn.Module, loss: LossConfig, noise: Tensor | None = None
+        self, target: Tensor, operator: Operator, loss: LossConfig, noise: Tensor | None = None
     ) -> None:
         super().__init__()
         self.order = target.ndim
         self.loss = loss
-        self.operator = operator
+        self.operator: Operator = operator
         values = operator(target)
         self.target: Tensor = nn.Buffer(target)
         self.values: Tensor = nn.Buffer(values if noise is None else values + noise)
