@@ -14,6 +14,7 @@ from bench.store.results import Results
 
 COLUMN, PAGE, HEIGHT = 3.4, 7.0, 2.1  # inches: a column's and a page's width, a panel's height
 COLUMNS = 3
+TITLE = 26, 42  # characters of a line of a title, above a panel inside a row and above the first
 STYLE = Path(__file__).with_name("figure.mplstyle")
 
 
@@ -57,8 +58,9 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
             for axis in row[len(line) :]:
                 axis.set_axis_off()
             for axis, one in zip(row, line, strict=False):
-                leads, title = one.title != title, one.title
-                entries |= one.draw(axis, styles_of(parts, one.hue), dashes, leads)
+                room = TITLE[axis is row[0]] if one.title != title else 0
+                title = one.title
+                entries |= one.draw(axis, styles_of(parts, one.hue), dashes, room)
         handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]
         longest = max(map(len, entries), default=0)
         columns = max(1, min(4, int(inches / (0.45 + 0.05 * longest))))

@@ -80,15 +80,18 @@ class PlottedPanel:
         known = self.rows.dropna(subset=self.y) if self.y in self.rows else self.rows.iloc[:0]
         return len(known) > 1 and (self.panel.kind == "rows" or known[self.x].nunique() > 1)
 
-    def draw(self, axis: Axes, styles: Styles, dashes: Dashes, leads: bool) -> dict[str, Style]:
-        """Draw the panel, with its title if it leads; return the legend's entries."""
+    def draw(self, axis: Axes, styles: Styles, dashes: Dashes, room: int) -> dict[str, Style]:
+        """Draw the panel; return the legend's entries.
+
+        `room` is how many characters a line of its title has; 0 for a panel that does not lead.
+        """
         label = self.config.label
         axis.set(xlabel=label(self.x), ylabel=fill(label(self.y), 30))
         for name in self.panel.log:
             getattr(axis, f"set_{name}scale")("log")
         kind = self.panel.kind
         if kind == "rows":
-            entries = self._rows(axis, styles, leads)
+            entries = self._rows(axis, styles, bool(room))
         elif kind == "curves":
             entries = self._curves(axis, styles)
         elif kind == "one run":
@@ -101,7 +104,7 @@ class PlottedPanel:
             axis.invert_xaxis()
         own = [self.config.words(name, self.runs[name].iloc[0]) for name in self.panel.where]
         own += [f"seed {self._first().seed}"] * (kind == "one run")
-        titles = [fill(self.title, 42) if leads else "", fill(", ".join(own), 28)]
+        titles = [fill(self.title, room) if room else "", fill(", ".join(own), 28)]
         axis.set_title("\n".join(filter(None, titles)))
         return entries
 
@@ -136,7 +139,7 @@ class PlottedPanel:
             axis.set_ylim(bottom=0)
         step = len(ticks) // 9 + 1
         named = {tick: f"{tick:,.5g}" for tick in ticks[::step]}
-        width = 0.0 if self.panel.log else CHARACTER * np.ptp(ticks)
+        width = 0.0 if "x" in self.panel.log else CHARACTER * np.ptp(ticks)
         for tick in ticks[step::step]:  # whose name would cover that of the one before
             if tick - max(other for other in named if other < tick) < width * len(named[tick]):
                 named.pop(tick)
@@ -205,7 +208,9 @@ class PlottedPanel:
         """Plot curves of the first seed."""
         curve = self.curves[self.curves.run_key == self._first().name]
         for color, name in zip(cycle(PALETTE), filter(self._is_meant, curve), strict=False):
-            axis.plot(curve[self.x], curve[name], color=color, label=self.config.label(name))
+            axis.plot(
+                curve[self.x], curve[name], color=color, label=fill(self.config.label(name), 20)
+            )
         if len(self.panel.y) > 1:
             axis.legend()
             axis.set_ylabel("")

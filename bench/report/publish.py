@@ -14,7 +14,7 @@ from bench.report.claims import outcomes
 from bench.report.report_config import ReportConfig
 from bench.store.results import CURVES_FILE, MISSING, Results, require_runs, usable
 
-LARGEST_CURVES = 1e6  # bytes; beyond, only the curves that the figure shows are kept
+LARGEST_CURVES = 1e6  # bytes; beyond, only the curves that the figure shows are kept, as float32
 
 
 def publish(results: Results, config: ReportConfig, folder: Path) -> Path:
@@ -79,7 +79,7 @@ def _write_runs(results: Results, config: ReportConfig, folder: Path) -> None:
         path.unlink()
         shown = [name for name in results.curves if str(name).startswith(config.curves)]
         curves = results.curves[["run_key", *shown]] if shown else results.curves.iloc[:0]
-        replace(results, curves=curves).write(folder)
+        replace(results, curves=curves.astype(dict.fromkeys(shown, "float32"))).write(folder)
 
 
 def provenance(frame: pd.DataFrame, benchmark: str) -> str:
