@@ -14,7 +14,7 @@ from bench.store.results import Results
 
 COLUMN, PAGE, HEIGHT = 3.4, 7.0, 2.1  # inches: a column's and a page's width, a panel's height
 COLUMNS = 3
-TITLE = 26, 42  # characters of a line of a title, above a panel inside a row and above the first
+TITLE = 26, 42  # characters of a line of a title, above one panel and above two
 STYLE = Path(__file__).with_name("figure.mplstyle")
 
 
@@ -57,8 +57,9 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
         for line, row in zip(lines, axes, strict=True):
             for axis in row[len(line) :]:
                 axis.set_axis_off()
-            for axis, one in zip(row, line, strict=False):
-                room = TITLE[axis is row[0]] if one.title != title else 0
+            for axis, one, other in zip(row, line, [*line[1:], line[0]], strict=False):
+                # A title has the room of two panels where the next has none of its own.
+                room = TITLE[one.title == other.title] if one.title != title else 0
                 title = one.title
                 entries |= one.draw(axis, styles_of(parts, one.hue), dashes, room)
         handles = [Line2D([], [], label=label, **style) for label, style in entries.items()]

@@ -260,8 +260,11 @@ def _number(value: float) -> str:
 
 
 def _mean_and_std(mean: float, std: float) -> str:
-    """Return a mean, to its spread's last digit at least, and two digits of the spread."""
-    if pd.isna(mean) or pd.isna(std) or std == 0:
+    """Return a mean, to its spread's last digit at least, and two digits of the spread.
+
+    A spread below a millionth of the mean is left out.
+    """
+    if pd.isna(mean) or pd.isna(std) or std <= ROUNDING * abs(mean):
         return _number(mean)
     size = max(abs(mean), std)
     power = 0 if 1e-3 <= size < 1e5 else math.floor(math.log10(size))
