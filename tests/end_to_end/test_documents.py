@@ -25,6 +25,7 @@ PASSAGES = [
     ("README.md", "- **Three families", "## Commands"),
     ("docs/your_data.md", "The profile of these patches", "## Other models"),
     ("docs/non_local_tasks.md", "## What was found\n", "The plain network fits every"),
+    ("docs/non_local_tasks.md", "## Ten more seeds", "The gain of the first five"),
     ("docs/non_local_tasks.md", "## The forms of the regularizer", "With 160 epochs, the plain"),
     ("docs/non_local_tasks.md", "On seed 100 only: 2,500 pairs", "From distance 0 to 128, the"),
     ("docs/non_local_tasks.md", "## Longer training changes", "The plain network stays"),
