@@ -290,6 +290,8 @@ class Dynamics(IntervalLearner):
             self.state.losses[:, self.iteration % self.config.check_every] = losses
             self._end(diverged, Status.DIVERGED, self.iteration)
             self._keep(~diverged)
+            if not len(self.state.members):
+                return  # not all backends of an FFT take none
             self._losses_with_gradients()
         self._record(torch.ones_like(self.state.members, dtype=torch.bool))
 

@@ -27,7 +27,7 @@ PUBLISHED = {"ls": ":", "marker": "x", "linewidth": 0.7, "ms": 5.5}
 # These come first, so that they look the same in every figure.
 VARIANTS = ("original", "random_images", "random_labels")
 
-CHARACTER = 0.03  # of the axis' length that a character of a tick's name takes
+CHARACTER = 0.04  # of the axis' length that a character of a tick's name takes
 
 Style = dict[str, Any]
 Styles = dict[Any, Style]  # by the value of a column
