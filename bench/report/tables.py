@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.core.errors import require
 from bench.core.status import Status
 from bench.report.intervals import proportion_interval, unit_intervals
 from bench.report.report_config import ReportConfig, in_words
@@ -169,6 +170,10 @@ def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFr
         rows[metric] = grouped.value.agg("mean" if share else config.summary)
         rows[f"{metric}_std"] = grouped.value.std()
         if share:
+            given = f"benchmark.report.proportions with {metric}"
+            require(
+                values.dropna().isin([0, 1]).all(), given, "a metric that is 0 or 1 in each run"
+            )
             counts = grouped.value.agg(["sum", "count"])
             found = [proportion_interval(int(k), int(n)) for k, n in counts.to_numpy()]
             rows[ends] = pd.DataFrame(found, counts.index, ends)

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 from made_up import record_of
 
+from bench.core.errors import UserError
 from bench.plan import plan_benchmark
 from bench.report import tables
 from bench.report.report_config import Baseline, ReportConfig
@@ -275,6 +276,8 @@ def test_a_share_of_runs_has_its_exact_interval_beside_medians_too():
         # Clopper and Pearson: 3 of 4.
         assert text["found"].tolist() == ["0.75 [0.19, 0.99]"]
         assert "found: share of the runs [exact 95 % interval]." in part.caption
+    with pytest.raises(UserError, match="proportions with found: expected a metric that is 0 or 1"):
+        tables.sections(frame.assign(found=[1.0, 0.5, 0.0, 1.0]), shares)
 
 
 def test_what_may_differ_within_a_section_makes_none_of_its_own():
