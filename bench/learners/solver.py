@@ -26,8 +26,8 @@ class Solver(Protocol):
         """Raise `UserError` for tensors of a shape that it has no solution for."""
         ...
 
-    def solve(self, problem: RecoveryProblem) -> Tensor:
-        """Return the solution, of the target's shape and dtype."""
+    def solve(self, problem: RecoveryProblem) -> tuple[Tensor, bool]:
+        """Return the solution, of the target's shape and dtype, and whether it is exact enough."""
         ...
 
 
@@ -69,7 +69,7 @@ class Solution(IntervalLearner):
         """Solve, then measure: errors, and of matrices the rank."""
         (cell,) = self.run_log.cells
         problem = cell.data.problem(cell.seed, LossConfig(), torch.float64)
-        solution = cell.model.solve(problem)
+        solution, converged = cell.model.solve(problem)
         errors = Errors(self, problem, cell.data)
         found = errors(None, problem, solution.unsqueeze(0))
         if solution.ndim == 2:
@@ -77,7 +77,8 @@ class Solution(IntervalLearner):
         point = {"iteration": 1, **{name: float(value) for name, value in found.items()}}
         self.run_log.add_point(0, point)
         metrics = {**point, **errors.summary([point], 0)}
-        self.run_log.end(0, Outcome(Status.CONVERGED, metrics, {"solution": solution}))
+        status = Status.CONVERGED if converged else Status.MAX_STEPS
+        self.run_log.end(0, Outcome(status, metrics, {"solution": solution}))
 
     def progress(self) -> tuple[float, float]:
         """Return whether it is done, and the error at the measurements."""

@@ -163,17 +163,13 @@ def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFr
         column = f"{metric}{SELECTIONS[rule]}"
         values = numbers(good, column)
         grouped = good[[*keys, *config.over]].assign(value=values).groupby(keys, dropna=False)
-        share, ends = (
-            metric in config.proportions,
-            [f"{metric}_{end}" for end in config.ends(metric)],
-        )
+        share, ends = metric in config.proportions, [f"{metric}_{e}" for e in config.ends(metric)]
         rows[metric] = grouped.value.agg("mean" if share else config.summary)
         rows[f"{metric}_std"] = grouped.value.std()
         if share:
             given = f"benchmark.report.proportions with {metric}"
-            require(
-                values.dropna().isin([0, 1]).all(), given, "a metric that is 0 or 1 in each run"
-            )
+            binary = values.dropna().isin([0, 1]).all()
+            require(binary, given, "a metric that is 0 or 1 in each run")
             counts = grouped.value.agg(["sum", "count"])
             found = [proportion_interval(int(k), int(n)) for k, n in counts.to_numpy()]
             rows[ends] = pd.DataFrame(found, counts.index, ends)
@@ -208,10 +204,9 @@ def _caption(runs: pd.DataFrame, config: ReportConfig, rest: str) -> str:
     counted = f"{int(usable(runs).sum())} of {len(runs)} runs done"
     rules = " ".join(RULES[rule] for rule in config.selections)
     rest = f" {rest[:1].upper()}{rest[1:]}." if rest else ""
-    shares = [
-        config.label(name) for name in config.proportions if numbers(runs, name).notna().any()
-    ]
-    exact = f" {', '.join(shares)}: share of the runs [exact 95 % interval]." if shares else ""
+    known = [name for name in config.proportions if numbers(runs, name).notna().any()]
+    shares = map(config.label, known)
+    exact = f" {', '.join(shares)}: share of the runs [exact 95 % interval]." if known else ""
     return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}{exact}{rest}"
 
 

@@ -4,7 +4,7 @@
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -174,7 +174,7 @@ def load_runs(runs_dir: str | Path = "runs", benchmark: str = "*") -> pd.DataFra
 
 def record_paths(runs_dir: Path, benchmark: str = "*") -> list[Path]:
     """Return the paths of the record files of a benchmark, sorted."""
-    return sorted(runs_dir.glob(f"{benchmark}/*/{RECORD_FILE}"))
+    return sorted(runs_dir.glob(f"{benchmark}/*/{RECORD_FILE}"), key=str)  # paths compare slowly
 
 
 def row_of(record: Record) -> dict[str, Any]:
@@ -184,9 +184,9 @@ def row_of(record: Record) -> dict[str, Any]:
         **{name: getattr(record, name) for name in names},
         "status": str(record.status),
         "wandb_path": record.wandb.path,
-        **asdict(record.git),
+        **vars(record.git),
         "versions": _in_words(record.versions),
-        "host": _in_words(asdict(record.host)),
+        "host": _in_words(vars(record.host)),
         **flatten(record.config),
         **measurements(record.metrics, record.curve),
     }
@@ -207,11 +207,11 @@ def best_validation(curve: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return {}
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a nested configuration with dotted keys; lists and huge integers become text."""
     flat = {}
     for name, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, dict):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
             huge = isinstance(value, int) and abs(value) >= 2**63
@@ -248,9 +248,11 @@ def _one_type_each(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _curve_frame(curves: Curves) -> pd.DataFrame:
-    points = [{"run_key": key, **point} for key, curve in curves.items() for point in curve]
-    frame = pd.DataFrame(points, columns=None if points else ["run_key"])
-    return frame.astype({name: "str" if name == "run_key" else float for name in frame})
+    points = [point for curve in curves.values() for point in curve]
+    names = dict.fromkeys(name for point in points for name in point)
+    columns = {name: np.array([point.get(name) for point in points], float) for name in names}
+    keys = np.repeat([*curves], [len(curve) for curve in curves.values()])
+    return pd.DataFrame({"run_key": pd.Series(keys, dtype="str"), **columns})
 
 
 def config_columns(frame: pd.DataFrame) -> list[str]:
