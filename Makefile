@@ -35,7 +35,7 @@ stress: .venv/tested ## kills, faults, several processes at once, bad input in n
 	$(BIN)/python tests/stress/kills.py --kills $(KILLS)
 	$(BIN)/python tests/stress/kills.py --kills $(KILLS) --at-once 4
 	$(BIN)/python tests/stress/overhead.py --max-epochs $(EPOCHS)
-	FUZZ_SHARE=$(FUZZ_SHARE) $(BIN)/pytest -m stress tests
+	OMP_NUM_THREADS=1 FUZZ_SHARE=$(FUZZ_SHARE) $(BIN)/pytest -m stress tests
 
 slurm-test: .venv/tested ## a benchmark on a real SLURM on this machine; as root, it installs Debian's packages
 	folder=$$(mktemp -d) && SLURM_CONF=$$(tests/slurm/start.sh $$folder) && export SLURM_CONF && \
