@@ -58,7 +58,7 @@ def command(
         frame = beside_published(frame, config, metric)
     result = compare(frame, config, factor or EXPERIMENT, metric, reference, conditions)
     title = f"{metric} by {factor or EXPERIMENT}"
-    text, same = as_text(result)
+    text, same = as_text(result, config)
     note = f"{same} {_note(config, reference)}".strip()
     if form == "csv":
         click.echo(tables.as_csv(result), nl=False)

@@ -77,7 +77,7 @@ def compare(
     factor = _column(factor, known, f"--by {factor}")
     metrics = metric_columns(frame)
     require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
-    agree = config.agree or (config.section, *config.rows, *config.over)
+    agree = config.agree or config.columns
     agree = [name for name in agree if name in frame and name != factor]
     over = [name for name in agree if name in config.over]
     require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
@@ -215,12 +215,24 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
     return frame
 
 
-def as_text(result: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """Return a comparison as text for a table, and what is the same in all of several rows."""
+def as_text(result: pd.DataFrame, config: ReportConfig) -> tuple[pd.DataFrame, str]:
+    """Return a comparison as text for a table, and what is the same in all of several rows.
+
+    The settings in which a pair need not agree share a column: those in which it does not, and
+    those that tell rows apart.
+    """
     own = ["comparison", "pairs", "units", "refused", *STATISTICS]
-    fixed = result[[name for name in result if name not in own]].map(_words)
+    fixed = result[[name for name in result if name not in own]].map(_words).astype("str")
     same = [name for name in fixed if len(fixed) > 1 and fixed[name].nunique() == 1]
-    text = fixed.drop(columns=same).join(result[["comparison", "pairs", "units"]].astype(str))
+    others = [name for name in fixed if name not in (*same, *(config.agree or config.columns))]
+    text = fixed.drop(columns=[*same, *others])
+    if others:
+        differing = fixed[others].map(lambda value: " vs " in value).astype(bool)
+        apart = fixed[others].where(~differing).nunique() > 1
+        shown = fixed[others].where((differing | apart) & (fixed[others] != "-"))
+        shown = shown.rename(columns=config.label).to_dict("records")
+        text["settings"] = [", ".join(f"{n} {v}" for n, v in r.items() if v == v) for r in shown]
+    text = text.join(result[["comparison", "pairs", "units"]].astype(str))
     means = result[["first", "second"]].to_numpy(float)
     text["first, second"] = ["-" if np.isnan(a) else f"{a:.4g}, {b:.4g}" for a, b in means]
     for name, signs in (("difference", "first - second"), ("ratio", "first / second")):

@@ -120,22 +120,22 @@ def _comparisons(
             words = ["--by", factors[0], "--metric", measured[0], "--where", condition]
             with suppress(UserError):  # no two runs of the section agree
                 result = compare(part.runs, config, factors[0], measured[0])
-                yield _compared(result, chapter.benchmark, words)
+                yield _compared(result, config, [chapter.benchmark, *words])
     known = [name for name in shown if name in config.published_values and name in frame]
     if config.published and known:
         words = ["--reference", "published", "--metric", known[0]]
         with suppress(UserError):  # nothing is published for these settings
             both = beside_published(frame, config, known[0])
             result = compare(both, config, EXPERIMENT, known[0], "published")
-            yield _compared(result, chapter.benchmark, words)
+            yield _compared(result, config, [chapter.benchmark, *words])
 
 
-def _compared(result: pd.DataFrame, name: str, words: list[str]) -> Grid:
+def _compared(result: pd.DataFrame, config: ReportConfig, words: list[str]) -> Grid:
     """Return the comparisons that have numbers, and the count of those refused."""
     refused = result[result.refused != ""].refused.value_counts()
     notes = [f"{count} of {len(result)} refused: {reason}." for reason, count in refused.items()]
-    text, same = as_text(result[result.refused == ""])
-    command = shlex.join(["rankbench", "compare", name, *words])
+    text, same = as_text(result[result.refused == ""], config)
+    command = shlex.join(["rankbench", "compare", *words])
     return Grid(command, text, [*filter(None, [same]), *notes])
 
 

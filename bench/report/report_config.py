@@ -322,8 +322,9 @@ class ReportConfig:
         return ("min", "max") if median else ("low", "high")
 
     def label(self, column: str) -> str:
-        """Return the words for a column."""
-        return self.labels.get(column) or NAMES.get(column) or in_words(column.rpartition(".")[2])
+        """Return the words for a column; for a name, those for the group that has it."""
+        last = column.removesuffix(".name").rpartition(".")[2]
+        return self.labels.get(column) or NAMES.get(column) or in_words(last)
 
     def words(self, column: str, value: Any) -> str:
         """Return a column with a value: "160 epochs", or "width 8"."""

@@ -99,7 +99,7 @@ def test_one_pair_has_a_difference_and_no_interval():
     row = compare(runs(classes=[0], seeds=[0]), config(), "variant", "train_error").iloc[0]
     assert (row.pairs, row.refused) == (1, "")
     assert row[["difference_low", "ratio_high", "p", "p_exact"]].isna().all()
-    text, _ = as_text(row.to_frame().T)
+    text, _ = as_text(row.to_frame().T, config())
     assert text["first - second [95 %]"].tolist() == [f"{row.difference:.4g}"]
 
 
@@ -230,9 +230,29 @@ def test_two_models_are_paired_by_what_must_agree_and_differences_are_named():
     assert result.comparison.tolist() == ["linear vs cp"] * 2
     assert result["optimizer.lr"].tolist() == ["- vs 0.1", "- vs 0.2"]
     assert result.difference.tolist() == pytest.approx([1.0, 1.0])
-    text, same = as_text(result)
-    assert text["optimizer.lr"].tolist() == ["- vs 0.1", "- vs 0.2"]
+    text, same = as_text(result, config())
+    assert text.settings.tolist() == ["lr - vs 0.1", "lr - vs 0.2"]
     assert same == "In every row: data.name digits, variant original, model.rank 1."
+
+
+def test_settings_are_shown_where_a_pair_differs_or_rows_are_told_apart():
+    frame = two_models()
+    cp = frame["model.name"] == "cp"
+    frame["optimizer.lr"] = np.where(cp, 0.1, np.nan)
+    frame["trainer.max_epochs"] = np.where(cp, 40, 190)
+    mirrored = frame.assign(**{"learner.mirror": True, "train_error": frame.train_error + 0.5})
+    both = pd.concat([frame.assign(**{"learner.mirror": False}), mirrored], ignore_index=True)
+    result = compare(both.drop_duplicates(), config(), "model", "train_error")
+    text, same = as_text(result, config())
+    assert same.startswith("In every row: data.name digits, variant original, model.rank 1,")
+    assert "optimizer.lr - vs 0.1, trainer.max_epochs 190 vs 40" in same
+    values = ["False", "True vs False", "False vs True", "True"]
+    assert text.settings.tolist() == [f"mirror {value}" for value in values]
+    result["optimizer.lr"] = ["0.1", "0.1 vs 0.2", "0.1", "0.1"]  # one value alone is no news
+    text, _ = as_text(result, config())
+    assert text.settings.str.contains("lr").tolist() == [False, True, False, False]
+    nothing = as_text(result.iloc[:0], config())[0]
+    assert len(nothing) == 0
 
 
 def test_a_benchmark_says_what_must_agree():
