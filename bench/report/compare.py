@@ -83,6 +83,8 @@ def compare(
     require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
     fixed = [name for name in agree if name not in over]
     frame = where(frame, [c for c in conditions if c.partition("=")[0] not in fixed])
+    if frame[factor].nunique() == 1:  # no record holds a younger setting that is at its default
+        frame = frame.assign(**{factor: frame[factor].map(str).where(frame[factor].notna(), "-")})
     values = sorted(frame[factor].dropna().unique(), key=lambda value: (value != "original", value))
     require(len(values) > 1, f"--by {factor} with {len(values)} recorded value", "at least two")
     first = next((v for v in values if reference is None or str(v) == str(reference)), None)

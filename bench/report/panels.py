@@ -166,7 +166,8 @@ class PlottedPanel:
     def _rows(self, axis: Axes, styles: Styles, leads: bool) -> dict[str, Style]:
         """Plot the table's rows one below the other, named by what differs."""
         config, entries = self.config, {}
-        varying = [n for n in config.rows if n != self.hue and self.rows[n].nunique() > 1]
+        counts = self.rows[[*config.rows]].nunique(dropna=False)
+        varying = [name for name in config.rows if name != self.hue and counts[name] > 1]
         heights = -np.arange(len(self.rows))
         for height, (_, row) in zip(heights, self.rows.iterrows(), strict=True):
             bars = self._bars(row.to_frame().T)
@@ -175,7 +176,7 @@ class PlottedPanel:
         axis.set(xlabel=config.label(self.y), ylabel="", ylim=(heights[-1] - 0.5, 0.5))
         names = []
         for row in self.rows[varying].to_dict("records") if leads else ():
-            shown = {name: value for name, value in row.items() if value is not False}
+            shown = {n: v for n, v in row.items() if v is not False and pd.notna(v)}
             words = [config.label(n) if v is True else config.words(n, v) for n, v in shown.items()]
             names.append(fill(", ".join(words), 36))
         axis.set_yticks(heights, names or [""] * len(heights))
@@ -208,9 +209,8 @@ class PlottedPanel:
         """Plot curves of the first seed."""
         curve = self.curves[self.curves.run_key == self._first().name]
         for color, name in zip(cycle(PALETTE), filter(self._is_meant, curve), strict=False):
-            axis.plot(
-                curve[self.x], curve[name], color=color, label=fill(self.config.label(name), 20)
-            )
+            label = fill(self.config.label(name), 20)
+            axis.plot(curve[self.x], curve[name], color=color, label=label)
         if len(self.panel.y) > 1:
             axis.legend()
             axis.set_ylabel("")

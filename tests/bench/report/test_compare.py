@@ -255,6 +255,18 @@ def test_settings_are_shown_where_a_pair_differs_or_rows_are_told_apart():
     assert len(nothing) == 0
 
 
+def test_a_setting_is_compared_with_its_absence_if_it_has_one_value():
+    frame = runs(ranks=[1])
+    frame = frame[frame.variant == "original"]
+    mirrored = frame.assign(**{"learner.mirror": True, "train_error": frame.train_error + 0.5})
+    both = pd.concat([frame.assign(**{"learner.mirror": np.nan}), mirrored], ignore_index=True)
+    result = compare(both, config(), "learner.mirror", "train_error")
+    assert result.comparison.tolist() == ["True vs -"]
+    assert result.difference.tolist() == pytest.approx([0.5])
+    with pytest.raises(UserError, match="at least two"):
+        compare(mirrored, config(), "learner.mirror", "train_error")
+
+
 def test_a_benchmark_says_what_must_agree():
     frame = two_models()
     frame["model.rank"] = np.where(frame["model.name"] == "cp", 5, 1)
