@@ -191,7 +191,7 @@ def trained(part: Section, config: ReportConfig, curves: Curves = None) -> pd.Se
     if own.empty:
         return done
     step = "epoch" if "epoch" in own else "iteration"
-    last = own.groupby("run_key")[step].transform("max")
+    last = pd.Series(own.groupby("run_key")[step].transform("max"), dtype=float)
     late = own[own[step] >= (1 - LATE) * last]
     ends = late.sort_values(step).groupby("run_key")[error].agg(["first", "last"])
     ends, trivial = ends.reindex(runs.index), references(runs, config)

@@ -166,8 +166,8 @@ class PlottedPanel:
     def _rows(self, axis: Axes, styles: Styles, leads: bool) -> dict[str, Style]:
         """Plot the table's rows one below the other, named by what differs."""
         config, entries = self.config, {}
-        counts = self.rows[[*config.rows]].nunique(dropna=False)
-        varying = [name for name in config.rows if name != self.hue and counts[name] > 1]
+        others = [name for name in config.rows if name != self.hue]
+        varying = [name for name in others if self.rows[name].nunique(dropna=False) > 1]
         heights = -np.arange(len(self.rows))
         for height, (_, row) in zip(heights, self.rows.iterrows(), strict=True):
             bars = self._bars(row.to_frame().T)

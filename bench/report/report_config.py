@@ -20,6 +20,7 @@ NAMES = {
     "mnist": "MNIST",
     "fashion_mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
+    "cifar10_jpeg": "CIFAR-10 as JPEG",
     "pathfinder": "Pathfinder",
     "trainer.max_epochs": "epochs",
     "trainer.max_steps": "steps",

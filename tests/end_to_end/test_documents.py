@@ -25,6 +25,7 @@ PASSAGES = [
     ("README.md", "- **Three families", "## Commands"),
     ("docs/your_data.md", "The profile of these patches", "## Other models"),
     ("docs/non_local_tasks.md", "## What was found\n", "The plain network fits every"),
+    ("docs/non_local_tasks.md", "## CIFAR-10 in color", "At 128 pixels the plain"),
     ("docs/non_local_tasks.md", "## Ten more seeds", "The gain of the first five"),
     ("docs/non_local_tasks.md", "## A placebo and rivals", "A run took 61 s"),
     ("docs/non_local_tasks.md", "- The gain does not come from", "Whether the placebo does"),
