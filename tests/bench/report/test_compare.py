@@ -259,7 +259,7 @@ def test_a_setting_is_compared_with_its_absence_if_it_has_one_value():
     frame = runs(ranks=[1])
     frame = frame[frame.variant == "original"]
     mirrored = frame.assign(**{"learner.mirror": True, "train_error": frame.train_error + 0.5})
-    both = pd.concat([frame.assign(**{"learner.mirror": np.nan}), mirrored], ignore_index=True)
+    both = pd.concat([frame.assign(**{"learner.mirror": None}), mirrored], ignore_index=True)
     result = compare(both, config(), "learner.mirror", "train_error")
     assert result.comparison.tolist() == ["True vs -"]
     assert result.difference.tolist() == pytest.approx([0.5])
