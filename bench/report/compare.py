@@ -83,6 +83,26 @@ def compare(
     require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
     fixed = [name for name in agree if name not in over]
     frame = where(frame, [c for c in conditions if c.partition("=")[0] not in fixed])
+    frame, first, values = _values(frame, factor, reference)
+    others = [name for name in known if name not in (factor, *agree)]
+    groups = [*frame.groupby(fixed, dropna=False)] if fixed else [((), frame)]
+    apart = [n for n in others if any(group[n].nunique(dropna=False) > 1 for _, group in groups)]
+    rows = []
+    for key, group in groups:
+        named = dict(zip(fixed, key, strict=True))
+        for other in values:
+            compared = _compared(group, config, (factor, first, other), metric, over, apart)
+            rows += [named | row for row in compared]
+    given = f"--by {factor} with values that share no setting of {', '.join(fixed)}"
+    require(bool(rows), given, "runs that agree in these columns")
+    result = _corrected(pd.DataFrame(rows), config, factor)
+    return where(result, [c for c in conditions if c.partition("=")[0] in fixed])
+
+
+def _values(
+    frame: pd.DataFrame, factor: str, reference: Any
+) -> tuple[pd.DataFrame, Any, list[Any]]:
+    """Return the runs, the factor's value that others are compared with, and the others."""
     if frame[factor].nunique() == 1:  # no record holds a younger setting that is at its default
         frame = frame.assign(**{factor: frame[factor].map(str).where(frame[factor].notna(), "-")})
     values = sorted(frame[factor].dropna().unique(), key=lambda value: (value != "original", value))
@@ -90,19 +110,7 @@ def compare(
     first = next((v for v in values if reference is None or str(v) == str(reference)), None)
     expected = f"one of {', '.join(map(str, values))}"
     require(first is not None, f"--reference {reference}", expected)
-    others = [name for name in known if name not in (factor, *agree)]
-    groups = [*frame.groupby(fixed, dropna=False)] if fixed else [((), frame)]
-    apart = [n for n in others if any(group[n].nunique(dropna=False) > 1 for _, group in groups)]
-    rows = []
-    for key, group in groups:
-        named = dict(zip(fixed, key, strict=True))
-        for other in (value for value in values if value != first):
-            compared = _compared(group, config, (factor, first, other), metric, over, apart)
-            rows += [named | row for row in compared]
-    given = f"--by {factor} with values that share no setting of {', '.join(fixed)}"
-    require(bool(rows), given, "runs that agree in these columns")
-    result = _corrected(pd.DataFrame(rows), config, factor)
-    return where(result, [c for c in conditions if c.partition("=")[0] in fixed])
+    return frame, first, [value for value in values if value != first]
 
 
 def _compared(
@@ -228,12 +236,9 @@ def as_text(result: pd.DataFrame, config: ReportConfig) -> tuple[pd.DataFrame, s
     same = [name for name in fixed if len(fixed) > 1 and fixed[name].nunique() == 1]
     others = [name for name in fixed if name not in (*same, *(config.agree or config.columns))]
     text = fixed.drop(columns=[*same, *others])
-    if others:
-        differing = fixed[others].map(lambda value: " vs " in value).astype(bool)
-        apart = fixed[others].where(~differing).nunique() > 1
-        shown = fixed[others].where((differing | apart) & (fixed[others] != "-"))
-        shown = shown.rename(columns=config.label).to_dict("records")
-        text["settings"] = [", ".join(f"{n} {v}" for n, v in r.items() if v == v) for r in shown]
+    settings = _settings(fixed[others], config)
+    if any(settings):
+        text["settings"] = settings
     text = text.join(result[["comparison", "pairs", "units"]].astype(str))
     means = result[["first", "second"]].to_numpy(float)
     text["first, second"] = ["-" if np.isnan(a) else f"{a:.4g}, {b:.4g}" for a, b in means]
@@ -247,6 +252,17 @@ def as_text(result: pd.DataFrame, config: ReportConfig) -> tuple[pd.DataFrame, s
         text["refused"] = result["refused"]
     said = ", ".join(f"{name} {fixed[name].iloc[0]}" for name in same)
     return text, f"In every row: {said}." if said else ""
+
+
+def _settings(fixed: pd.DataFrame, config: ReportConfig) -> list[str]:
+    """Return for each row in which settings its pairs differ, and what else tells it apart."""
+    differing = fixed.map(lambda value: " vs " in value).astype(bool)
+    apart = fixed.where(~differing).nunique() > 1
+    shown = fixed.where((differing | apart) & (fixed != "-")).to_dict("records")
+    return [
+        ", ".join(f"{config.label(name)} {value}" for name, value in row.items() if value == value)
+        for row in shown
+    ]
 
 
 def _words(value: Any) -> str:

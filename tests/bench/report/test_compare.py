@@ -251,6 +251,11 @@ def test_settings_are_shown_where_a_pair_differs_or_rows_are_told_apart():
     result["optimizer.lr"] = ["0.1", "0.1 vs 0.2", "0.1", "0.1"]  # one value alone is no news
     text, _ = as_text(result, config())
     assert text.settings.str.contains("lr").tolist() == [False, True, False, False]
+    result["data.lr"] = "0.3 vs 0.4"  # another setting whose last word is the same
+    text, _ = as_text(result[result.index == 1], config())
+    assert text.settings.tolist() == [
+        "lr 0.1 vs 0.2, epochs 190 vs 40, mirror True vs False, lr 0.3 vs 0.4"
+    ]
     nothing = as_text(result.iloc[:0], config())[0]
     assert len(nothing) == 0
 
@@ -263,6 +268,7 @@ def test_a_setting_is_compared_with_its_absence_if_it_has_one_value():
     result = compare(both, config(), "learner.mirror", "train_error")
     assert result.comparison.tolist() == ["True vs -"]
     assert result.difference.tolist() == pytest.approx([0.5])
+    assert "settings" not in as_text(result, config())[0]  # there is nothing to say
     with pytest.raises(UserError, match="at least two"):
         compare(mirrored, config(), "learner.mirror", "train_error")
 
