@@ -34,7 +34,7 @@ def generator(seed: int, *name: object) -> torch.Generator:
 def batches(samples: int, size: int, seed: int | None, epoch: int) -> tuple[Tensor, ...]:
     """Return the index tensors, int64, of an epoch's batches of `size`; the last may be smaller.
 
-    Their order depends on `seed` and the epoch alone; None leaves the samples in theirs.
+    Their order depends on `seed` and the epoch alone; None leaves the samples in their own order.
     """
     if seed is None:
         return torch.arange(samples).split(size)

@@ -29,7 +29,7 @@ AtLeastTwo = Annotated[int, Field(ge=2)]
 
 T = TypeVar("T")
 STRICT = ConfigDict(extra="forbid", strict=True)
-# What settings may name in `_target_`; `allow` adds the user's own modules.
+# What settings may name in `_target_`; `bench.configuration` adds the user's own modules.
 TRUSTED = ["bench", "data_prep", "torch.optim", "pytorch_lightning"]
 
 
@@ -83,12 +83,6 @@ class Factory:
 
     def __hash__(self) -> int:
         return hash(json.dumps(as_plain(self), sort_keys=True, default=str))
-
-
-def allow(module: str) -> None:
-    """Let settings name what is in a module, and below it, in `_target_`."""
-    if module not in TRUSTED:
-        TRUSTED.append(module)
 
 
 def load(node: Mapping[str, Any], group: str) -> Any:

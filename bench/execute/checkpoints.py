@@ -141,7 +141,7 @@ def checkpointed(benchmark_folder: Path) -> Iterator[tuple[str, ...]]:
 
 
 def _manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a stack's folder, if it is whole and one of this folder."""
+    """Return the manifest of a stack's folder, if it is whole and belongs to this folder."""
     try:
         manifest = adapter(Manifest).validate_json((folder / MANIFEST_FILE).read_bytes())
     except (OSError, ValidationError):
@@ -151,7 +151,7 @@ def _manifest(folder: Path) -> Manifest | None:
 
 
 def _digest(path: Path, *, flush: bool = False) -> str:
-    """Return the SHA-256 of a file, which with `flush` is brought to the disk before."""
+    """Return the SHA-256 of a file, flushed to the disk first if `flush`."""
     with path.open("r+b" if flush else "rb") as file:
         if flush:
             os.fsync(file.fileno())

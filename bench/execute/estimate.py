@@ -11,8 +11,8 @@ from bench.core.cell import Cell
 from bench.core.status import Status
 from bench.core.words import counted
 from bench.plan import Plan
-from bench.store.record import DamagedRecord, read_record
-from bench.store.results import flatten, record_paths
+from bench.store.record import read_record
+from bench.store.results import flatten, readable, record_paths
 
 # What runs may differ in that take as long as one another.
 FREE = ("variant", "seed", "data.target_class", "data.fraction")
@@ -33,15 +33,11 @@ def estimated_memory(stacks: Sequence[list[Cell]]) -> str:
 def estimated_time(plan: Plan) -> str:
     """Return in words how long a plan's cells will take that are not recorded yet.
 
-    Each takes the median of the recorded runs of the benchmark that differ from it in variant, seed
-    or class alone: their share of the time of their stack.
+    Each is expected to take the median of the benchmark's recorded runs that differ from it in
+    variant, seed or class alone: their share of the time of their stack.
     """
     times, finished = defaultdict(list), set()
-    for path in record_paths(plan.runs_dir, plan.benchmark):
-        try:
-            record = read_record(path)
-        except DamagedRecord:
-            continue
+    for _, record in readable(read_record, record_paths(plan.runs_dir, plan.benchmark), []):
         if record.status.final:
             finished.add(record.run_key)
         if record.status in (Status.CONVERGED, Status.MAX_STEPS):

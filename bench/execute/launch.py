@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import fields
 from multiprocessing import connection
 from typing import Any
 
@@ -204,7 +203,6 @@ def _submit(work: Work, parts: Sequence[Work]) -> list[Any]:
     """Submit an array of jobs with the settings of Hydra's launcher."""
     if not parts:
         return []
-    from hydra_plugins.hydra_submitit_launcher.config import BaseQueueConf
     from submitit import AutoExecutor
     from submitit.core.utils import FailedJobError
 
@@ -217,12 +215,10 @@ def _submit(work: Work, parts: Sequence[Work]) -> list[Any]:
     again = work.launcher["max_num_timeout"]
     executor = AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=again)
     own = ("_target_", "submitit_folder", "max_num_timeout")
-    shared = [field.name for field in fields(BaseQueueConf)]  # by every kind of cluster
     asked = {name: value for name, value in work.launcher.items() if name not in own}
     asked["name"] = work.location.benchmark
-    given = {name if name in shared else f"slurm_{name}": v for name, v in asked.items()}
     try:
-        executor.update_parameters(**given)
+        executor.update_parameters(**{f"slurm_{name}": value for name, value in asked.items()})
         return executor.map_array(Job(), parts)
     except FailedJobError as error:
         message = str(error).strip().splitlines()[-1]

@@ -48,7 +48,7 @@ def run(
     Raises
     ------
     Held
-        If other processes train all of them.
+        If other processes train all of them, or if all have ended.
     """
     first = cells[0]
     with Tracker(cells, location, first.learner.step) as tracker:
@@ -61,7 +61,7 @@ def run(
         except Exception as error:
             if path is None or checkpoints.trained:
                 raise
-            # Whole, but not what this learner goes on from: of another version, say.
+            # Intact, but nothing that this learner can continue from: of another version, say.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.warning("%s: unfit checkpoint (%s); its runs start anew", path, reason)
             _prepared(tracker.cells).fit(hooks)
@@ -81,8 +81,8 @@ def _prepared(cells: Sequence[Cell]) -> Learner:
 def _keep_freed_memory() -> None:
     """Let the GNU C library keep memory that a step frees, for the next step.
 
-    Else it returns the pages to the system and gets them anew, which takes a tenth of a network's
-    step and a fifth to a third of one of stacked factorizations.
+    Otherwise it returns the pages to the system and fetches them again, which takes a tenth of a
+    network's step and a fifth to a third of a step of stacked factorizations.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

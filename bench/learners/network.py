@@ -47,7 +47,7 @@ class BatchOrder(Sampler[Tensor]):
     samples, batch_size : int
         How many samples there are, and how many a batch has; the last one may have fewer.
     seed : int or None
-        Seed of the order; None leaves the samples in theirs.
+        Seed of the order; None leaves the samples in their own order.
     """
 
     def __init__(self, samples: int, batch_size: int, seed: int | None) -> None:

@@ -48,7 +48,7 @@ def load_model(run_key: str, runs_dir: str | Path = "runs", **data: Any) -> Trai
     runs_dir : path
         The folder of all runs.
     **data
-        Where data of your own lie: ``file="mine.npz"`` or ``path="photos"``; records do not say so.
+        Where data of your own are: ``file="mine.npz"`` or ``path="photos"``; records do not say so.
 
     Raises
     ------
@@ -57,7 +57,8 @@ def load_model(run_key: str, runs_dir: str | Path = "runs", **data: Any) -> Trai
     """
     given = f"the run {run_key} in {runs_dir}"
     require(re.fullmatch("[0-9a-f]{16}", run_key) is not None, given, "16 hexadecimal digits")
-    found = [*Path(runs_dir).glob(f"*/{run_key}/{WEIGHTS_FILE}")]
+    weights = Path(runs_dir).glob(f"*/{run_key}/{WEIGHTS_FILE}")
+    found = [path for path in weights if path.with_name(RECORD_FILE).exists()]  # else it was killed
     require(len(found) > 0, f"{given} without {WEIGHTS_FILE}", "a run that has ended with weights")
     record = read_record(found[0].with_name(RECORD_FILE))
     cell = cell_of(record.config, **data)
@@ -83,9 +84,9 @@ def _settings(group: str, values: dict[str, Any]) -> Any:
     """Return the settings of a group that have the recorded name and fields."""
     for choice in choices(group):
         target = raw(f"{group}/{choice}").get("_target_")
-        schema = resolve(target) if target else None
-        if schema is None:  # the file names another one, which has it
+        if target is None:  # the file names another one, which has it
             continue
+        schema = resolve(target)
         known = {field.name for field in fields(schema)}
         elsewhere = {field.name for field in fields(schema) if not field.compare}  # in no record
         # Data of the user's own are named after their file: only a fixed name must agree.

@@ -44,13 +44,11 @@ def git_state() -> Git:
         done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return done.stdout.strip()
 
-    try:
-        if Path(git("rev-parse", "--show-toplevel")).resolve() != source:
-            return Git(commit=None, dirty=None)
-        changed = git("status", "--porcelain", "--", "bench", "data_prep", "configs")
-        return Git(commit=git("rev-parse", "HEAD"), dirty=bool(changed))
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return Git(commit=None, dirty=None)
+    with suppress(OSError, ValueError, subprocess.CalledProcessError):
+        if Path(git("rev-parse", "--show-toplevel")).resolve() == source:
+            changed = git("status", "--porcelain", "--", "bench", "data_prep", "configs")
+            return Git(commit=git("rev-parse", "HEAD"), dirty=bool(changed))
+    return Git(commit=None, dirty=None)
 
 
 def host(usage: "Usage") -> Host:
@@ -77,6 +75,8 @@ class Usage:
         The vector instruction sets of PyTorch.
     threads : set of int
         The numbers of threads of PyTorch.
+    since : float
+        When this attempt began, by the monotonic clock.
     """
 
     elapsed_s: float = 0.0
@@ -97,9 +97,8 @@ class Usage:
 
 @cache
 def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

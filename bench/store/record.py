@@ -1,14 +1,14 @@
 """The record of a run: one JSON file, written last and atomically, so that it exists only whole."""
 
 import json
-import math
 from collections.abc import Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError
+from pydantic_core import from_json, to_json
 
 from bench.core.cell import SCIENCE
 from bench.core.errors import UserError, require
@@ -27,6 +27,7 @@ RESERVED = (
     "wandb_path", "commit", "dirty", "versions", "host", "command", "variant", "seed",
 )  # fmt: skip
 
+T = TypeVar("T")
 Number = Annotated[int, Field(ge=1, le=2**53)]
 Mode = Literal["offline", "online", "disabled"]  # of W&B
 Metrics = dict[str, Finite | None]  # None stands for a number that JSON has no word for
@@ -37,7 +38,7 @@ class DamagedRecord(UserError):
 
 
 class NewerRecord(DamagedRecord):
-    """A record of a later version of the suite, never to be written over."""
+    """A record of a later version of the suite, never to be overwritten."""
 
 
 @settings
@@ -180,13 +181,7 @@ def check_config(config: Mapping[str, Any]) -> None:
 
 def finite_or_none(value: Any) -> Any:
     """Replace floats that JSON has no word for by None, in nested dicts and lists."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: finite_or_none(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite_or_none(item) for item in value]
-    return value
+    return from_json(to_json(value, inf_nan_mode="null"))
 
 
 def write_record(folder: Path, record: Record) -> None:
@@ -206,23 +201,26 @@ def read_record(path: Path) -> Record:
     DamagedRecord
         If it is not what `write_record` writes.
     """
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise DamagedRecord(str(path), f"a file that can be read ({error.strerror})") from error
-    try:
-        record = adapter(Record).validate_json(content)
-    except ValidationError as error:
-        raise _damage(path, content, error) from None
+    record = _read(path, Record)
     if record.run_key != path.parent.name:
         raise DamagedRecord(str(path), "a record of this folder", "it is that of another run")
     return record
 
 
+def _read(path: Path, schema: type[T]) -> T:
+    try:
+        content = path.read_bytes()
+        return adapter(schema).validate_json(content)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedRecord(str(path), f"a file that can be read ({error.strerror})") from error
+    except ValidationError as error:
+        raise _damage(path, content, error) from None
+
+
 def _damage(path: Path, content: bytes, error: ValidationError) -> DamagedRecord:
-    """Return what is wrong with a record: its version, or the first field that does not fit."""
+    """Return what is wrong with a file: its version, or the first field that does not fit."""
     try:
         record = json.loads(content)
         number, version = record["format"], record["versions"]["rankbench"]
@@ -237,7 +235,7 @@ def _damage(path: Path, content: bytes, error: ValidationError) -> DamagedRecord
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part)[:40] for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
-    return DamagedRecord(str(path), f"a record of format {FORMAT} ({where} {message})"[:500])
+    return DamagedRecord(str(path), f"a file of format {FORMAT} ({where} {message})"[:500])
 
 
 @settings
@@ -273,9 +271,5 @@ def write_plan(folder: Path, command: str, cells: Mapping[str, dict[str, Any]]) 
 
 
 def read_plan(path: Path) -> PlanFile:
-    """Read a plan; raise `DamagedRecord` if it is not what `write_plan` writes."""
-    try:
-        return adapter(PlanFile).validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        reason = "of another format or damaged" if isinstance(error, ValueError) else "unreadable"
-        raise DamagedRecord(str(path), f"a plan of format {FORMAT} ({reason})") from error
+    """Read a plan; it raises what `read_record` does."""
+    return _read(path, PlanFile)

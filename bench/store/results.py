@@ -89,10 +89,10 @@ class Results:
         curves: dict[str, Sequence[Point]] = {}
         damaged: list[str] = []
         plans = sorted(Path(runs_dir).glob(f"{benchmark}/{PLANS}/*.json"))
-        for path, plan in _whole(read_plan, plans, damaged):
+        for path, plan in readable(read_plan, plans, damaged):
             shared = {"benchmark": path.parts[-3], "status": MISSING, "command": plan.command}
             rows |= {key: {**shared, **flatten(c)} for key, c in plan.cells.items()}
-        for _, record in _whole(read_record, record_paths(Path(runs_dir), benchmark), damaged):
+        for _, record in readable(read_record, record_paths(Path(runs_dir), benchmark), damaged):
             rows[record.run_key] = row_of(record)
             curves[record.run_key] = record.curve
         return cls.of(rows, curves, damaged)
@@ -133,7 +133,7 @@ class Results:
             self.curves.to_parquet(folder / CURVES_FILE, **options)
 
     def __or__(self, other: "Results") -> "Results":
-        """Merge: of two runs of one configuration the other's stays, but no missing one."""
+        """Merge: of two runs of one configuration the other's is kept, unless it is missing."""
         parts = [frame for frame in (self.frame, other.frame) if len(frame)]
         if not parts:
             return self
@@ -154,7 +154,7 @@ class Results:
         return set(self.frame.index[self.frame.status.isin(final)]) if len(self.frame) else set()
 
 
-def _whole(
+def readable(
     read: Callable[[Path], T], paths: Iterable[Path], damaged: list[str]
 ) -> Iterator[tuple[Path, T]]:
     """Yield the files that can be read; note why others cannot."""
@@ -195,7 +195,7 @@ def row_of(record: Record) -> dict[str, Any]:
 def measurements(metrics: Point, curve: Sequence[Point]) -> dict[str, float]:
     """Return the last numbers of a run, and those where its validation was best."""
     best = {f"{name}{AT_BEST}": value for name, value in best_validation(curve).items()}
-    return {name: _number(value) for name, value in {**metrics, **best}.items()}
+    return {n: np.nan if v is None else float(v) for n, v in {**metrics, **best}.items()}
 
 
 def best_validation(curve: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -217,10 +217,6 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
             huge = isinstance(value, int) and abs(value) >= 2**63
             flat[f"{prefix}{name}"] = str(value) if huge or isinstance(value, list) else value
     return flat
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def _in_words(values: Mapping[str, Any]) -> str:

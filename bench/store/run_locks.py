@@ -1,6 +1,6 @@
 """Who trains which run, where several processes or machines share a folder of runs.
 
-The n-th attempt at a run belongs to the process that could create ``attempt.n`` in the run's
+The n-th attempt at a run belongs to the process that managed to create ``attempt.n`` in the run's
 folder. That file, the lock, is a hard link to its owner's file: linking locks a run at once or not
 at all, over NFS too, and one touch of the owner's file is the heartbeat of all its locks. Locks
 stay, so that the number of an attempt is never given twice; an owner that ends empties its file.
@@ -28,7 +28,7 @@ _FROM_THE_FUTURE: dict[tuple[Path, float], float] = {}  # when such a heartbeat 
 
 
 class Held(Exception):
-    """Every run that was asked for is being trained by another process."""
+    """Every run that was asked for is being trained by another process, or has ended."""
 
 
 class RunLocks:
@@ -96,11 +96,7 @@ class RunLocks:
 
 def last_attempt(run: Path) -> int:
     """Return the number of attempts at a run that were begun so far."""
-    try:
-        names = os.listdir(run)
-    except FileNotFoundError:
-        return 0
-    numbers = (name.removeprefix("attempt.") for name in names if name.startswith("attempt."))
+    numbers = (path.suffix[1:] for path in run.glob("attempt.*"))
     return max((int(number) for number in numbers if number.isdecimal()), default=0)
 
 
@@ -146,7 +142,7 @@ def _beats(lock: Path, beat: float, now: float) -> bool:
 
 @cache
 def machine() -> str:
-    """Return a name, without meaning to a reader, of where process numbers are unique."""
+    """Return an opaque name of the scope in which process numbers are unique."""
     parts = [platform.node()]
     with suppress(OSError):
         boot_id = (PROC / "sys/kernel/random/boot_id").read_text()

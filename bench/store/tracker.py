@@ -6,7 +6,7 @@ import math
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +70,7 @@ class Tracker:
     Raises
     ------
     Held
-        On entering, if other processes train all that is not final.
+        On entering, if other processes train all that is not final, or if all is.
     NewerRecord
         On entering, if a later version of the suite has recorded one of the cells.
     """
@@ -85,12 +85,10 @@ class Tracker:
 
     def __enter__(self) -> "Tracker":
         provenance.git_state()  # read now, not when a run ends and the source may be another
-        self.locks.__enter__()
-        try:
+        with ExitStack() as stack:
+            stack.enter_context(self.locks)
             self._begin()
-        except BaseException:
-            self.locks.__exit__()
-            raise
+            self._held = stack.pop_all()
         return self
 
     def _begin(self) -> None:
@@ -114,8 +112,8 @@ class Tracker:
         self.locks.attempts = ours
         if len(ours) < len(wanted):
             self.cells = [cell for cell in self.cells if cell.run_key in ours]
-        if wanted and not ours:
-            raise Held(f"{len(wanted)} runs are being trained by another process")
+        if not ours:
+            raise Held(f"{len(wanted)} runs are trained by another process, the others have ended")
 
     def _unfinished(self) -> list[str]:
         keys = [cell.run_key for cell in self.cells]
@@ -260,10 +258,8 @@ class Tracker:
             self.links[i] = replace(self.links[i], mode="offline")
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
-        try:
+        with self._held:
             self._end(error)
-        finally:
-            self.locks.__exit__()
 
     def _end(self, error: BaseException | None) -> None:
         interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
@@ -296,7 +292,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def _as_numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
-    return {name: finite_or_none(float(value)) for name, value in values.items()}
+    return finite_or_none({name: float(value) for name, value in values.items()})
 
 
 def short_traceback(error: BaseException) -> str:

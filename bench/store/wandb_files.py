@@ -1,16 +1,16 @@
-"""Reading W&B's files: as results, and to hold each record against."""
+"""Reading W&B's files: as results, and to check each record against them."""
 
 import json
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from wandb.util import get_core_path
 
-from bench.store.record import DamagedRecord, finite_or_none, read_record
-from bench.store.results import MISSING, Results, flatten, measurements, record_paths
+from bench.store.record import Record, finite_or_none, read_record
+from bench.store.results import MISSING, Results, flatten, measurements, readable, record_paths
 
 BESIDE_CONFIG = ("_wandb", "provenance")  # in the configuration of a W&B run, not of its cell
 
@@ -27,15 +27,14 @@ def read_wandb_file(path: Path) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``config``, ``summary``, ``history`` (a list of rows), ``run`` (its id, project, group and
-        job type, as W&B names them) and ``exit_code`` (None if the run was killed).
+        ``config``, ``summary``, ``history`` (a list of rows) and ``run`` (its id, project, group
+        and job type, as W&B names them). Of a damaged file what can be read of it.
     """
     # What `wandb leet inspect` runs, without 0.4 s of Python start-up a file.
     command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
     command += ["--run-file", str(path.resolve()), str(path.parent)]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    lines = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     result: dict[str, Any] = {"run": {}, "config": {}, "summary": {}, "history": []}
-    result["exit_code"] = None
     for line in lines:
         entry = json.loads(line)
         kind = entry.get("type")
@@ -48,8 +47,6 @@ def read_wandb_file(path: Path) -> dict[str, Any]:
             result["summary"] |= _numbers(content.get("update", {}))
         elif kind == "history":
             result["history"].append(_numbers(content.get("item", {})))
-        elif kind == "exit":
-            result["exit_code"] = content.get("exit_code", 0)
     return result
 
 
@@ -91,20 +88,18 @@ def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
 
 def verify_records(runs_dir: Path) -> list[str]:
     """Compare every record with its W&B file; return what does not agree, a line each."""
-    return [line for lines in _in_threads(_problems, record_paths(runs_dir)) for line in lines]
+    found = [*readable(read_record, record_paths(runs_dir), [])]  # `Results.damaged` names the rest
+    return [line for lines in _in_threads(_problems, found) for line in lines]
 
 
-def _in_threads(function: Callable[[Path], Any], paths: list[Path]) -> list[Any]:
+def _in_threads(function: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
     with ThreadPoolExecutor(4) as pool:
-        return [*pool.map(function, paths)]
+        return [*pool.map(function, items)]
 
 
-def _problems(path: Path) -> list[str]:
+def _problems(found: tuple[Path, Record]) -> list[str]:
     """Compare one record with its W&B file in configuration, metrics, status and curve."""
-    try:
-        record = read_record(path)
-    except DamagedRecord:
-        return []  # named by `Results.damaged` already
+    path, record = found
     if record.wandb.trouble:
         return [f"{path}: its W&B run is not whole ({record.wandb.trouble})"]
     if record.wandb.mode == "disabled":

@@ -1,15 +1,14 @@
 """W&B runs: opening them, online or offline, and logging to them."""
 
 import os
-import socket
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Any, get_args
-from urllib.parse import urlsplit
 
+import requests
 import wandb
 from requests.utils import get_netrc_auth
 from wandb.sdk.mailbox import MailboxClosedError
@@ -54,7 +53,7 @@ class TrackingConfig:
     models: bool = False
 
     def reachable(self) -> "TrackingConfig":
-        """Return what is possible: offline, and say why, if W&B cannot be reached."""
+        """Return these settings; if W&B cannot be reached, say why and return offline ones."""
         reason = offline_reason() if self.mode == "online" else ""
         if not reason:
             return self
@@ -72,13 +71,10 @@ def offline_reason() -> str:
     base_url = wandb.setup().settings.base_url
     if not (os.environ.get("WANDB_API_KEY") or get_netrc_auth(base_url)):
         return "no W&B key was found (`wandb login` stores one)"
-    url = urlsplit(base_url)
-    host = url.hostname or ""
     try:
-        port = url.port or (443 if url.scheme == "https" else 80)
-        socket.create_connection((host, port), timeout=5).close()
+        requests.head(base_url, timeout=5)  # unlike a bare socket, it heeds proxies
     except OSError as error:
-        return f"{host} does not answer ({error})"
+        return f"{base_url} does not answer ({type(error).__name__})"
     return ""
 
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -231,7 +232,7 @@ def test_wandbs_service_is_killed_while_runs_are_opened(
 
 
 class Server:
-    """A server that takes calls and never answers: what a network that goes away looks like."""
+    """A server that answers one call and no other: what a network that goes away looks like."""
 
     def __enter__(self):
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -241,11 +242,11 @@ class Server:
         return f"http://127.0.0.1:{self.socket.getsockname()[1]}"
 
     def _serve(self):
-        while True:
-            try:
+        with suppress(OSError):
+            while True:
                 self.calls.append(self.socket.accept())
-            except OSError:
-                return
+                if len(self.calls) == 1:
+                    self.calls[0][0].sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
 
     def __exit__(self, *_):
         self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread, which close() does not

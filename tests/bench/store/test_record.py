@@ -32,9 +32,15 @@ from bench.store.record import (
     read_record,
     write_record,
 )
-from bench.store.results import Results, load_runs, record_paths
+from bench.store.results import MISSING, Results, load_runs, record_paths
+from bench.store.run_locks import Held
 from bench.store.tracker import Tracker
-from bench.store.wandb_files import read_wandb_file, verify_records, wandb_file
+from bench.store.wandb_files import (
+    load_wandb_results,
+    read_wandb_file,
+    verify_records,
+    wandb_file,
+)
 from bench.store.wandb_runs import TrackingConfig, offline_reason, open_run
 
 pytestmark = pytest.mark.usefixtures("toy_config")
@@ -147,11 +153,21 @@ def test_verify_names_what_does_not_agree(tmp_path, change, named):
     assert str(path) in problem
 
 
+def test_verify_names_a_damaged_wandb_file(tmp_path):
+    record_two(tmp_path)
+    path = record_paths(tmp_path)[0]
+    wandb_file(path.parent).write_bytes(b"no header of W&B")
+    problems = verify_records(tmp_path)
+    assert problems
+    assert all(str(path) in problem for problem in problems)
+    assert load_wandb_results(tmp_path, "toy").frame.status[path.parent.name] == MISSING
+
+
 def test_a_final_record_is_left_alone(tmp_path):
     location = record_two(tmp_path)
     before = {path: path.read_bytes() for path in record_paths(tmp_path)}
-    with Tracker(cells(), location) as tracker:
-        tracker.finish(0, Outcome(Status.CONVERGED, {"train_error": 0.0}))
+    with pytest.raises(Held, match="have ended"), Tracker(cells(), location):
+        raise AssertionError("trained again what another process has finished meanwhile")
     assert {path: path.read_bytes() for path in record_paths(tmp_path)} == before
 
 
@@ -339,15 +355,13 @@ def test_online_without_a_key_is_not_possible(monkeypatch, tmp_path, capsys):
 
 
 def test_a_key_in_netrc_counts_for_its_host(monkeypatch, tmp_path):
-    def refuse(*_, **__):
-        raise OSError("refused")
-
-    host = urlsplit(wandb.setup().settings.base_url).hostname
-    (tmp_path / "netrc").write_text(f"machine {host} login user password {'x' * 40}\n")
+    url = wandb.setup().settings.base_url
+    machine = urlsplit(url).hostname
+    (tmp_path / "netrc").write_text(f"machine {machine} login user password {'x' * 40}\n")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setattr("socket.create_connection", refuse)
-    assert offline_reason() == f"{host} does not answer (refused)"
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nobody listens
+    assert offline_reason() == f"{url} does not answer (ProxyError)"
 
 
 @pytest.mark.slow
@@ -357,7 +371,7 @@ def test_online_without_a_network_loses_nothing(tmp_path, toy_config):
     nowhere = {"WANDB_API_KEY": "x" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = subprocess.run(command, env=os.environ | nowhere, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "127.0.0.1 does not answer" in done.stderr
+    assert "http://127.0.0.1:9 does not answer (ConnectionError)" in done.stderr
     assert "kept offline" in done.stderr
     (path,) = record_paths(tmp_path)
     assert read_record(path).wandb.mode == "offline"
