@@ -9,7 +9,9 @@ from bench.core.files import require_writable
 
 
 @click.command(epilog="Example: rankbench perf --rounds 5 --out results/perf")
-@click.option("--rounds", type=click.IntRange(1), default=5, help="How often a case is measured.")
+@click.option(
+    "--rounds", type=click.IntRange(1), default=5, help="How often each case is measured."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bench.kernels.indicators import IndicatorBatch
+from bench.kernels.tiles import LEAST_FACTOR
 
 
 def slow_cp_components(factors: Tensor, indices: Tensor) -> Tensor:
@@ -36,8 +37,9 @@ def slow_cp_components(factors: Tensor, indices: Tensor) -> Tensor:
 def cp_components(factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:
     """Evaluate rank-one tensors at a batch of discrete inputs [TF, equation 3].
 
-    Exact up to rounding for factors of any sign, zero included. First derivatives only: asking for
-    a second one raises an error that says so.
+    Exact up to rounding for factors of any sign; a factor is taken as at least 2**-60 in magnitude,
+    as in `bench.kernels.tiles`. First derivatives only: asking for a second one raises an error
+    that says so.
 
     Parameters
     ----------
@@ -51,7 +53,7 @@ def cp_components(factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tens
     values : Tensor
         Shape (components, batch).
     underflows : Tensor
-        Shape (components,), int64: at how many samples the value is nonzero but below the smallest
+        Shape (components,), int64: at how many samples the value is below the smallest
         normal number, so that its gradient loses digits or vanishes. Not differentiable.
     """
     return _CPComponents.apply(factors, inputs)  # pyright: ignore[reportReturnType]
@@ -60,23 +62,16 @@ def cp_components(factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tens
 class _CPComponents(torch.autograd.Function):
     @staticmethod
     def forward(ctx, factors: Tensor, inputs: IndicatorBatch) -> tuple[Tensor, Tensor]:  # noqa: ANN001
-        zero = factors == 0 if not factors.all() else None
-        magnitudes = factors.abs() if zero is None else factors.abs().masked_fill_(zero, 1)
-        values = inputs.select_sum(magnitudes.log_())
-        underflows = _count_below(values, math.log(torch.finfo(values.dtype).tiny))
+        # A factor near 0 is divided by, and taken as in `bench.kernels.tiles`.
+        magnitudes, negative = factors.abs().clamp_(min=float(LEAST_FACTOR)), factors < 0
+        values = inputs.select_sum(magnitudes.log())
+        underflows = (values < math.log(torch.finfo(values.dtype).tiny)).sum(1)
         values.exp_()
-        negative = factors < 0
         if negative.any():
-            values.mul_(1 - 2 * (inputs.select_count(negative) & 1))
+            # Integers of this size are exact in float32, whatever the order of the sum.
+            values.mul_(1 - 2 * (inputs.select_sum(negative.float()).int() & 1))
         ctx.inputs = inputs
-        if zero is None:
-            ctx.save_for_backward(factors, values)
-        else:
-            # A component with one zero factor still has a gradient: that of the zero factor.
-            zeros = inputs.select_count(zero)
-            others = values * (zeros == 1)
-            values.mul_(zeros == 0)
-            ctx.save_for_backward(factors, values, zero, others)
+        ctx.save_for_backward(torch.where(negative, -magnitudes, magnitudes), values)
         ctx.mark_non_differentiable(underflows)
         return values, underflows
 
@@ -84,17 +79,5 @@ class _CPComponents(torch.autograd.Function):
     def backward(ctx, gradient: Tensor, _: Tensor) -> tuple[Tensor, None]:  # noqa: ANN001
         if torch.is_grad_enabled():  # that is, under create_graph=True
             raise RuntimeError("cp_components has no second derivative; use slow_cp_components")
-        factors, values, *zero_and_others = ctx.saved_tensors
-        if not zero_and_others:
-            return ctx.inputs.level_sums(gradient * values).div_(factors), None
-        zero, others = zero_and_others
-        sums = ctx.inputs.level_sums(gradient * values)
-        sums.div_(factors.masked_fill(zero, 1))
-        return torch.where(zero, ctx.inputs.level_sums(gradient * others), sums), None
-
-
-def _count_below(values: Tensor, threshold: float) -> Tensor:
-    """Count the entries of each row below `threshold`; the common case, none, costs one pass."""
-    if values.numel() == 0 or values.amin() >= threshold:
-        return values.new_zeros(len(values), dtype=torch.int64)
-    return (values < threshold).sum(1)
+        factors, values = ctx.saved_tensors
+        return ctx.inputs.level_sums(gradient * values).div_(factors), None

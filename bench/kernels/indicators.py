@@ -20,20 +20,19 @@ def split_bfloat16(values: Tensor) -> list[Tensor]:
 
 
 class IndicatorBatch:
-    """A batch of discrete inputs, ready for products with one column a (level, input) pair.
+    """A batch of discrete inputs, ready for products with one column per (level, input) pair.
 
     Parameters
     ----------
-    matrix : Tensor
-        Shape (batch, (levels - 1) * inputs + 1), int8, as `indicator_matrix` makes it.
+    indices : Tensor
+        Shape (batch, inputs), any integer type, values from 0 to levels - 1.
     levels : int
         How many values each input takes.
     """
 
-    def __init__(self, matrix: Tensor, levels: int) -> None:
-        self.matrix = matrix
-        self.levels = levels
-        self.inputs = (matrix.shape[1] - 1) // (levels - 1)
+    def __init__(self, indices: Tensor, levels: int) -> None:
+        self.shape = levels, indices.shape[1]
+        self.matrix = torch.cat([indices == level for level in range(levels)], 1)
         self._converted: dict[torch.dtype, Tensor] = {}
 
     def __len__(self) -> int:
@@ -45,16 +44,12 @@ class IndicatorBatch:
         return self._converted[dtype]
 
     def _product(self, values: Tensor, transpose: bool) -> Tensor:
-        """Multiply by the matrix, or by its transpose without the column of ones."""
-
-        def factor(dtype: torch.dtype) -> Tensor:
-            matrix = self._as(dtype)
-            return matrix[:, :-1].t() if transpose else matrix
-
-        sums_in_float32 = values.is_cuda and hasattr(torch.ops.aten.mm, "dtype")
-        if not (sums_in_float32 and values.dtype == torch.float32):
-            return values @ factor(values.dtype)
-        right = factor(torch.bfloat16)
+        """Multiply by the matrix or its transpose."""
+        split = values.is_cuda and values.dtype == torch.float32
+        right = self._as(torch.bfloat16 if split else values.dtype)
+        right = right.t() if transpose else right
+        if not split:
+            return values @ right
         pieces = reversed(split_bfloat16(values))
         return sum(torch.mm(piece, right, out_dtype=torch.float32) for piece in pieces)  # pyright: ignore[reportReturnType, reportCallIssue]
 
@@ -71,25 +66,7 @@ class IndicatorBatch:
         Tensor
             Shape (rows, batch): ``sum_n table[row, x_n, n]``.
         """
-        difference = (table[:, 1:] - table[:, :1]).flatten(1)
-        product = self._product(difference, transpose=True)
-        return product.add_(table[:, 0].sum(1, keepdim=True))
-
-    def select_count(self, mask: Tensor) -> Tensor:
-        """Count, for every sample, the marked entries that its inputs select.
-
-        Parameters
-        ----------
-        mask : Tensor
-            Shape (rows, levels, inputs), bool.
-
-        Returns
-        -------
-        Tensor
-            Shape (rows, batch), int32.
-        """
-        # Integers of this size are exact in float32, whatever the order of the sum.
-        return self.select_sum(mask.float()).to(torch.int32)
+        return self._product(table.flatten(1), transpose=True)
 
     def level_sums(self, values: Tensor) -> Tensor:
         """Sum, for every level of every input, the values of the samples that take it.
@@ -106,15 +83,7 @@ class IndicatorBatch:
         Tensor
             Shape (rows, levels, inputs).
         """
-        product = self._product(values, transpose=False)
-        shape = (*product.shape[:-1], self.levels - 1, self.inputs)
-        upper, everything = product[..., :-1].view(shape), product[..., -1:, None]
-        lowest = everything - upper.sum(-2, keepdim=True, dtype=product.dtype)
-        sums = torch.cat([lowest, upper], -2)
-        # In floating point the difference leaves rounding where nothing was summed.
-        taken = self._as(values.dtype)[:, :-1].sum(0).view(self.levels - 1, self.inputs).sum(0)
-        sums[:, 0].masked_fill_(taken == len(self), 0)
-        return sums
+        return self._product(values, transpose=False).unflatten(1, self.shape)
 
 
 def indicator_matrix(indices: Tensor, levels: int) -> Tensor:
@@ -131,7 +100,7 @@ def indicator_matrix(indices: Tensor, levels: int) -> Tensor:
     -------
     Tensor
         Shape (batch, (levels - 1) * inputs + 1), int8: for each level above the lowest one column
-        an input, then a column of ones. The lowest level is what remains of the ones.
+        per input, then a column of ones. The lowest level is what remains of the ones.
     """
     batch, inputs = indices.shape
     matrix = indices.new_ones((batch, (levels - 1) * inputs + 1), dtype=torch.int8)

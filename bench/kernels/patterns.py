@@ -20,7 +20,7 @@ from numba import njit
 from numpy.typing import NDArray
 
 SHAPES = ((1, 1), (1, 2), (2, 2), (1, 7), (2, 4), (4, 4))  # of blocks, to choose from by cost
-READ = 10_000  # so many training images tell how frequent patterns are
+READ = 10_000  # training images that tell how frequent patterns are
 FREQUENT = 16  # a merged pattern pays when a batch holds it so often
 ROW_COST = 8.0  # building and differentiating a row, in units of one look-up
 STRIPE_COST = 1.0  # reading and writing a sample's product once more, in the same unit
@@ -186,7 +186,7 @@ CodedBlock = tuple[Block, NDArray[np.int32]]  # with the code of each image
 class Dictionary:
     """Frequent patterns of training images.
 
-    Rows are numbered within *stripes* of neighbouring blocks, whose tables fit into a cache: first
+    Rows are numbered within *stripes* of neighboring blocks, whose tables fit into a cache: first
     the levels of single pixels that are not blank, then the merged patterns, each after its parts.
     Depends on the images and the batch size alone.
 
@@ -277,8 +277,7 @@ class Dictionary:
 
 def most_frequent(images: NDArray[np.uint8], levels: int) -> NDArray[np.uint8]:
     """Return each pixel's most frequent level, the lowest of several, uint8."""
-    counts = np.stack([(images == level).sum(0) for level in range(levels)])
-    return counts.argmax(0).astype(np.uint8)
+    return np.array([np.bincount(pixel).argmax() for pixel in images.T], dtype=np.uint8)
 
 
 def without_blank(images: NDArray[np.uint8], blank: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -158,7 +158,7 @@ class Workspace(NamedTuple):
 
 
 def workspace(dictionary: Dictionary, tiles: int, batch: int) -> Workspace:
-    """Return room for groups of so many tiles and batches of so many samples at most."""
+    """Return room for groups of up to `tiles` tiles and batches of up to `batch` samples."""
     rows = int(np.diff(dictionary.patterns.row_starts).max())
     entries = dictionary.order * dictionary.levels
 
@@ -407,7 +407,7 @@ def _evaluate_tile(inputs, factors, space, values, ways, notes):
 
 @njit(cache=True, nogil=True)
 def _of_tile(array, i, rows):
-    """Return the rows of the `i`-th tile, of which each has so many."""
+    """Return the rows of the `i`-th tile; `rows` of them per tile."""
     return array[i * rows : (i + 1) * rows]
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.kernels import tiles
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.kernels.indicators import IndicatorBatch
 from bench.kernels.lanes import LANES
 from bench.kernels.patterns import Dictionary
 from bench.models.cp import CPBlock
@@ -108,7 +108,7 @@ class PlainSteps:
         self.levels = levels
 
     def _inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
-        return IndicatorBatch(indicator_matrix(self.images[name][chosen], self.levels), self.levels)
+        return IndicatorBatch(self.images[name][chosen], self.levels)
 
     def step(self, block: CPBlock, indices: Tensor, targets: Tensor, rate: float) -> Tensor:
         """Take a step of Adam; return the losses before it, shape (predictors,), float64."""

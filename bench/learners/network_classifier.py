@@ -35,7 +35,7 @@ class ClassificationConfig(LearnerConfig):
     batch_size : int
         Training images of a step.
     patience : int
-        Training stops after so many epochs in a row in which every image was classified rightly.
+        Training stops after this many epochs in a row in which every image was classified rightly.
     mirror : bool
         Whether each training image is mirrored, left to right, with probability 1/2.
     """
@@ -173,7 +173,7 @@ class NetworkClassifier(NetworkLearner):
         self.sums = torch.zeros(3, device=self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch, with the penalty in every so many steps."""
+        """Return the loss of a batch; every few steps, see `every`, with the penalty."""
         images, labels = batch
         if self.cell.learner.mirror:
             chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5

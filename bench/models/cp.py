@@ -12,7 +12,7 @@ from bench.core.seeding import generator as seeded
 from bench.core.seeding import standard_normal
 from bench.core.settings import Count, Finite, NonNegative, Settings, settings
 from bench.kernels.cp import cp_components, slow_cp_components
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.kernels.indicators import IndicatorBatch
 from bench.kernels.khatri_rao import cp_full_tensor
 from bench.kernels.lanes import LANES
 from bench.kernels.tiles import tile
@@ -77,7 +77,7 @@ class CPPredictor(nn.Module):
         return slow_cp_components(self.factors.permute(2, 1, 0), inputs.long()).sum(0)
 
 
-class CPFactorization(nn.Module):
+class CPFactorization(CPPredictor):
     """A sum of R rank-one tensors, sum_r w_r^1 (x) ... (x) w_r^N [TF, equation 3].
 
     As a network: a locally connected 1 x 1 convolution of one-hot inputs, a global product pooling
@@ -112,18 +112,11 @@ class CPFactorization(nn.Module):
         init_std: float = 1e-3,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        require(order >= 1, f"order={order}", "an integer of at least 1")
-        require(mode_dim >= 2, f"mode_dim={mode_dim}", "an integer of at least 2")
-        require(rank >= 1, f"rank={rank}", "an integer of at least 1")
+        given = f"order={order}, mode_dim={mode_dim} and rank={rank}"
+        require(order >= 1 and mode_dim >= 2 and rank >= 1, given, "at least 1, 2 and 1")
+        super().__init__(order, mode_dim, rank)
         start = torch.randn(order, mode_dim, rank, generator=generator)
-        self.factors = nn.Parameter(init_mean + init_std * start)
-
-    def forward(self, indices: Tensor) -> Tensor:
-        """Return the entries at `indices`, shape (batch, order), int64, as a (batch,) tensor."""
-        levels = self.factors.shape[1]
-        inputs = IndicatorBatch(indicator_matrix(indices, levels), levels)
-        return cp_components(self.factors.permute(2, 1, 0), inputs)[0].sum(0)
+        self.factors.data = init_mean + init_std * start
 
     def full_tensor(self) -> Tensor:
         """Return the tensor of shape (mode_dim,) * order; for small orders only."""

@@ -260,9 +260,9 @@ class HierarchicalTensorFactorization(nn.Module):
         return values
 
     def _grams(self) -> tuple[list[Tensor], Tensor]:
-        """Return Gram matrices of the node tensors up to a factor, and the sum of its logarithms.
+        """Return Gram matrices of the node tensors up to factors, and the sum of their logarithms.
 
-        The Gram matrix of a Khatri-Rao product is the Hadamard product of the factors' ones.
+        The Gram matrix of a Khatri-Rao product is the Hadamard product of those of its factors.
         """
         leaves = self.leaf_weights.double()
         gram, log_scale = _normalized(leaves.mT @ leaves)

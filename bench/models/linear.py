@@ -30,7 +30,7 @@ class LinearConfig(Settings):
     rank: Count = 5
 
     def pairs(self, indicators: int, generator: torch.Generator) -> Tensor:
-        """Return the random pairs of so many indicators, shape (2, pairs), int64."""
+        """Return the random pairs of that many indicators, shape (2, pairs), int64."""
         shape = (2, (self.rank - 1) * (indicators + 1))
         return torch.randint(indicators, shape, generator=generator)
 

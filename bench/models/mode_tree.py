@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, groupby
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -15,8 +16,7 @@ PATTERNS = ("adjacent", "grid", "half")
 Window = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class WindowGroup:
+class WindowGroup(NamedTuple):
     """Neighboring windows of one level that pool equally many nodes."""
 
     windows: int
@@ -149,5 +149,4 @@ def split_windows(values: Tensor, groups: Sequence[WindowGroup], node_dims: int)
     """Split nodes, a dimension before the last `node_dims`, into (windows, arity) by groups."""
     nodes = -1 - node_dims
     parts = values.split([group.windows * group.arity for group in groups], nodes)
-    sizes = [(group.windows, group.arity) for group in groups]
-    return [part.unflatten(nodes, size) for part, size in zip(parts, sizes, strict=True)]
+    return [part.unflatten(nodes, group) for part, group in zip(parts, groups, strict=True)]

@@ -68,7 +68,7 @@ def _rescale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def _window_product(values: Tensor) -> tuple[Tensor, Tensor]:
     """Multiply over dimension -3, four at a time, rescaling between; zeros need no special care.
 
-    Returns also the exponents, summed over windows: shape (..., batch).
+    Also return the exponents, summed over windows: shape (..., batch).
     """
     total = torch.zeros((), dtype=torch.int64, device=values.device)
     while values.shape[-3] > 1:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from itertools import chain
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -55,9 +56,7 @@ def stack_replicates(modules: Sequence[M]) -> M:
         ``len(modules)``.
     """
     parameters, buffers = stack_module_state(list(modules))
-    stacked = copy.deepcopy(modules[0])
-    for name, values in {**parameters, **buffers}.items():
-        owner, _, attribute = name.rpartition(".")
-        values = nn.Parameter(values.detach()) if name in parameters else values
-        setattr(stacked.get_submodule(owner), attribute, values)
+    stacked, states = copy.deepcopy(modules[0]), parameters | buffers
+    for name, values in chain(stacked.named_parameters(), stacked.named_buffers()):
+        values.data = states[name].detach()
     return stacked

@@ -10,7 +10,7 @@ from bench.core.errors import require
 from bench.core.seeding import standard_normal
 from bench.core.settings import Count, NonNegative, Settings, settings
 
-MOST_PRODUCTS = 16  # so many products of neighboring matrices are formed before any sample is read
+MOST_PRODUCTS = 16  # products of neighboring matrices that are formed before a sample is read
 
 
 @settings
@@ -67,21 +67,19 @@ class TensorTrain(nn.Module):
         Shape (..., order - 2, mode_dim, rank, rank), float32.
     """
 
-    ends: Tensor
-    cores: Tensor
-
     def __init__(
         self, order: int, mode_dim: int, rank: int, *, init_std: float = 1e-2, seed: int = 0
     ) -> None:
         super().__init__()
         require(order >= 2, f"model=tensor_train for {order} input", "two inputs or more")
-        means = {
-            "ends": torch.full((2, mode_dim, rank), rank**-0.5, dtype=torch.float64),
-            "cores": torch.eye(rank, dtype=torch.float64).expand(order - 2, mode_dim, rank, rank),
-        }
-        for name, mean in means.items():
+
+        def near(mean: Tensor, name: str) -> nn.Parameter:
             noise = init_std * standard_normal((*mean.shape,), seed, "tensor train", name)
-            self.register_parameter(name, nn.Parameter((mean + noise).float()))
+            return nn.Parameter((mean + noise).float())
+
+        eye = torch.eye(rank, dtype=torch.float64)
+        self.ends = near(torch.full((2, mode_dim, rank), rank**-0.5, dtype=torch.float64), "ends")
+        self.cores = near(eye.expand(order - 2, mode_dim, rank, rank), "cores")
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the scores of inputs of shape (batch, order), integers, as (..., batch)."""

@@ -9,14 +9,13 @@ in training has them all near 1, one late in training has some that are negative
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.core.errors import UserError
 from bench.core.seeding import generator
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix
-from bench.kernels.tiles import ADAM_BETAS
 from bench.learners.cp_stack import CPStack
-from bench.perf.timing import medians, ratio
+from bench.models.cp import CPFactorization
+from bench.perf.timing import medians, ratio, training_step
 from bench.plan import plan_benchmark
 from data_prep.one_versus_all import Part
 from data_prep.torchvision_images import MNIST, FashionMNIST
@@ -28,7 +27,7 @@ RANDOM = "random images"
 FIGURE_STEPS = 12 * 10_000  # the published number of steps of each of the figure's fits
 FIGURE_PROCESSES = 2
 FIGURE_VARIANTS = 2  # stacks of each images: random labels are on the originals
-LATE_SPREAD, LATE_FEW = 0.05, 4  # of a component's factors so many are negative, so many small
+LATE_SPREAD, LATE_FEW = 0.05, 4  # how many of a component's factors are negative, how many small
 
 
 def random_images() -> Tensor:
@@ -91,25 +90,18 @@ def published_step(rank: int, images: Tensor) -> Callable[[], Tensor]:
 
     A 1 x 1 locally connected convolution of the one-hot pixels, a global product pooling, a sum.
     """
-    start = 1 + 1e-3 * torch.randn(PIXELS, 2, rank, generator=generator(0, "perf start"))
-    factors = nn.Parameter(start)
-    optimizer = torch.optim.Adam([factors], lr=5e-4)
+    model = CPFactorization(PIXELS, 2, rank, generator=generator(0, "perf start"))
     labels = torch.randint(2, (SAMPLES,), generator=generator(0, "perf labels")) * 2.0
     batches = _batches()
 
-    def step() -> Tensor:
+    def loss() -> Tensor:
         indices = next(batches)
         bright = images[indices].float()
         one_hot = torch.stack([1 - bright, bright], -1)  # six times faster than one_hot()
-        local = torch.bmm(one_hot.transpose(0, 1), factors)  # (pixels, batch, rank)
-        prediction = local.prod(0).sum(1)
-        loss = (prediction - labels[indices]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+        local = torch.bmm(one_hot.transpose(0, 1), model.factors)  # (pixels, batch, rank)
+        return (local.prod(0).sum(1) - labels[indices]).square().mean()
 
-    return step
+    return training_step(torch.optim.Adam(model.parameters(), lr=5e-4), loss)
 
 
 def _batches() -> Iterator[Tensor]:
@@ -123,8 +115,7 @@ def measure(rounds: int) -> list[tuple[str, str]]:
     images, threads = all_images(), torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        error = accuracy(images[RANDOM])
-        rows = [*steps(images, rounds), ("largest relative error of values, gradients", error)]
+        rows = steps(images, rounds)
     finally:
         torch.set_num_threads(threads)
     missing = [data.name for data in (MNIST, FashionMNIST) if data.name not in images]
@@ -134,28 +125,26 @@ def measure(rounds: int) -> list[tuple[str, str]]:
 def steps(images: Mapping[str, Tensor], rounds: int) -> list[tuple[str, str]]:
     """Return the rows on single steps, and on the whole figure that is made of them."""
     first, components = next(iter(images.values())), sum(RANKS) * len(CLASSES)
+    stack = f"{len(RANKS) * len(CLASSES)} predictors"
     cases: dict[str, Callable[[], object]] = {"dense": dense_products(components)}
     cases |= {f"published {rank}": published_step(rank, first) for rank in RANKS}
-    cases |= {f"solo {rank}": step_of(learner_of([rank], [0], first)) for rank in SOLO_RANKS}
+    pairs = []  # what a row says, and the cases that it compares
+    for rank in SOLO_RANKS:
+        cases[f"solo {rank}"] = step_of(learner_of([rank], [0], first))
+        text = f"one predictor of rank {rank}: published / ours"
+        pairs.append((text, f"published {rank}", f"solo {rank}"))
     for name, some in images.items():
         for when in ("early", "late"):
             learner = learner_of(RANKS, CLASSES, some, late=when == "late")
             cases[f"{when}, {name}"] = step_of(learner)
-    times = medians(cases, rounds)
-    times["published"] = sum(times[f"published {rank}"] for rank in RANKS) * len(CLASSES)
-    work = 4 * components * PIXELS * BATCH
-    dense = f"{times['dense'] * 1e3:.0f} ms, {work / times['dense'] / 1e9:.0f} GFLOP/s"
-    stack = f"{len(RANKS) * len(CLASSES)} predictors"
-    pairs = [
-        (f"one predictor of rank {rank}: published / ours", f"published {rank}", f"solo {rank}")
-        for rank in SOLO_RANKS
-    ]
-    for name in images:
-        for when in ("early", "late"):
             text = f"{stack}, {when} in training, {name}: dense products / step"
             pairs.append((text, "dense", f"{when}, {name}"))
         text = f"{stack}, {name}: sum of published / ours, late"
         pairs.append((text, "published", f"late, {name}"))
+    times = medians(cases, rounds)
+    times["published"] = sum(times[f"published {rank}"] for rank in RANKS) * len(CLASSES)
+    work = 4 * components * PIXELS * BATCH
+    dense = f"{times['dense'] * 1e3:.0f} ms, {work / times['dense'] / 1e9:.0f} GFLOP/s"
     return [
         (f"two dense float32 products alone, {components:,} components", dense),
         *((text, ratio(times[slow], times[fast])) for text, slow, fast in pairs),
@@ -172,22 +161,3 @@ def figure_cost(times: Mapping[str, float]) -> list[tuple[str, str]]:
     ours, published = sum(times[name] for name in stacks), times["published"] * len(stacks)
     name = f"the published figure, 900 fits of 10,000 epochs, {FIGURE_PROCESSES} processes"
     return [(name, f"{ours * hours:.1f} hours ({published * hours:,.0f} published)")]
-
-
-def accuracy(images: Tensor) -> str:
-    """Return the largest errors over components, relative to the norm of the exact result.
-
-    For factors late in training, in float32 against float64.
-    """
-    learner = learner_of([1], CLASSES, images, late=True)
-    block, indices = learner.block, torch.arange(BATCH)
-    targets = learner.targets("train", indices)
-    predictions, _ = learner.steps.predict(block, "train", slice(0, BATCH))
-    factors = block.components().double().requires_grad_()
-    exact, _ = block(IndicatorBatch(indicator_matrix(images[:BATCH], 2), 2), factors)
-    (slope,) = torch.autograd.grad((exact - targets).square().mean(1).sum(), factors)
-    learner.train_step(indices)
-    gradient = block.components(block.first_moments) / (1 - ADAM_BETAS[0])  # in the first step
-    pairs = ((predictions, exact.detach()), (gradient, slope))
-    errors = [(a - b).flatten(1).norm(dim=1) / b.flatten(1).norm(dim=1) for a, b in pairs]
-    return ", ".join(f"{error.max():.1e}" for error in errors)

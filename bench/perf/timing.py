@@ -4,6 +4,9 @@ import statistics
 from collections.abc import Callable, Mapping
 from timeit import timeit
 
+from torch import Tensor
+from torch.optim import Optimizer
+
 LEAST_SECONDS = 0.05  # a measurement shorter than this is repeated within its round
 
 
@@ -22,6 +25,19 @@ def medians(cases: Mapping[str, Callable[[], object]], rounds: int) -> dict[str,
         for name, case in cases.items():
             times[name].append(timeit(case, number=repeats[name]) / repeats[name])
     return {name: statistics.median(found) for name, found in times.items()}
+
+
+def training_step(optimizer: Optimizer, loss: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """Return a function that takes one step and returns the loss before it."""
+
+    def step() -> Tensor:
+        optimizer.zero_grad()
+        before = loss()
+        before.backward()
+        optimizer.step()
+        return before.detach()
+
+    return step
 
 
 def ratio(slow: float, fast: float) -> str:

@@ -1,6 +1,7 @@
 """Steps of the other benchmarks beside the obvious way to take them."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import torch
@@ -12,14 +13,9 @@ from bench.core.seeding import generator
 from bench.models.cp import CPConfig
 from bench.models.hierarchical import HierarchicalConfig
 from bench.optim import GroupRMSprop
+from bench.perf.timing import training_step
 from bench.regularizers import InputGradientChange, Patch
-from data_prep.problems import (
-    CompletionConfig,
-    LossConfig,
-    MeasurementConfig,
-    ObservedEntries,
-    TargetConfig,
-)
+from data_prep.problems import LossConfig, ObservedEntries, RecoveryProblem
 
 SMALL = {"init_mean": 0.0, "init_std": 0.05}
 Step = Callable[[], Tensor]  # takes a step and returns the loss before it
@@ -60,36 +56,22 @@ NETWORKS = {"cp": cp_network, "hierarchical": hierarchical_network}
 
 def completion_step(config: Any, mode_dims: Sequence[int], observed: int) -> Comparison:
     """Compare a full-batch step entry by entry with one by way of the full tensor."""
-    target = TargetConfig(family=config.name, mode_dims=tuple(mode_dims), rank=5)
-    measurements = MeasurementConfig(count=observed)
-    data = CompletionConfig(name=config.name, target=target, measurements=measurements)
-    problem = data.problem(0, LossConfig(), torch.float32)
-    assert isinstance(problem.operator, ObservedEntries)
-    indices = torch.stack(torch.unravel_index(problem.operator.indices, mode_dims), 1)
+    rng = generator(0, "perf completion")
+    entries = torch.randperm(prod(mode_dims), generator=rng)[:observed].sort().values
+    target = torch.randn(*mode_dims, generator=rng) / prod(mode_dims) ** 0.5
+    problem = RecoveryProblem(target, ObservedEntries(entries, mode_dims), LossConfig())
+    indices = torch.stack(torch.unravel_index(entries, mode_dims), 1)
     inputs = functional.one_hot(indices, max(mode_dims)).float()
     slow, fast = (config.factorize(mode_dims, seed=0) for _ in range(2))
+    optimizers = [GroupRMSprop(model.parameters()) for model in (slow, fast)]
     network = NETWORKS[config.name]
     sizes = "x".join(map(str, mode_dims))
     size = f"rank {config.rank}" if config.name == "cp" else f"width {config.width}"
     return (
         f"{config.name} factorization of {sizes}, {size}: each observation / full tensor",
-        _step(slow, lambda: problem.loss(network(slow, inputs) - problem.values)),
-        _step(fast, lambda: problem(fast.full_tensor())),
+        training_step(optimizers[0], lambda: problem.loss(network(slow, inputs) - problem.values)),
+        training_step(optimizers[1], lambda: problem(fast.full_tensor())),
     )
-
-
-def _step(model: nn.Module, loss: Step) -> Step:
-    """Return a function that takes one step and returns the loss before it."""
-    optimizer = GroupRMSprop(model.parameters())
-
-    def step() -> Tensor:
-        optimizer.zero_grad()
-        before = loss()
-        before.backward()
-        optimizer.step()
-        return before.detach()
-
-    return step
 
 
 def regularized_step(batch: int, side: int) -> Comparison:

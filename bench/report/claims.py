@@ -7,12 +7,7 @@ import pandas as pd
 
 from bench.core.errors import require
 from bench.core.status import Status
-from bench.report.intervals import (
-    mean_interval,
-    proportion_interval,
-    ratio_interval,
-    unit_means,
-)
+from bench.report.intervals import estimate, unit_means
 from bench.report.report_config import Claim, ReportConfig, in_words
 from bench.report.tables import Section, matching, poor_fits, references, resolved
 from bench.store.results import numbers, usable
@@ -93,7 +88,7 @@ class Finding:
             "open": f"{'Holds' if inside else 'Does not hold'} for the number, not for all of its"
             " interval.",
         }[self.outcome]
-        if self.pairs == 1:
+        if self.pairs == 1 and not self.low < self.high:
             words += " One run only: no interval."
         elif self.pairs and np.isnan(self.low):
             reason = "One independent sample only" if self.units == 1 else "A mean is not positive"
@@ -123,8 +118,9 @@ def findings(parts: list[Section], config: ReportConfig, curves: Curves = None) 
         given = f"a claim about {', '.join({*claim.where, *claim.ratio} - known)}: {claim.says}"
         require({*claim.where, *claim.ratio} <= known, given, "columns of the recorded runs")
         named = claim.where.get(config.section)
-        columns = [*config.rows, *config.over]
-        matched = [part for part in parts if claim.is_about(part.runs.iloc[0], columns)]
+        keys = {*config.rows, *config.over}
+        setting = {name: value for name, value in claim.where.items() if name not in keys}
+        matched = [part for part in parts if len(matching(part.runs, setting))]
         held = [(part, _finding(claim, part, config, curves)) for part in matched]
         # Sections that have ended runs, yet none with this number, are not what the claim is about.
         kept = [finding for part, finding in held if finding.pairs or not usable(part.runs).any()]
@@ -188,8 +184,6 @@ def trained(part: Section, config: ReportConfig, curves: Curves = None) -> pd.Se
     if published.notna().any(axis=None) or curves is None or error not in curves:
         return done
     own = curves[curves.run_key.isin(runs.index)]
-    if own.empty:
-        return done
     step = "epoch" if "epoch" in own else "iteration"
     last = pd.Series(own.groupby("run_key")[step].transform("max"), dtype=float)
     late = own[own[step] >= (1 - LATE) * last]
@@ -201,16 +195,17 @@ def trained(part: Section, config: ReportConfig, curves: Curves = None) -> pd.Se
 
 def _finding(claim: Claim, part: Section, config: ReportConfig, curves: Curves) -> Finding:
     keys = [*config.rows, *config.over]
-    where = {name: value for name, value in claim.where.items() if name in keys}
-    planned = matching(part.runs, where)
+    planned = matching(part.runs, claim.where)
     good = planned[usable(planned)]
     pairs = _values(good, claim, claim.metric, keys)
-    expected = _values(planned.assign(**{claim.metric: 1.0}), claim, claim.metric, keys)
+    ones = {name: 1.0 for name in (claim.metric, claim.per) if name}
+    expected = _values(planned.assign(**ones), claim, claim.metric, keys)
     published = claim.published
     if published is None:
-        rows = matching(part.rows.drop_duplicates([*config.rows]), where)
-        known = _values(rows, claim, f"{claim.metric}_published", [*config.rows])
-        published = _estimate(known, config, claim.metric)[0]
+        where = {name: value for name, value in claim.where.items() if name in keys}
+        rows = matching(part.rows, where)
+        known = _values(rows, claim, f"{claim.metric}_published", [config.section, *config.rows])
+        published = estimate(known, config, claim.metric)[0]
     # Of a ratio, the runs with one of its two values.
     for factor, ends in claim.ratio.items():
         good = good[good[factor].isin([resolved(good[factor], end) for end in ends])]
@@ -218,8 +213,8 @@ def _finding(claim: Claim, part: Section, config: ReportConfig, curves: Curves) 
     counts = len(pairs), len(expected), len(unit_means(pairs, config.unit)), len(good)
     untrained = int((~trained(part, config, curves)[good.index]).sum())
     poor = int(poor_fits(good, config).any(axis="columns").sum())
-    estimate = *_estimate(pairs, config, claim.metric), published
-    return Finding(claim, part.title, *estimate, *counts, untrained, poor)
+    found = estimate(pairs, config, claim.metric)
+    return Finding(claim, part.title, *found, published, *counts, untrained, poor)
 
 
 def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> pd.DataFrame:
@@ -232,22 +227,6 @@ def _values(frame: pd.DataFrame, claim: Claim, metric: str, keys: list[str]) -> 
         if chosen[0] == chosen[1]:
             return pd.DataFrame()
         index = [name for name in keys if name != factor]
-        wide = values.pivot_table(index=index, columns=factor, values="number", aggfunc="first")
+        wide = values.groupby([*index, factor], dropna=False).number.first().unstack()
         return wide.reindex(columns=chosen).dropna()
     return values.set_index(keys)[["number"]].dropna()
-
-
-def _estimate(pairs: pd.DataFrame, config: ReportConfig, metric: str) -> tuple[float, float, float]:
-    """Return the number that a claim is about, and its interval; of two columns, their ratio."""
-    if pairs.empty:
-        return UNKNOWN, UNKNOWN, UNKNOWN
-    first, *second = (pairs[name] for name in pairs)
-    if metric in config.proportions and not second:
-        return first.mean(), *proportion_interval(int(first.sum()), len(first))
-    if config.summary == "median":
-        values = first / second[0] if second else first
-        return values.median(), values.min(), values.max()
-    number = first.mean() / second[0].mean() if second else first.mean()
-    units = unit_means(pairs, config.unit).to_numpy().T
-    low, high = ratio_interval(*units) if second else mean_interval(units[0])
-    return float(number), float(low), float(high)

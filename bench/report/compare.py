@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from bench.core.errors import UserError, require
+from bench.core.errors import require
 from bench.core.status import Status
 from bench.report.intervals import (
     EXACT_UP_TO,
@@ -159,7 +159,7 @@ def beside_published(frame: pd.DataFrame, config: ReportConfig, metric: str) -> 
     require(bool(config.published) and metric in known, given, expected)
     twins, keys = [], [*config.rows]
     for part in sections(frame, config):
-        rows = part.rows.drop_duplicates(keys).set_index(keys)
+        rows = part.rows.set_index(keys)
         published = part.runs[keys].join(rows[f"{metric}_published"], on=keys).iloc[:, -1]
         done = {"status": Status.CONVERGED, EXPERIMENT: "published", metric: published}
         twins.append(part.runs.assign(**done).dropna(subset=metric))
@@ -183,10 +183,8 @@ def _corrected(result: pd.DataFrame, config: ReportConfig, factor: str) -> pd.Da
     rows = result.assign(by=factor).to_dict("records")
     families = pd.Series([_family(row, config.families) for row in rows], result.index)
     for name in ("p", "p_exact"):
-        tested = result[result[name].notna()]
-        groups = [key[tested.index] for key in (families, *keys)]
-        for _, family in tested.groupby(groups):
-            result.loc[family.index, name] = stats.false_discovery_control(family[name])
+        tested = result[name].dropna().groupby([families, *keys])
+        result[name] = tested.transform(stats.false_discovery_control)
     return result
 
 
@@ -217,11 +215,10 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         column, equals, value = condition.partition("=")
         expected = f"column=value with one of the columns {', '.join(map(str, frame.columns))}"
         require(bool(equals) and column in frame, f"--where {condition}", expected)
-        kept = frame[frame[column].astype(str) == value]
-        if kept.empty:
-            present = ", ".join(sorted(map(str, frame[column].unique())))
-            raise UserError(f"--where {condition}", f"one of the recorded values {present}")
-        frame = kept
+        met = [value in (str(v), _words(v)) for v in frame[column]]
+        present = ", ".join(sorted({*map(_words, frame[column])}))
+        require(any(met), f"--where {condition}", f"one of the recorded values {present}")
+        frame = frame[met]
     return frame
 
 

@@ -4,6 +4,7 @@ from math import ceil
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -14,7 +15,7 @@ from bench.store.results import Results
 
 COLUMN, PAGE, HEIGHT = 3.4, 7.0, 2.1  # inches: a column's and a page's width, a panel's height
 COLUMNS = 3
-TITLE = 26, 42  # characters of a line of a title, above one panel and above two
+TITLE = 26, 42  # characters per line of a title, above one panel and above two
 STYLE = Path(__file__).with_name("figure.mplstyle")
 
 
@@ -45,7 +46,7 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
         return plot_nothing(parts, config, results)
     if len({*map(len, rows)}) > 1:
         rows = [[one for row in rows for one in row]]
-    lines = [line for row in rows for line in _lines(row)]
+    lines = [line for row in rows for line in np.array_split(row, ceil(len(row) / COLUMNS))]
     width = max(map(len, lines))
     with plt.style.context(STYLE):
         inches = COLUMN if width == 1 else PAGE
@@ -68,12 +69,6 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
         figure.set_size_inches(inches, HEIGHT * len(lines) + 0.15 * (1 + len(entries) / columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
-
-
-def _lines(row: list[PlottedPanel]) -> list[list[PlottedPanel]]:
-    """Return panels in lines of about the same length."""
-    size = ceil(len(row) / ceil(len(row) / COLUMNS))
-    return [row[i : i + size] for i in range(0, len(row), size)]
 
 
 def plot_nothing(parts: list[Section], config: ReportConfig, results: Results) -> Figure:

@@ -1,6 +1,5 @@
 """One self-contained HTML page of all results: no server, no network, no file beside it."""
 
-import json
 import shlex
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -64,6 +63,7 @@ def render(chapters: Sequence[Chapter]) -> str:
     options = {"autoescape": True, "undefined": StrictUndefined}
     options |= {"trim_blocks": True, "lstrip_blocks": True}
     environment = Environment(loader=PackageLoader("bench.report", "."), **options)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
     frames = [chapter.results.frame for chapter in chapters]
     shared = pd.concat([frame.reindex(columns=["created", "status"]) for frame in frames])
     made = shared.created.dropna()
@@ -71,7 +71,7 @@ def render(chapters: Sequence[Chapter]) -> str:
         chapters=[_shown(chapter, chapter.config) for chapter in chapters if chapter.config],
         status=shared.status.value_counts().to_dict(),
         made=(made.min(), made.max()) if len(made) else None,
-        runs=_runs_as_json(chapters),
+        runs=_listed(chapters),
     )
 
 
@@ -91,10 +91,8 @@ def _shown(chapter: Chapter, config: ReportConfig) -> dict[str, Any]:
     done = sum(int(usable(part.runs).sum()) for part in parts)
     counted = f"{done} of {sum(len(part.runs) for part in parts)} runs done."
     return {
-        "name": chapter.name,
+        **vars(chapter),
         "benchmark": chapter.benchmark,
-        "title": config.title,
-        "figure": chapter.figure,
         "caption": f"{'; '.join(part.title for part in parts)}. {counted}",
         "tables": [Grid(*grid) for part in parts for grid in tables.grids(part, config)],
         "comparisons": [*_comparisons(chapter, parts, config)],
@@ -139,8 +137,8 @@ def _compared(result: pd.DataFrame, config: ReportConfig, words: list[str]) -> G
     return Grid(command, text, [*filter(None, [same]), *notes])
 
 
-def _runs_as_json(chapters: Sequence[Chapter]) -> str:
-    """Return the table of all runs as JSON that can stand inside a script element."""
+def _listed(chapters: Sequence[Chapter]) -> list[list[Any]]:
+    """Return the rows of the table of all runs."""
     rows = []
     for chapter in chapters:
         frame = chapter.results.frame
@@ -152,8 +150,7 @@ def _runs_as_json(chapters: Sequence[Chapter]) -> str:
             row = [chapter.name, run["data.name"], setting, run["status"], shown]
             path = run["wandb_path"]
             rows.append([*row, _short(run["wall_time_s"]), path if path == path else "", key])
-    text = json.dumps(rows, separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return rows
 
 
 def _settings(frame: pd.DataFrame) -> list[str]:

@@ -27,7 +27,7 @@ PUBLISHED = {"ls": ":", "marker": "x", "linewidth": 0.7, "ms": 5.5}
 # These come first, so that they look the same in every figure.
 VARIANTS = ("original", "random_images", "random_labels")
 
-CHARACTER = 0.04  # of the axis' length that a character of a tick's name takes
+CHARACTER = 0.04  # the share of the axis that one character of a tick label takes
 
 Style = dict[str, Any]
 Styles = dict[Any, Style]  # by the value of a column
@@ -53,14 +53,14 @@ class PlottedPanel:
         self, panel: Panel, parts: list[Section], config: ReportConfig, results: Results
     ) -> None:
         self.panel, self.config, self.hue = panel, config, panel.hue or config.hue
+        self.ends = config.ends(panel.y[0])  # milestones have those of their metrics
         self.y = "value" if panel.kind == "milestones" else panel.y[0]
         self.title = "" if panel.across else parts[0].title
         self.reference = parts[0].reference
         runs = pd.concat([part.runs for part in parts])
         self.runs = matching(runs[usable(runs)], panel.where)
-        first = [{config.section: part.runs[config.section].iloc[0]} for part in parts]
-        rows = [part.rows.assign(**named) for part, named in zip(parts, first, strict=True)]
-        self.rows = matching(pd.concat(rows, ignore_index=True), panel.where)
+        rows = pd.concat([part.rows for part in parts], ignore_index=True)
+        self.rows = matching(rows, panel.where)
         self.x = panel.x or self._horizontal()
         if panel.kind == "milestones":
             self.rows, self.x = _melted(self.rows, panel.y), "iteration"
@@ -120,8 +120,7 @@ class PlottedPanel:
                 axis.errorbar(line[self.x], line[y], self._bars(line), **style, ls=dash, mfc=filled)
                 color = style["color"]
                 axis.plot(line[self.x], line[f"{y}_published"], **PUBLISHED, color=color)
-                beside = line.dropna(subset=f"{y}_baseline") if config.baseline else line.iloc[:0]
-                if config.baseline and len(beside):
+                if config.baseline and len(beside := line.dropna(subset=f"{y}_baseline")):
                     axis.plot(beside[self.x], beside[f"{y}_baseline"], **BASELINE, color=color)
                     entries[config.baseline.name] = BASELINE | {"color": "0.2"}
             if len(rows) and (self.hue != config.section or self.panel.across):  # else the title
@@ -150,7 +149,7 @@ class PlottedPanel:
         """Plot the trivial predictor's error; return what the legend says of marks and bars."""
         config, entries = self.config, {}
         unit = config.label(config.unit or config.over[-1])
-        words = f"95 % interval, unit: {unit}" if "low" in self._ends() else "least to largest"
+        words = f"95 % interval, unit: {unit}" if "low" in self.ends else "least to largest"
         entries[f"bars: {words}"] = {"color": "0.2", "ls": "none", "marker": "|", "ms": 8}
         if self.rows[f"{self.y}_published"].notna().any():
             entries["published"] = PUBLISHED | {"color": "0.2"}
@@ -185,13 +184,9 @@ class PlottedPanel:
 
     def _bars(self, rows: pd.DataFrame) -> np.ndarray:
         """Return how far an interval reaches below and above, shape (2, rows); 0 without one."""
-        low, high = (rows[f"{self.y}_{end}"].astype(float) for end in self._ends())
+        low, high = (rows[f"{self.y}_{end}"].astype(float) for end in self.ends)
         middle = rows[self.y].astype(float)
         return np.nan_to_num(np.stack([middle - low, high - middle]))
-
-    def _ends(self) -> tuple[str, str]:
-        # Milestones are melted: they have the ends of their metrics.
-        return self.config.ends(self.panel.y[0])
 
     def _curves(self, axis: Axes, styles: Styles) -> dict[str, Style]:
         """Plot a curve per run."""

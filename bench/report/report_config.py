@@ -14,7 +14,6 @@ from bench.core.errors import require
 from bench.core.settings import NonNegative, settings, validate
 
 PUBLISHED = Path(__file__).parent / "published"
-Selection = Literal["last", "best validation"]
 # Names as they are written in a text; other underscores become spaces.
 NAMES = {
     "mnist": "MNIST",
@@ -52,9 +51,9 @@ class Claim:
         A factor and two of its values: the number is the metric at the first over that at the
         second, over pairs of runs that are equal otherwise.
     per : str
-        A metric by which the metric is divided, run by run.
+        Another metric that divides it, run by run.
     above, below : float
-        What the number must lie between.
+        The bounds of the number.
     within : float
         In place of the two, an equivalence: the whole interval of a ratio must lie between
         1 / (1 + `within`) and 1 + `within`.
@@ -82,7 +81,7 @@ class Claim:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """What the number must lie between."""
+        """The bounds of the number."""
         margin = 1 + self.within
         return (1 / margin, margin) if self.within else (self.above, self.below)
 
@@ -95,11 +94,6 @@ class Claim:
     def allows(self, number: float) -> bool:
         """Return whether a number is as claimed."""
         return bool(self.bounds[0] < number < self.bounds[1])
-
-    def is_about(self, run: pd.Series, columns: list[str]) -> bool:
-        """Return whether a run has the setting that `where` names outside the table's columns."""
-        setting = {name: value for name, value in self.where.items() if name not in columns}
-        return all(run.get(name) == value for name, value in setting.items())
 
 
 @settings
@@ -215,16 +209,13 @@ class ReportConfig:
         Configuration values that the published ones hold for.
     published_setting : str
         What else the reader must know about the published values.
-    selections : tuple of str
-        By which rules a run's numbers are taken from its curve: ``last``, ``best validation``; the
-        table has rows for each.
     claims : tuple of Claim
         What the benchmark's runs are held against.
     families : tuple of dict
         Conditions on the columns of a comparison, and on the factor `by` which it is: a value or a
         list of values. The tests of a section that meet all conditions of a family are corrected
         for one another; those that meet no family's make one more. No two families may overlap. So
-        neither another data set nor a selection changes a p value.
+        neither another data set nor `--where` changes a p value.
     summary : str
         ``mean``: mean and standard deviation. ``median``: median, least and largest value.
     panels : tuple of Panel
@@ -256,7 +247,6 @@ class ReportConfig:
     published: str = ""
     published_for: dict[str, Any] = field(default_factory=dict)
     published_setting: str = ""
-    selections: tuple[Selection, ...] = ("last",)
     claims: tuple[Claim, ...] = ()
     families: tuple[dict[str, Any], ...] = ()
     summary: Literal["mean", "median"] = "mean"

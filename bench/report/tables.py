@@ -12,24 +12,18 @@ import pandas as pd
 
 from bench.core.errors import require
 from bench.core.status import Status
-from bench.report.intervals import proportion_interval, unit_intervals
+from bench.report.intervals import estimate
 from bench.report.report_config import ReportConfig, in_words
-from bench.store.results import AT_BEST, MISSING, metric_columns, numbers, settings, usable
+from bench.store.results import MISSING, metric_columns, numbers, settings, usable
 
-# The rules by which a run's numbers are taken from its curve, and how a metric's column ends.
-SELECTIONS = {"last": "", "best validation": AT_BEST}
-RULES = {
-    "last": "Each run's last measurement.",
-    "best validation": "Selection best validation: the measurement with the best validation.",
-}
 BUDGETS = ("trainer.max_epochs", "trainer.max_steps")
-# The ends, apart from those that count, in the order in which a table names them.
+# How runs end that give no numbers, in the order in which a table names them.
 WITHOUT_NUMBERS = [Status.DIVERGED, Status.FAILED, Status.STOPPED, MISSING]
 # Fits that are no better than a trivial predictor, and how a table names them.
 POOR = {"dead": "with output 0", "worse": "worse than the trivial predictor"}
 EXTREMES = {"smallest": "min", "largest": "max"}
 LEFTOVER = 0.1  # a setting with this share of a data set's runs, or less, has no section of its own
-NARROW = 3  # so many metrics need not be divided into questions
+NARROW = 3  # as many metrics need not be divided into questions
 ROUNDING = 1e-6
 
 Setting = dict[str, Any]  # what is particular to some runs, by column
@@ -44,11 +38,10 @@ class Section:
     title : str
         The data set, how long the fits train, and what else is particular to the setting.
     rows : DataFrame
-        One row per row of the table: the row's columns, the rule of `selection`, for each metric
+        One row per row of the table: the columns of section and row, the counts `expected`, `done`,
+        `diverged`, `failed`, `stopped`, `missing`, `dead`, `worse`, and for each metric
         ``<metric>`` (mean), ``<metric>_std``, the ends ``<metric>_low`` and ``<metric>_high`` of
-        the interval over independent units, ``<metric>_published``, ``<metric>_baseline`` (mean),
-        and the counts `expected`, `done`, `diverged`, `failed`, `stopped`, `missing`, `dead`,
-        `worse`.
+        the interval over independent units, ``<metric>_published``, ``<metric>_baseline`` (mean).
     reference : float
         The mean of the reference metric; NaN if the benchmark has none.
     caption : str
@@ -69,8 +62,7 @@ class Section:
 
 def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
     """Summarize runs as the sections of a benchmark's table."""
-    absent = [name for name in config.columns if name not in frame]
-    frame = frame.assign(**dict.fromkeys(absent, float("nan")))
+    frame = frame.reindex(columns=[*dict.fromkeys([*frame, *config.columns])])
     frame, beside = without_baseline(frame, config)
     result = []
     known = {*config.columns, *(name for name in frame if str(name).startswith(config.within))}
@@ -79,7 +71,7 @@ def sections(frame: pd.DataFrame, config: ReportConfig) -> list[Section]:
         others = [setting for setting, _, leftover in apart if not leftover]
         for setting, runs, leftover in apart:
             title, rest = _heading(name, setting, runs, [setting, *others], config)
-            rows = _rows(runs, beside[beside[config.section] == name], config)
+            rows = _rows(runs, beside, config)
             reference = references(runs[usable(runs)], config).mean()
             caption = _caption(runs, config, rest)
             result.append(Section(title, rows, reference, caption, runs, leftover))
@@ -125,20 +117,35 @@ def _heading(
 
 def _rows(runs: pd.DataFrame, beside: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
     """Return the rows of a section, see `Section`; `beside` are runs of the baseline."""
-    rows = pd.concat([_summarize(runs, config, rule) for rule in config.selections])
-    rows = rows.sort_values([*config.rows], kind="stable", ignore_index=True)
-    keys = rows[[*config.rows]].assign(**{config.section: runs[config.section].iloc[0]})
-    keys = pd.MultiIndex.from_frame(keys).reorder_levels([config.section, *config.rows])
-    known, wanted = config.published_values, config.published_for.items()
+    keys, metrics, good = [config.section, *config.rows], [*config.metrics], runs[usable(runs)]
+    ends = {str(end): runs.status == end for end in WITHOUT_NUMBERS}
+    counted = {"expected": True, "done": usable(runs), **ends, **poor_fits(runs, config)}
+    rows = runs[keys].assign(**counted).groupby(keys, dropna=False).sum()
+    for metric in metrics:
+        values = good[[*keys, *config.over]].assign(value=numbers(good, metric))
+        values = values.dropna(subset="value").set_index([*config.over])
+        share, grouped = metric in config.proportions, values.groupby(keys, dropna=False)
+        given = f"benchmark.report.proportions with {metric}"
+        binary = not share or values.value.isin([0, 1]).all()
+        require(binary, given, "a metric that is 0 or 1 in each run")
+        rows[metric] = grouped.value.agg("mean" if share else config.summary)
+        rows[f"{metric}_std"] = grouped.value.std()
+        ends = grouped.apply(_interval, config, metric).reindex(columns=range(2))
+        rows[[f"{metric}_{end}" for end in config.ends(metric)]] = ends
+    wanted = config.published_for.items()
     comparable = all(key in runs and (runs[key] == value).all() for key, value in wanted)
-    beside = beside[usable(beside)].reindex(columns=[*config.rows, *config.metrics])
-    means, own = beside.groupby([*config.rows]).mean(), keys.droplevel(config.section)
-    for metric in config.metrics:
-        if config.baseline:
-            rows[f"{metric}_baseline"] = means.reindex(own)[metric].to_numpy()
-        published = known[metric].reindex(keys) if comparable and metric in known else None
-        rows[f"{metric}_published"] = float("nan") if published is None else published.to_numpy()
-    return rows
+    known = {"published": config.published_values if comparable else pd.DataFrame()}
+    if config.baseline:
+        beside = beside[usable(beside)].reindex(columns=[*keys, *metrics])
+        known["baseline"] = beside.groupby(keys).mean()
+    for end, table in known.items():
+        there = table.reindex(index=rows.index, columns=metrics)
+        rows[[f"{metric}_{end}" for metric in metrics]] = there
+    return rows.reset_index().sort_values([*config.rows], kind="stable", ignore_index=True)
+
+
+def _interval(values: pd.DataFrame, config: ReportConfig, metric: str) -> pd.Series:
+    return pd.Series(estimate(values, config, metric)[1:])
 
 
 def references(runs: pd.DataFrame, config: ReportConfig) -> pd.Series:
@@ -148,42 +155,8 @@ def references(runs: pd.DataFrame, config: ReportConfig) -> pd.Series:
     return pd.Series(config.reference, runs.index)
 
 
-def _summarize(runs: pd.DataFrame, config: ReportConfig, rule: str) -> pd.DataFrame:
-    """Return counts and summarized metrics of each table row, by one rule of selection."""
-    keys = [*config.rows]
-    counts = runs.groupby(keys, dropna=False).status.value_counts().unstack(fill_value=0)
-    rows = counts.sum(axis="columns").rename("expected").to_frame()
-    done = counts.drop(columns=WITHOUT_NUMBERS, errors="ignore").sum(axis="columns")
-    rows["done"] = done.astype(int)  # the sum of no columns is a float
-    rows = rows.join(counts.reindex(columns=[*map(str, WITHOUT_NUMBERS)], fill_value=0))
-    poor = poor_fits(runs, config).assign(**runs[keys]).groupby(keys, dropna=False)[[*POOR]]
-    rows = rows.join(poor.sum().astype(int))
-    good = runs[usable(runs)]
-    for metric in config.metrics:
-        column = f"{metric}{SELECTIONS[rule]}"
-        values = numbers(good, column)
-        grouped = good[[*keys, *config.over]].assign(value=values).groupby(keys, dropna=False)
-        share, ends = metric in config.proportions, [f"{metric}_{e}" for e in config.ends(metric)]
-        rows[metric] = grouped.value.agg("mean" if share else config.summary)
-        rows[f"{metric}_std"] = grouped.value.std()
-        if share:
-            given = f"benchmark.report.proportions with {metric}"
-            binary = values.dropna().isin([0, 1]).all()
-            require(binary, given, "a metric that is 0 or 1 in each run")
-            counts = grouped.value.agg(["sum", "count"])
-            found = [proportion_interval(int(k), int(n)) for k, n in counts.to_numpy()]
-            rows[ends] = pd.DataFrame(found, counts.index, ends)
-        elif config.summary == "median":
-            rows[ends] = grouped.value.agg(["min", "max"])
-        else:
-            rows[ends] = unit_intervals(grouped, keys, config.unit)
-    rows = rows.reset_index()
-    rows.insert(len(keys), "selection", rule)
-    return rows
-
-
 def poor_fits(runs: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
-    """Return which fits are dead, that is output 0, and which others are worse than a trivial one.
+    """Return which fits are dead (their output is 0), and which others worse than a trivial one.
 
     The error of 0 is 1 for relative errors. For labels 0 and 1, of which a share p is 1, it is p,
     and the best constant's, the reference, is p (1 - p). All samples may also have underflowed.
@@ -202,12 +175,12 @@ def _caption(runs: pd.DataFrame, config: ReportConfig, rest: str) -> str:
     averaged = [f"{n} {config.label(key)} value{'s' * (n != 1)}" for key, n in counts.items()]
     summary = "Mean ± standard deviation" if config.summary == "mean" else "Median [least, largest]"
     counted = f"{int(usable(runs).sum())} of {len(runs)} runs done"
-    rules = " ".join(RULES[rule] for rule in config.selections)
     rest = f" {rest[:1].upper()}{rest[1:]}." if rest else ""
     known = [name for name in config.proportions if numbers(runs, name).notna().any()]
     shares = map(config.label, known)
     exact = f" {', '.join(shares)}: share of the runs [exact 95 % interval]." if known else ""
-    return f"{summary} over {' and '.join(averaged)}; {counted}. {rules}{exact}{rest}"
+    over = " and ".join(averaged)
+    return f"{summary} over {over}; {counted}. Each run's last measurement.{exact}{rest}"
 
 
 def cells_as_text(
@@ -217,7 +190,6 @@ def cells_as_text(
     rows = section.rows
     # What no run has, as a setting that is younger than all of them, is left out.
     keys = [key for key in config.rows if rows[key].notna().any()]
-    keys += ["selection"] * (rows.selection.nunique() > 1)
     text = rows[keys].map(lambda value: "-" if pd.isna(value) else str(value))
     for name in {*keys} & {*metric_columns(rows)}:
         text[name] = rows[name].map(_number)
@@ -367,7 +339,7 @@ def as_latex(text: pd.DataFrame, caption: str) -> str:
 def csv(parts: list[Section], config: ReportConfig, outcomes: Sequence[str] = ()) -> str:
     """Return the table's numbers as CSV, one line per row of any section."""
     tables = [part.rows.assign(section=part.title, reference=part.reference) for part in parts]
-    return as_csv(pd.concat(tables, ignore_index=True))
+    return as_csv(pd.concat(tables, ignore_index=True).drop(columns=config.section))
 
 
 def as_csv(table: pd.DataFrame) -> str:

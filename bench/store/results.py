@@ -28,9 +28,6 @@ T = TypeVar("T")
 Point = Mapping[str, float | None]  # of a curve
 Curves = Mapping[str, Sequence[Point]]  # by run key
 MISSING = "missing"  # a planned run that has no record
-# What "the best validation" is the best of, by the first that a curve has.
-VALIDATION = {"validation_error": min, "validation_loss": min, "validation_accuracy": max}
-AT_BEST = "@best_validation"
 RUNS_FILE, CURVES_FILE = "runs.parquet", "curves.parquet"
 OWN_COLUMNS = [name for name in RESERVED if name not in ("run_key", "variant", "seed")]
 
@@ -59,7 +56,6 @@ class Results:
         `variant`, `seed`       any   which data, and the seed of every random draw
         ``model.rank``, ...     any   a column per configuration value, by its dotted key
         ``train_error``, ...    float a column per metric: the run's last measurement
-        ``...@best_validation`` float the same where the run's validation was best, if it has one
         ======================= ===== =============================================================
 
         Numbers are NaN and texts None where a run has none; `attempt` and the like are floats for
@@ -188,23 +184,13 @@ def row_of(record: Record) -> dict[str, Any]:
         "versions": _in_words(record.versions),
         "host": _in_words(vars(record.host)),
         **flatten(record.config),
-        **measurements(record.metrics, record.curve),
+        **measurements(record.metrics),
     }
 
 
-def measurements(metrics: Point, curve: Sequence[Point]) -> dict[str, float]:
-    """Return the last numbers of a run, and those where its validation was best."""
-    best = {f"{name}{AT_BEST}": value for name, value in best_validation(curve).items()}
-    return {n: np.nan if v is None else float(v) for n, v in {**metrics, **best}.items()}
-
-
-def best_validation(curve: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Return the first point of a curve with the best validation; empty if it has none."""
-    for name, best in VALIDATION.items():
-        points = [point for point in curve if point.get(name) is not None]
-        if points:
-            return best(points, key=lambda point: point[name])
-    return {}
+def measurements(metrics: Point) -> dict[str, float]:
+    """Return the last numbers of a run."""
+    return {name: np.nan if value is None else float(value) for name, value in metrics.items()}
 
 
 def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

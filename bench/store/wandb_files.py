@@ -81,7 +81,7 @@ def load_wandb_results(runs_dir: str | Path, benchmark: str) -> Results:
             "wall_time_s": elapsed,
             "wandb_path": file.parent.relative_to(file.parents[2]).as_posix(),
             **flatten(config),
-            **measurements(metrics, curves[key]),
+            **measurements(metrics),
         }
     return Results.of(rows, curves)
 

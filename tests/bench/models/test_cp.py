@@ -9,7 +9,7 @@ import torch
 from bench.core.errors import UserError
 from bench.core.seeding import generator
 from bench.core.settings import validate
-from bench.kernels.indicators import IndicatorBatch, indicator_matrix
+from bench.kernels.indicators import IndicatorBatch
 from bench.models.cp import CPBlock, CPConfig, CPFactorization
 
 
@@ -42,7 +42,7 @@ def test_a_block_gives_each_predictor_its_own_value():
     factors = [model.factors.detach().permute(2, 1, 0) for model in models]
     block = CPBlock(torch.tensor([5, 6, 9]), torch.tensor([2, 4, 1]), torch.cat(factors))
     indices = torch.randint(3, (8, 4), generator=generator(0, "indices"))
-    inputs = IndicatorBatch(indicator_matrix(indices, 3), 3)
+    inputs = IndicatorBatch(indices, 3)
     predictions, underflows = block(inputs)
     for row, model in zip(predictions, models, strict=True):
         torch.testing.assert_close(row, model(indices), rtol=1e-12, atol=1e-12)

@@ -6,7 +6,6 @@ import torch
 from bench.models.cp import CPConfig
 from bench.models.hierarchical import HierarchicalConfig
 from bench.perf.tensor_rank import (
-    accuracy,
     figure_cost,
     learner_of,
     published_step,
@@ -46,11 +45,11 @@ def test_times_are_medians_of_interleaved_calls():
     assert all(0 < time < 0.1 for time in times.values())
 
 
-def test_our_step_takes_steps_and_is_accurate_late_in_training():
-    images = random_images()
-    step = step_of(learner_of([2], [0, 1], images, late=True))
-    assert step().shape == (2,)
-    assert all(float(error) < 1e-5 for error in accuracy(images).split(", "))
+def test_our_step_lowers_the_loss_late_in_training():
+    step = step_of(learner_of([2], [0, 1], random_images(), late=True))
+    losses = torch.stack([step() for _ in range(5)])
+    assert losses.shape == (5, 2)
+    assert (losses[-1] < losses[0]).all()
 
 
 def test_the_figure_s_cost_is_counted_where_all_its_data_were_measured():

@@ -44,7 +44,6 @@ benchmark:
         ({"claims": [{"says": "?", "metric": "m", "ratio": {"a": [1]}}]}, "ratio"),
         ({"claims": [{"says": "?", "metric": "m", "ratio": {"a": [1, 2], "b": [1, 2]}}]}, "one f"),
         ({"summary": "mode"}, "benchmark.report.summary='mode': expected 'mean' or 'median'"),
-        ({"selections": ["first"]}, "best validation"),
         ({"unit": "model.rank"}, "benchmark.report.unit=model.rank: expected one of data.target"),
         ({"x": "seed"}, "benchmark.report.x=seed: expected one of data.name, variant, model.rank"),
         ({"rows": "variant"}, "benchmark.report.rows"),

@@ -11,7 +11,7 @@ from bench.core.errors import UserError
 from bench.plan import plan_benchmark
 from bench.report import tables
 from bench.report.report_config import Baseline, ReportConfig
-from bench.store.results import Results, best_validation, row_of
+from bench.store.results import Results, row_of
 
 GOLDEN_MARKDOWN = """\
 # A title
@@ -53,14 +53,14 @@ random\_labels & 1 & - & - & 0.0890 & 0.0920 & 0/1 (1 failed) \\
 """.lstrip()  # noqa: E501
 
 GOLDEN_CSV = """\
-variant,model.rank,selection,expected,done,diverged,failed,stopped,missing,dead,worse,\
+variant,model.rank,expected,done,diverged,failed,stopped,missing,dead,worse,\
 train_error,train_error_std,train_error_low,train_error_high,\
 test_error,test_error_std,test_error_low,test_error_high,\
 train_error_published,test_error_published,section,reference
-original,1,last,2,2,0,0,0,0,0,0,0.0200,0.0141,-0.1071,0.1471,0.0250,0.0071,-0.0385,0.0885,\
+original,1,2,2,0,0,0,0,0,0,0.0200,0.0141,-0.1071,0.1471,0.0250,0.0071,-0.0385,0.0885,\
 0.0230,0.0240,"MNIST, 100 epochs",0.0900
-original,2,last,3,1,1,0,0,1,0,0,0.0100,,,,0.0200,,,,0.0155,0.0195,"MNIST, 100 epochs",0.0900
-random_labels,1,last,1,0,0,1,0,0,0,0,,,,,,,,,0.0890,0.0920,"MNIST, 100 epochs",0.0900
+original,2,3,1,1,0,0,1,0,0,0.0100,,,,0.0200,,,,0.0155,0.0195,"MNIST, 100 epochs",0.0900
+random_labels,1,1,0,0,1,0,0,0,0,,,,,,,,,0.0890,0.0920,"MNIST, 100 epochs",0.0900
 """
 
 
@@ -136,27 +136,6 @@ def test_published_values_stand_only_beside_their_own_setting():
         (part,) = tables.sections(other, config())
         published = part.rows[["train_error_published", "test_error_published"]]
         assert published.isna().all(axis=None)
-
-
-def test_the_best_validation_is_one_more_row_of_every_setting():
-    chosen = runs().assign(**{"train_error@best_validation": 0.5})
-    both = replace(config(), selections=("last", "best validation"))
-    (part,) = tables.sections(chosen, both)
-    first = part.rows[part.rows["model.rank"] == 1].set_index("selection").loc[:, "train_error"]
-    assert first["last"].tolist() == pytest.approx([0.02, float("nan")], nan_ok=True)
-    assert first["best validation"].tolist() == pytest.approx([0.5, float("nan")], nan_ok=True)
-    text = tables.markdown([part], both)
-    assert "| original | 1 | best validation | 0.5000 |" in text
-    assert "the measurement with the best validation" in text
-
-
-def test_the_best_validation_is_the_first_of_the_best():
-    accuracies = [0.5, 0.9, 0.9, 0.7]
-    curve = [{"epoch": i, "validation_accuracy": value} for i, value in enumerate(accuracies)]
-    assert best_validation(curve)["epoch"] == 1
-    errors = [{"epoch": i, "validation_error": 1 - value} for i, value in enumerate(accuracies)]
-    assert best_validation(errors)["epoch"] == 1
-    assert best_validation([{"epoch": 0, "train_error": 0.1}]) == {}
 
 
 HOSTILE = r"a|b & c_d $x$ {y} \z ~ ^ # 50 % <script>"

@@ -45,8 +45,7 @@ def cells():
 
 
 def test_a_row_says_what_was_asked_for_what_came_out_and_where_from(tmp_path, cells):
-    curve = [{"epoch": 0.0, "validation_error": 0.2}, {"epoch": 1.0, "validation_error": 0.3}]
-    write(tmp_path, cells[:1], curve=curve, metrics={"train_error": 0.5, "test_error": None})
+    write(tmp_path, cells[:1], metrics={"train_error": 0.5, "test_error": None})
     (row,) = Results.from_runs(tmp_path).frame.to_dict("records")
     assert row["model.name"] == "toy"
     assert row["model.rank"] == 1
@@ -54,7 +53,6 @@ def test_a_row_says_what_was_asked_for_what_came_out_and_where_from(tmp_path, ce
     assert row["status"] == "max_steps"
     assert row["train_error"] == 0.5
     assert row["test_error"] != row["test_error"]
-    assert row["validation_error@best_validation"] == 0.2
     assert row["commit"] == "0" * 40
     assert row["dirty"] is False
     assert row["versions"] == "python 3.11.0, rankbench 0.2.0"
