@@ -1,7 +1,7 @@
 """Composing the configuration with Hydra, from the suite's own folder and from the user's."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -145,6 +145,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         given = str(override.input_line)
         require(not stray, given, "a key that exists, set without + or ~")
         require(override.value() != {}, given, "a value, as {} changes nothing")
+        swept = override.value()
+        require(
+            not isinstance(swept, Glob | IntervalSweep), given, "values, as in 1,2 or range(1,3)"
+        )
     return parsed
 
 
@@ -154,16 +158,6 @@ def _spelled_out(override: str) -> str:
     bare = ALIASES.get(key.lstrip("+"), key.lstrip("+"))
     group, dot, _ = bare.partition(".")
     return f"++{bare}={value}" if equals and dot and group in TYPED_GROUPS else override
-
-
-def get_value(config: Mapping[str, Any], key: str) -> Any:
-    """Return the value at a dotted key of a nested configuration."""
-    value: Any = config
-    for name in key.split("."):
-        known = sorted(value) if isinstance(value, Mapping) else []
-        require(name in known, f"the key {key}", f"one of {', '.join(known)} in place of {name!r}")
-        value = value[name]
-    return value
 
 
 def _one_line(error: BaseException) -> str:

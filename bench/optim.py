@@ -16,7 +16,8 @@ class GroupRMSprop(Optimizer):
     The mean v of the squared norm of the group's gradient g follows
     ``v <- decay v + (1 - decay) ||g||^2``; every parameter moves by
     ``-lr g / (sqrt(v / (1 - decay^t)) + eps)``. Directions are those of gradient descent, so the
-    laws of gradient flow hold in the time that `flow_time` counts [TF and HTF, experiments].
+    laws of gradient flow hold in the time that the sum of the step sizes is [TF and HTF,
+    experiments].
 
     Parameters
     ----------
@@ -31,6 +32,11 @@ class GroupRMSprop(Optimizer):
     replicated : bool
         Whether the first dimension of every parameter counts independent replicates. Each then has
         its own v, and moves exactly as it would alone.
+
+    Attributes
+    ----------
+    step_size : Tensor
+        The last group's last step size, shape (replicates,) or ().
     """
 
     def __init__(
@@ -46,11 +52,6 @@ class GroupRMSprop(Optimizer):
         require(eps > 0, f"eps={eps}", "a number above 0")
         super().__init__(params, {"lr": lr, "decay": decay, "eps": eps, "replicated": replicated})
 
-    @property
-    def flow_time(self) -> Tensor:
-        """Sum of the first group's step sizes so far, float64: shape (replicates,) or ()."""
-        return self._state_of(self.param_groups[0])["flow_time"]
-
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore
         """Move every parameter that has a gradient; return the closure's loss, if there is one."""
@@ -62,37 +63,18 @@ class GroupRMSprop(Optimizer):
         return loss
 
     def _move(self, moving: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
-        state = self._state_of(group)
+        squared_norm: Any = sum(_squared_norm(each, group["replicated"]) for _, each in moving)
+        state = self.state[group["params"][0]]  # there it is checkpointed
+        if not state:
+            state.update(step=0, squared_norm=torch.zeros_like(squared_norm))
         state["step"] += 1
-        squared_norm = sum(_squared_norm(gradient, group["replicated"]) for _, gradient in moving)
         state["squared_norm"].lerp_(squared_norm, 1 - group["decay"])
         correction = 1 - group["decay"] ** state["step"]
         root = (state["squared_norm"] / correction).sqrt_()
-        step_size = root.add_(group["eps"]).reciprocal_().mul_(group["lr"])
-        state["flow_time"] += step_size
+        self.step_size = size = root.add_(group["eps"]).reciprocal_().mul_(group["lr"])
         for parameter, gradient in moving:
-            sizes = step_size.view(step_size.shape + (1,) * (parameter.ndim - step_size.ndim))
+            sizes = size.view(size.shape + (1,) * (parameter.ndim - size.ndim))
             parameter.addcmul_(gradient, sizes, value=-1)
-
-    def _state_of(self, group: dict[str, Any]) -> dict[str, Any]:
-        """Return the group's state, kept with its first parameter so that it is checkpointed."""
-        first = group["params"][0]
-        state = self.state[first]
-        if not state:
-            shape = first.shape[:1] if group["replicated"] else ()
-            state["step"] = 0
-            state["squared_norm"] = first.new_zeros(shape, requires_grad=False)
-            state["flow_time"] = torch.zeros(shape, dtype=torch.float64, device=first.device)
-        return state
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; `flow_time` keeps its precision, which torch would cast away."""
-        super().load_state_dict(state_dict)
-        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
-            saved_state = state_dict["state"].get(saved["params"][0])
-            if saved_state is not None:
-                state = self._state_of(group)
-                state["flow_time"] = saved_state["flow_time"].to(group["params"][0].device).clone()
 
 
 def _squared_norm(gradient: Tensor, replicated: bool) -> Tensor:

@@ -5,24 +5,18 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import groupby, product
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Override
 
-from bench.configuration import (
-    choices,
-    compose,
-    get_value,
-    launcher,
-    parse,
-    raw,
-    require_benchmark,
-)
+from bench.configuration import choices, compose, launcher, parse, raw, require_benchmark
 from bench.core.cell import SCIENCE, Cell
 from bench.core.errors import require
-from bench.core.settings import Count, Positive, load, settings
+from bench.core.settings import Count, Natural, Positive, load, settings, validate
 
 # Arguments of Lightning's Trainer that change where a run is computed and shown, but no number.
 EXECUTION_ARGUMENTS = {
@@ -168,7 +162,7 @@ def _expanded(
 ) -> Iterator[Cell]:
     """Yield the cells of a composed benchmark, of which the command has set some axes."""
     axes = {**config["benchmark"]["axes"], **own_axes}
-    axes |= {key: [get_value(config, key)] for key in fixed_keys if key in axes}
+    axes |= {k: [reduce(getitem, k.split("."), config)] for k in fixed_keys if k in axes}
     if axes.get(CLASSES) in (ALL, [ALL]):
         axes[CLASSES] = typing.classes(config)
     for key, values in axes.items():
@@ -209,9 +203,8 @@ def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
         axes = isinstance(node.get("axes"), Mapping) and node["axes"]
         require(bool(axes), given, "benchmark.axes, lists of values by key")
     for key in ("cases", "baselines"):
-        require(
-            isinstance(node.get(key) or [], list), f"{given} with {key}={node.get(key)}", "a list"
-        )
+        listed = node.get(key) or []
+        require(isinstance(listed, list), f"{given} with {key}={listed}", "a list")
     experiment = node.get("experiment")
     if experiment and all(o.key_or_group != "experiment" for o in parsed):
         lines.append(f"experiment={experiment}")
@@ -270,9 +263,10 @@ def _with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str,
     """
     result = deepcopy({name: config[name] for name in (*SCIENCE, "variant", "seed", "execution")})
     for key, value in values.items():
-        node, (*parents, name) = result, key.split(".")
+        node, group, (*parents, name) = result, key.partition(".")[0], key.split(".")
+        require(group in result, f"the axis {key}", f"a key, or one below, of {', '.join(result)}")
         for parent in parents:
-            node = get_value(result, parent) if node is result else node.setdefault(parent, {})
+            node = node.setdefault(parent, {})
             require(isinstance(node, dict), f"the axis {key}", "a value inside a config group")
         node[name] = value
     return result
@@ -294,7 +288,7 @@ class Typing:
     def cell(self, config: Mapping[str, Any]) -> Cell:
         """Return the cell that a composed configuration describes."""
         learner = self._load("learner", config["learner"])
-        used = ("data", "model", *learner.uses)
+        used = learner.accepts
         trainer = config["trainer"] or {}
         own = {name: v for name, v in trainer.items() if name in EXECUTION_ARGUMENTS}
         nodes = {**config, "trainer": {name: v for name, v in trainer.items() if name not in own}}
@@ -307,9 +301,7 @@ class Typing:
             given = f"{group}={config[group].get('_target_')} with learner={learner.name}"
             hint = f"choose another {group} or learner"
             require(isinstance(groups[group], kind), given, f"a {kind.__name__}", hint)
-        seed = config["seed"]
-        whole = isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0
-        require(whole, f"seed={seed}", "an integer of at least 0")
+        seed = validate(Natural, config["seed"], "seed")
         own = config["execution"].get("trainer", {}) | own
         execution = self._load("execution", {**config["execution"], "trainer": own})
         return Cell(str(config["variant"]), seed, learner=learner, **groups, execution=execution)

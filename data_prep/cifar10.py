@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchvision import datasets
 
-from bench.core.errors import UserError, require
+from bench.core.errors import UserError, expecting, require
 from bench.core.settings import settings
 from data_prep.image_files import image_folder, read_image
 from data_prep.images import Files, ImageData, RawImages, data_root
@@ -96,11 +96,9 @@ class CIFAR10JPEG(CIFAR10):
 
 @lru_cache(maxsize=2)
 def _read_torchvision(folder: Path, split: str) -> RawImages:
-    try:
+    expected = "torchvision's CIFAR-10, whole, or to be downloaded again"
+    with expecting(f"the folder {folder / TORCHVISION}", expected):
         data = datasets.CIFAR10(str(folder), train=split == "train")
-    except Exception as error:
-        given = f"the folder {folder / TORCHVISION} ({error})"
-        raise UserError(given, "torchvision's CIFAR-10, whole", "download it again") from error
     return RawImages(torch.from_numpy(data.data), torch.tensor(data.targets))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from bench.core.errors import UserError
+from bench.core.errors import UserError, expecting
 
 
 def image_folder(folder: Path) -> ImageFolder:
@@ -22,8 +22,5 @@ def image_folder(folder: Path) -> ImageFolder:
 
 def read_image(path: str, convert: Callable[[Image.Image], Any]) -> np.ndarray:
     """Return an image, converted, as an array; raise `UserError` if it is damaged."""
-    try:
-        with Image.open(path) as image:
-            return np.asarray(convert(image))
-    except Exception as error:  # Pillow raises whatever its decoders stumble over
-        raise UserError(f"the image {path} ({error})", "an image that is whole") from error
+    with expecting(f"the image {path}", "an image that is whole"), Image.open(path) as image:
+        return np.asarray(convert(image))

@@ -105,7 +105,7 @@ class ImageData(Settings, ABC):
         given = f"{self.name} with {self.classes} classes"
         require(2 <= self.classes <= 256, given, "from 2 to 256 classes")
         for key, least, most, what in (
-            ("levels", 2, self.brightest + 1, "gray values"),
+            ("levels", 2, min(self.brightest + 1, 256), "gray values"),
             ("target_class", 0, self.classes - 1, "classes"),
             ("batch_size", 1, self.counts["train"], "training samples"),
         ):
@@ -137,19 +137,17 @@ class ImageData(Settings, ABC):
         images, labels = self.read(root, name)
         shape = (self.counts[name], *self.image_shape)
         _require_integers(f"the {name} images of {self.name}", images, shape, self.brightest)
-        self._check_labels(f"the {name} labels of {self.name}", labels, name)
+        _require_integers(f"the {name} labels of {self.name}", labels, shape[:1], self.classes - 1)
         inputs = quantize(images, self.brightest, self.levels)
         return Split(name, inputs, labels.long(), self.levels)
-
-    def _check_labels(self, given: str, labels: Tensor, split: str) -> None:
-        _require_integers(given, labels, (self.counts[split],), self.classes - 1)
 
     def randomized(self, original: Split, variant: str, seed: int) -> Split:
         """Return the variant of `original` under `seed`; see `data_prep.controls`."""
         inputs, labels = control(variant).randomize(original, self.fraction, seed)
         given = f"variant={variant} of {self.name}"
         _require_integers(f"the images of {given}", inputs, original.inputs.shape, self.levels - 1)
-        self._check_labels(f"the labels of {given}", labels, original.name)
+        shape = original.labels.shape
+        _require_integers(f"the labels of {given}", labels, shape, self.classes - 1)
         return replace(original, inputs=inputs, labels=labels)
 
 
@@ -187,7 +185,5 @@ def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
     # In this order every half is met exactly in floating point.
     scaled = torch.arange(brightest + 1, dtype=torch.float64) * (levels - 1) / brightest
     table = scaled.round().to(torch.uint8)
-    found = torch.empty(images.shape, dtype=torch.uint8)
-    for some, room in zip(images.split(CHUNK), found.split(CHUNK), strict=True):
-        room.copy_(table[some.long()])  # indices take eight bytes per pixel
-    return found.flatten(1)
+    # In pieces, as indices take eight bytes per pixel.
+    return torch.cat([table[some.long()] for some in images.split(CHUNK)]).flatten(1)

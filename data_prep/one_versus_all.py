@@ -1,6 +1,5 @@
 """The one-versus-all problems of a stack of predictors that read the same images."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -35,8 +34,7 @@ def images_key(cell: Cell, *shared: Any) -> str:
         data.pop(name, None)
     own_images = control(cell.variant).CHANGES_IMAGES
     sample = (cell.variant, cell.seed, cell.data.fraction) if own_images else ()
-    text = repr(((*data.items(), *sample), shared))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return repr(((*data.items(), *sample), shared))
 
 
 @dataclass(frozen=True)
@@ -83,10 +81,10 @@ class Part:
         return self.labels[:, samples][self.labelings[problems]]
 
 
-def read_parts(cells: Sequence[Cell]) -> dict[str, Part]:
+def read_parts(cells: Sequence[Cell], device: Any = "cpu") -> dict[str, Part]:
     """Read the training and the test samples of cells with equal `images_key`."""
     data, root = cells[0].data, cells[0].execution.root
-    return {name: _part(cells, data.split(root, name)) for name in ("train", "test")}
+    return {name: _part(cells, data.split(root, name)).to(device) for name in ("train", "test")}
 
 
 def _part(cells: Sequence[Cell], original: Split) -> Part:

@@ -1,7 +1,6 @@
 """Your own data without code: arrays in one file, or a folder of images by class."""
 
 import hashlib
-import zipfile
 from abc import abstractmethod
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -10,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from numpy.lib.npyio import NpzFile
 from sklearn.model_selection import train_test_split
-from torchvision.transforms.functional import center_crop, resize
+from torchvision.transforms import CenterCrop, Compose, Grayscale, Resize
 
-from bench.core.errors import UserError, require
+from bench.core.errors import expecting, require
 from bench.core.settings import AtLeastTwo, Natural, settings
 from data_prep.image_files import image_folder, read_image
 from data_prep.images import Files, ImageData, RawImages
@@ -73,13 +72,15 @@ class OwnData(ImageData):
 
     def __post_init__(self) -> None:
         found = self.arrays
-        given = f"{self.name} with SHA-256 {found.sha256}"
+        name = self.location.name + "/" * self.location.is_dir()
+        given = f"{name} with SHA-256 {found.sha256}"
         expected = f"SHA-256 {self.sha256}, as when it was named"
         require(self.sha256 in ("", found.sha256), given, expected)
         some = min(5000, max(1, found.counts["train"] // STEPS))
-        described = {name: getattr(found, name) for name in DESCRIBED}
-        for name, value in (described | {"batch_size": self.batch_size or some}).items():
-            object.__setattr__(self, name, value)  # the class is frozen
+        described = {"name": name, "batch_size": self.batch_size or some}
+        described |= {key: getattr(found, key) for key in DESCRIBED}
+        for key, value in described.items():
+            object.__setattr__(self, key, value)  # the class is frozen
         super().__post_init__()
 
     @property
@@ -100,7 +101,7 @@ class OwnData(ImageData):
         """Read one part; `root` is not used."""
         found = self.arrays
         given = f"{self.name} with SHA-256 {found.sha256}"
-        require(found.sha256 == self.sha256, given, "data that nobody changes meanwhile")
+        require(found.sha256 == self.sha256, given, "data that do not change while they are in use")
         return found.parts[split]
 
 
@@ -108,8 +109,8 @@ class OwnData(ImageData):
 class ArrayFile(OwnData):
     """Arrays in an ``.npz`` file, as `numpy.savez` writes it.
 
-    `x` has the shape (samples, ...) and holds integers of at least 0 or floats from 0 to 1, `y` has
-    the shape (samples,) and holds integers, one per class. `x_test` and `y_test` hold the test
+    `x` has the shape (samples, ...) and holds integers from 0 to 65,535 or floats from 0 to 1; `y`
+    has the shape (samples,) and holds integers, one per class. `x_test` and `y_test` hold the test
     samples; without them a fifth of all samples, stratified by class, is the test part.
 
     Parameters
@@ -119,11 +120,6 @@ class ArrayFile(OwnData):
     """
 
     file: str = field(compare=False)
-
-    @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The file's name, under which tables know the data."""
-        return self.location.name
 
     @property
     def location(self) -> Path:
@@ -163,11 +159,6 @@ class ImageFolderData(OwnData):
     size: AtLeastTwo = 28
 
     @property
-    def name(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The folder's name, under which tables know the data."""
-        return f"{self.location.name}/"
-
-    @property
     def location(self) -> Path:
         """The folder."""
         return Path(self.path).expanduser().resolve()
@@ -204,28 +195,22 @@ def _read_file(path: Path, changed: int) -> Arrays:
     given = f"{path.name} with samples of shapes {' and '.join(map(str, shapes))}"
     require(len(shapes) == 1, given, "one shape")
     floats = {values.dtype.kind == "f" for name, values in found.items() if name[0] == "x"}
-    require(len(floats) == 1, f"{path.name} with floats and integers", "one of them")
+    require(len(floats) == 1, f"{path.name} with floats and integers", "either of them")
     return _assembled(path.name, parts, hashlib.sha256(path.read_bytes()).hexdigest())
 
 
 def _load(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            size = sum(member.file_size for member in archive.infolist())
-        require(size <= MOST_BYTES, f"{path.name} with {size:.3g} bytes of arrays", "8e9 at most")
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except UserError:
-        raise
-    except Exception as error:  # whatever a damaged archive makes NumPy stumble over
-        message = " ".join(str(error).split())
-        expected = "a whole .npz file of plain arrays, as numpy.savez writes it"
-        raise UserError(f"data.file={path.name} ({message})", expected) from error
+    expected = "a whole .npz file of plain arrays, as numpy.savez writes it"
+    # The file is opened lazily, and without pickle.
+    with expecting(f"data.file={path.name}", expected), NpzFile(path) as arrays:
+        size = sum(member.file_size for member in arrays.zip.infolist())
+        require(size <= MOST_BYTES, f"{path.name} with {size:.3g} bytes of arrays", "at most 8e9")
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _as_integers(values: np.ndarray, given: str) -> np.ndarray:
     """Return integers of at least 0; floats from 0 to 1 are scaled to `FLOAT_LEVELS`."""
-    expected = "integers of at least 0, or floats from 0 to 1"
+    expected = f"integers from 0 to {FLOAT_LEVELS}, or floats from 0 to 1"
     require(values.dtype.kind in "biuf", f"{given} of {values.dtype}", expected)
     low, high = values.min(), values.max()  # NaN if any is
     most = 1 if values.dtype.kind == "f" else FLOAT_LEVELS
@@ -237,17 +222,15 @@ def _as_integers(values: np.ndarray, given: str) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _read_folder(folder: Path, size: int) -> Arrays:
-    def gray_square(image: Image.Image) -> Any:
-        return center_crop(resize(image.convert("L"), size), size)  # pyright: ignore
-
+    gray_square = Compose([Grayscale(), Resize(size), CenterCrop(size)])
     paths = [folder / "train", folder / "test"]
     whole = all(path.is_dir() for path in paths)
     folders = [image_folder(path) for path in (paths if whole else [folder])]
     given = f"{folder} with other classes in test/ than in train/"
-    require(folders[0].classes == folders[-1].classes, given, "one set")
+    require(folders[0].classes == folders[-1].classes, given, "the same in both")
     room = 4.0 * size**2 * sum(len(found.samples) for found in folders)  # bytes, as int32
     given = f"data.size={size}, which takes {room:.3g} bytes for all images"
-    require(room <= MOST_BYTES, given, "8e9 at most", "lower data.size")
+    require(room <= MOST_BYTES, given, "at most 8e9", "lower data.size")
     digest, parts = hashlib.sha256(str(size).encode()), []
     for found in folders:
         for path, _ in found.samples:

@@ -21,7 +21,7 @@ from bench.core.settings import Natural, as_plain, settings
 from data_prep.images import Files, data_root
 from data_prep.labeled_images import LabeledImages, LabeledPart
 from data_prep.patches import RandomPatch
-from data_prep.pathfinder_scenes import Pixels, SceneConfig, draw_images
+from data_prep.pathfinder_scenes import Pixels, SceneConfig, draw_image
 
 GENERATOR = 1  # raised whenever the same parameters give other images
 CHUNK = 250  # images that a worker draws at a time
@@ -101,7 +101,7 @@ class Pathfinder(LabeledImages):
             return images
         given = f"execution.root={data_root(root)} without {path.name}"
         require(draw, given, "a folder that has it", "draw it with `rankbench data pathfinder`")
-        draw_images(self.scene, [0], self.draw_seed or 0, "train")  # finds most mistakes at once
+        draw_image(self.scene, True, self.draw_seed or 0, "train", 0)  # finds most mistakes at once
         require_writable(path.parent, "execution.root")
         images = self.draw(workers)
         buffer = io.BytesIO()
@@ -132,16 +132,15 @@ class Pathfinder(LabeledImages):
         UserError
             If a scene has no room, or two images are alike.
         """
-        chunks = []
-        for part in PARTS:
-            for number, labels in enumerate(self.labels(part).split(CHUNK)):
-                indices = range(number * CHUNK, number * CHUNK + len(labels))
-                named = self.scene, indices, self.draw_seed, part
-                chunks.append(delayed(draw_images)(*named, labels=labels.tolist()))
+        tasks = [
+            delayed(draw_image)(self.scene, connected, self.draw_seed, part, index)
+            for part in PARTS
+            for index, connected in enumerate(self.labels(part).tolist())
+        ]
         workers = workers or min(cpu_count(), math.ceil((self.train + self.test) / SHARE))
-        images = np.concatenate(list(Parallel(n_jobs=workers)(chunks)))  # pyright: ignore
+        images = np.stack(list(Parallel(n_jobs=workers, batch_size=CHUNK)(tasks)))  # pyright: ignore
         different = len({hashlib.sha256(image).digest() for image in images})
-        given = f"{len(images) - different} of {len(images)} images like another"
+        given = f"{len(images) - different} of {len(images)} images are like another"
         hint = "raise data.scene.drawn_size or data.scene.length, or lower data.train and data.test"
         require(different == len(images), given, "different images", hint)
         return dict(zip(PARTS, np.split(images, [self.train]), strict=True))

@@ -5,7 +5,7 @@ complex numbers, x + iy with y downwards: one product turns a point into a dash'
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
@@ -121,22 +121,6 @@ class SceneConfig:
     def distractors(self) -> int:
         """Number of distractors."""
         return math.ceil(3 * self.distractor_dashes / self.length)
-
-
-def draw_images(
-    config: SceneConfig,
-    indices: Sequence[int],
-    seed: int,
-    *name: object,
-    labels: Sequence[bool] | None = None,
-) -> Pixels:
-    """Draw the images of some indices, shape (images, image_size, image_size), uint8.
-
-    `labels` says which are connected; by default those of even index.
-    """
-    connected = [index % 2 == 0 for index in indices] if labels is None else labels
-    drawn = zip(indices, connected, strict=True)
-    return np.stack([draw_image(config, label, seed, *name, index) for index, label in drawn])
 
 
 def draw_image(config: SceneConfig, connected: bool, seed: int, *name: object) -> Pixels:

@@ -126,7 +126,7 @@ class TargetConfig:
 
 @settings
 class MeasurementConfig:
-    """What of the target is seen.
+    """Which part of the target is observed.
 
     Parameters
     ----------
@@ -179,9 +179,7 @@ class ObservedEntries(nn.Module):
     def forward(self, tensor: Tensor) -> Tensor:
         """Read tensors of shape (..., *mode_dims): shape (..., measurements)."""
         entries = tensor.flatten(-self.order)
-        if self.indices.ndim == 1:
-            return entries.index_select(-1, self.indices)
-        return entries.gather(-1, self.indices)
+        return entries.gather(-1, self.indices.expand(*entries.shape[:-1], -1))
 
     def least_norm(self, values: Tensor) -> Tensor:
         """Return the flattened tensor of least norm with these entries: 0 where none is read."""

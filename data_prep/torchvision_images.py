@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torchvision import datasets
 from torchvision.datasets.mnist import read_image_file, read_label_file
 
-from bench.core.errors import UserError, require
+from bench.core.errors import UserError, expecting, require
 from bench.core.settings import settings
 from data_prep.images import Files, ImageData, RawImages, data_root
 
@@ -72,10 +72,8 @@ class TorchvisionImages(ImageData):
                 shutil.move(Path(scratch) / raw / name, folder / name)
 
     def _verify(self, path: Path) -> str:
-        try:
+        with expecting(f"the file {path}", "a readable file"):
             found = hashlib.sha256(path.read_bytes()).hexdigest()
-        except OSError as error:
-            raise UserError(f"the file {path}", f"a readable file ({error.strerror})") from error
         given = f"the file {path} with {path.stat().st_size} bytes and SHA-256 {found}"
         expected = f"SHA-256 {self.sha256[path.name]}"
         hint = "move it away and let it be downloaded again, or copy the right file there"
@@ -86,11 +84,9 @@ class TorchvisionImages(ImageData):
         """Read one part from verified files."""
         of_train = [(path, "train" in path.name) for path, _ in self.files(root)]
         images, labels = (path for path, train in of_train if train == (split == "train"))
-        try:
+        given = f"{images.name} or {labels.name}"  # cut short since they were verified
+        with expecting(given, "files that do not change while they are read"):
             return RawImages(read_image_file(str(images)), read_label_file(str(labels)))
-        except Exception as error:  # cut short since they were verified
-            given = f"{images.name} or {labels.name} ({type(error).__name__}: {error})"
-            raise UserError(given, "files that nobody changes while they are read") from error
 
 
 @settings

@@ -46,7 +46,7 @@ def command(
     """Compare runs in pairs: differences and ratios with intervals, and what else differs."""
     given = [bool(factor), bool(against), reference == "published"]
     expected = "--by with a factor, as --by variant, or --against, or --reference published"
-    require(sum(given) == 1, "`rankbench compare` without one of these", expected)
+    require(sum(given) == 1, "`rankbench compare` with none or several of these", expected)
     settings = folders(overrides)
     results, config = read(name, source, settings)
     frame = results.frame
@@ -78,8 +78,7 @@ def _beside(
     """Return runs with those of another experiment: a results folder, or their command's."""
     folder = Path(settings["results_dir"] or "results") / against
     if source == "results" and folder.is_dir():
-        there = folders([f"results_dir={folder}"])
-        others = read(name, source, there)[0].frame
+        others = read(name, source, {**settings, "results_dir": str(folder)})[0].frame
     else:
         pattern = rf"experiment=(?:{name}/)?([\w/]+)"
         made_by = frame.command.str.extract(pattern, expand=False).fillna("")

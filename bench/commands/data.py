@@ -1,7 +1,6 @@
 """Get, verify and show data sets."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 import pandas as pd
@@ -40,34 +39,36 @@ def command(words: tuple[str, ...], show: bool) -> None:
     for name in asked:
         require(name in known, f"the data set {name}", f"one of {', '.join(known)}")
     chosen, rows = [], []
+    config = compose(overrides)
+    folder, root = (
+        Path(config["results_dir"] or config["runs_dir"]),
+        config["execution"].get("root"),
+    )
     if show:
-        places = compose([word for word in overrides if word.startswith(("runs_", "results_"))])
-        require_writable(Path(places["results_dir"] or places["runs_dir"]), "results_dir")
+        require_writable(folder, "results_dir")
     for name in asked or known:
-        config = compose([f"data={name}", *overrides])
         try:
-            data = load(config["data"], "data")
+            data = load(compose([f"data={name}", *overrides])["data"], "data")
         except UserError as error:  # data of the user's own, which are not given
             if asked:
                 raise
             rows.append({"name": f"data={name}", "state": f"yours: {error.arguments[2]}"})
             continue
         pictures = isinstance(data, ImageData | LabeledImages)
-        require(pictures or not asked, f"the data set {name}", "one of images or arrays")
+        require(pictures or not asked, f"the data set {name}", "a data set of images or arrays")
         if pictures:
-            chosen.append((data, config))
-            rows.append(_describe(data, config, download=bool(asked)))
+            rows.append(_describe(data, root, download=bool(asked)))
+            if rows[-1]["state"] == "verified":
+                chosen.append(data)
     print_frame(pd.DataFrame([dict.fromkeys(COLUMNS, "-") | row for row in rows]), "data sets")
-    for data, config in chosen if show else []:
+    for data in chosen if show else []:
         from bench.report import samples  # Matplotlib
 
-        folder = Path(config["results_dir"] or config["runs_dir"])
-        root = config["execution"].get("root")
         print(samples.write(data, root, folder / f"{data.name}_samples.png"))
 
 
 def _describe(
-    data: ImageData | LabeledImages, config: dict[str, Any], *, download: bool
+    data: ImageData | LabeledImages, root: str | None, *, download: bool
 ) -> dict[str, str]:
     if isinstance(data, LabeledImages):
         counts, classes = (data.train, data.test), 2
@@ -76,7 +77,6 @@ def _describe(
     samples = " + ".join(f"{count:,}" for count in counts)
     size = f"{' x '.join(map(str, data.image_shape))}, {classes} classes"
     row = {"name": data.name, "train + test": samples, "size": size}
-    root = config["execution"].get("root")
     try:
         files = data.files(root, download=download)
     except UserError as error:

@@ -1,5 +1,9 @@
 """The one exception that a user causes and can fix."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 
 class UserError(ValueError):
     """A mistake in what was asked for, found before any training.
@@ -29,3 +33,14 @@ def require(condition: bool, given: str, expected: str, hint: str = "") -> None:
     """Raise `UserError` unless `condition` holds."""
     if not condition:
         raise UserError(given, expected, hint)
+
+
+@contextmanager
+def expecting(given: str, expected: str, kinds: Any = Exception) -> Iterator[None]:
+    """Turn what libraries and the user's own modules raise into a `UserError` that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        raise UserError(given, expected, f"{type(error).__name__}: {error}") from error

@@ -16,10 +16,10 @@ from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform, get_a
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from bench.core.errors import UserError, require
+from bench.core.errors import UserError, expecting, require
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, strict=True)]
+Natural = Annotated[int, Field(ge=0, strict=True)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -171,11 +171,9 @@ def resolve(target: str, setting: str = "_target_") -> Any:
     expected = f"a name in {', '.join(TRUSTED)}, or in a folder given by --config-dir"
     require(any(target.startswith(f"{module}.") for module in TRUSTED), given, expected)
     module, _, name = target.rpartition(".")
-    try:
+    # A module of the user's own may raise anything.
+    with expecting(given, "a name that exists", (Exception, SystemExit)):
         return getattr(import_module(module), name)
-    except (Exception, SystemExit) as error:  # a module of the user's own may raise anything
-        hint = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(given, "a name that exists", hint) from error
 
 
 def _choices(name: str, known: list[str]) -> tuple[str, str]:

@@ -80,10 +80,9 @@ def in_turn(work: Work, on_progress: OnProgress = lambda *_: None) -> None:
             done = total - len(work.pending())
 
             def report(learner: Learner, done: int = done) -> None:
-                share, loss = learner.progress()
                 log = learner.run_log
-                ended = len(log.cells) - len(log.training())
-                on_progress(done + share * len(log.cells), done + ended, loss)
+                ended, share = len(log.cells) - len(log.training()), learner.share_done()
+                on_progress(done + share * len(log.cells), done + ended, log.mean_loss())
 
             try:
                 run(stack, work.location, report)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 
 import pytorch_lightning as lightning
-import torch
 
 from bench.core.cell import Cell
 from bench.execute.checkpoints import Checkpoints, stack_folder
@@ -72,8 +71,6 @@ def _prepared(cells: Sequence[Cell]) -> Learner:
     """Return a learner at its start, with the process's random state and threads set for it."""
     _keep_freed_memory()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic CUDA products
-    if cells[0].execution.threads is not None:
-        torch.set_num_threads(cells[0].execution.threads)
     lightning.seed_everything(cells[0].seed, verbose=False)
     return cells[0].learner.build(cells)
 

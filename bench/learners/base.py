@@ -8,12 +8,14 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from bench.core.cell import Cell
 from bench.core.errors import UserError, require
-from bench.core.settings import Settings
+from bench.core.settings import Factory, Settings
 from bench.core.status import Status
 
+DRIVEN: dict[str, type] = {"optimizer": Factory, "trainer": Factory}  # what most learners accept
 MOST_BYTES = 2.0**63  # of a tensor whose size PyTorch can express
 
 
@@ -75,9 +77,11 @@ class RunLog:
         ended = [index for index in self.training() if done[index] or not finite[index]]
         return {i: Status.CONVERGED if finite[i] else Status.DIVERGED for i in ended}
 
-    def mean_loss(self, losses: Tensor) -> float:
-        """Return the mean of the losses, shape (cells,), of the cells that train."""
-        return float(losses[self.training()].mean())
+    def mean_loss(self) -> float:
+        """Return the mean of the last losses that were measured of the cells that train."""
+        curves = [self.curves[index] for index in self.training()]
+        last = [curve[-1].get("train_loss", torch.nan) for curve in curves if curve]
+        return float(torch.tensor(last).mean())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as plain values and tensors."""
@@ -102,26 +106,67 @@ class RunLog:
         self.outcomes = [end and Outcome(**end | {"status": Status(end["status"])}) for end in ends]
 
 
+def as_points(columns: Mapping[str, Tensor]) -> list[dict[str, float]]:
+    """Return what was measured of some cells, tensors of shape (cells,) by name, cell by cell."""
+    rows = torch.stack([values.double().cpu() for values in columns.values()], 1).tolist()
+    return [dict(zip(columns, row, strict=True)) for row in rows]
+
+
+def sizes(module: nn.Module, inputs: Tensor) -> tuple[int, int]:
+    """Return the bytes of a module's state, and those that it keeps of a sample for gradients.
+
+    The latter are those of `inputs`, an even number of samples, less those of their first half.
+    """
+    kept: dict[int, int] = {}
+
+    def keep(values: Tensor) -> Tensor:
+        kept[values.untyped_storage().data_ptr()] = values.untyped_storage().nbytes()
+        return values
+
+    totals, half = [], len(inputs) // 2
+    for batch in (inputs[:half].clone(), inputs):
+        kept.clear()
+        with saved_tensors_hooks(keep, lambda values: values):
+            outputs = module(batch)
+        totals.append(sum(kept.values()) + outputs.nbytes)
+    state = sum(values.nbytes for values in module.state_dict().values())
+    return state, max(0, totals[1] - totals[0]) // half
+
+
 class Learner(ABC):
     """What trains a stack: an `IntervalLearner` or a `NetworkLearner`."""
 
     run_log: RunLog
 
     @abstractmethod
-    def progress(self) -> tuple[float, float]:
-        """Return the share of the work that is done, and the mean current loss."""
+    def share_done(self) -> float:
+        """Return the share of the work that is done."""
 
-    @abstractmethod
     def fit(self, hooks: Sequence["Hook"], checkpoint: Path | None = None) -> None:
-        """Train until every cell has its outcome.
+        """Train until every cell has its outcome, on the threads that the cells ask for.
 
         Parameters
         ----------
         hooks : sequence of Hook
             Called in this order after each interval, or measurement.
         checkpoint : Path, optional
-            What `save_checkpoint` has written; training goes on from it, to the bit.
+            What `save_checkpoint` has written; training resumes from it, bit for bit.
         """
+        threads = torch.get_num_threads()
+        deterministic = torch.are_deterministic_algorithms_enabled()
+        torch.set_num_threads(self.run_log.cells[0].execution.threads or 1)
+        # Filling memory that is written before it is read took 14 % of a short step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
+        try:
+            self.run(hooks, checkpoint)
+        finally:
+            torch.set_num_threads(threads)
+            torch.use_deterministic_algorithms(deterministic)
+            torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore
+
+    @abstractmethod
+    def run(self, hooks: Sequence["Hook"], checkpoint: Path | None) -> None:
+        """Train as `fit` says."""
 
     @abstractmethod
     def save_checkpoint(self, path: Path) -> None:
@@ -142,14 +187,12 @@ class LearnerConfig(Settings, ABC):
     ----------
     step : str
         What the horizontal axis of its curves counts: ``"epoch"`` or ``"iteration"``.
-    uses : tuple of str
-        Which of the groups ``optimizer``, ``regularizer`` and ``trainer`` it reads.
     accepts : dict of str to type
-        What it can be combined with, by config group: a class, or a protocol checked at run time.
+        Which config groups it reads, and of what kind each must be: a class, or a protocol checked
+        at run time.
     """
 
-    step: ClassVar[str]
-    uses: ClassVar[tuple[str, ...]]
+    step: ClassVar[str] = "epoch"
     accepts: ClassVar[dict[str, type]]
 
     @abstractmethod

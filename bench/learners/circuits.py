@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from bench.core.cell import Cell
-from bench.core.errors import UserError, require
+from bench.core.errors import require
 from bench.core.settings import Count, Factory, Natural, Positive, settings
 from bench.core.status import Status
-from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.base import LearnerConfig, Outcome, as_points
 from bench.learners.interval import ELEMENTWISE
 from bench.learners.losses import LOSSES
 from bench.learners.network import FACTORIES, Batch, NetworkLearner, check_trainers, is_regularized
@@ -58,8 +58,6 @@ class CircuitsConfig(LearnerConfig):
     patch_distance: Natural | None = None
 
     name: ClassVar[str] = "circuits"
-    step: ClassVar[str] = "epoch"
-    uses: ClassVar[tuple[str, ...]] = ("optimizer", "regularizer", "trainer")
     accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": CircuitConfig} | FACTORIES
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -211,21 +209,13 @@ class Circuits(NetworkLearner):
         """Return outputs as every predictor's, shape (predictors, batch) or (..., classes)."""
         return outputs if self.stacked else outputs.unsqueeze(0)
 
-    def on_train_epoch_start(self) -> None:
-        """Begin to add up losses and penalties."""
-        super().on_train_epoch_start()
-        self.sums = self.losses.new_zeros(len(self.losses) + 1)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the sum of the predictors' losses, with the regularizer's penalty."""
         pixels, labels = batch
         images, due = self.images(pixels), self.penalty_due(batch_idx)
         if due and self.network.levels:
             images = self.network.one_hot(images)
-        try:
-            outputs, penalty = self.evaluate(images, labels[0], due)
-        except UserError as error:  # a network that vanishes in training is no mistake of a setting
-            raise FloatingPointError(f"{error}; or lower optimizer.lr") from error
+        outputs, penalty = self.evaluate(images, labels[0], due)
         losses = self.loss.losses(self._stacked(outputs), labels, self.classes).mean(1)
         return self.penalized(losses.sum(), losses.detach(), penalty, len(pixels))
 
@@ -304,10 +294,4 @@ class Circuits(NetworkLearner):
         factorizations = map(circuits.factorization, range(circuits.outputs))
         ranks = [torch.stack([*each.effective_ranks().values()]) for each in factorizations]
         columns["hierarchical_rank"] = torch.stack(ranks).amax(1).mean(0).view(len(members))
-        rows = torch.stack([values.double() for values in columns.values()], 1).tolist()
-        metrics = [dict(zip(columns, row, strict=True)) for row in rows]
-        return dict(zip(members, metrics, strict=True))
-
-    def progress(self) -> tuple[float, float]:
-        """Return the share of epochs done and the mean loss of the predictors still training."""
-        return self.share_done(), self.run_log.mean_loss(self.losses)
+        return dict(zip(members, as_points(columns), strict=True))

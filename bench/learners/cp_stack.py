@@ -1,18 +1,22 @@
 """Stacks of CP predictors, in compiled steps on a CPU."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.core.cell import Cell
 from bench.core.errors import require
 from bench.core.settings import identity
+from bench.kernels import tiles
+from bench.kernels.indicators import IndicatorBatch
 from bench.kernels.lanes import LANES
-from bench.kernels.patterns import MOST_SAMPLES, READ
-from bench.learners.compiled_steps import CompiledSteps, PlainSteps
+from bench.kernels.patterns import MOST_SAMPLES, READ, Dictionary
 from bench.learners.predictor_stack import PredictorStack
 from bench.measures.ranks import log_norm
 from bench.models.cp import CPBlock
@@ -20,6 +24,10 @@ from data_prep.images import ImageData
 from data_prep.one_versus_all import Part
 
 COMPILER = 60e6  # bytes that Numba takes once it has loaded the compiled steps
+
+
+def _rows(tiled: Tensor) -> NDArray[np.float32]:
+    return tiled.view(-1, LANES).numpy()
 
 
 class CPStack(PredictorStack):
@@ -38,7 +46,7 @@ class CPStack(PredictorStack):
         factors = [factors.permute(2, 1, 0) for factors in started]
         ranks = torch.tensor([len(one) for one in factors])
         self.block = CPBlock(torch.arange(len(cells)), ranks, torch.cat(factors))
-        self.steps: CompiledSteps | PlainSteps
+        self.dictionary: Dictionary | None = None
 
     @staticmethod
     def check(cells: Sequence[Cell]) -> None:
@@ -78,31 +86,91 @@ class CPStack(PredictorStack):
     def read(self, parts: dict[str, Part]) -> None:
         """Take samples to train and measure on, and list their patterns if they are on a CPU."""
         super().read(parts)
-        data, images = self.data, {name: part.inputs for name, part in parts.items()}
         if self.device.type == "cpu" and self.block.tiled.dtype == torch.float32:
-            arrays = {name: part.numpy() for name, part in images.items()}
-            self.steps = CompiledSteps(arrays, data.levels, data.batch_size)
-        else:
-            self.steps = PlainSteps(images, data.levels)
+            self.images = {name: part.inputs.numpy() for name, part in parts.items()}
+            levels, batch_size = self.data.levels, self.data.batch_size
+            self.dictionary = Dictionary(self.images["train"], levels, batch_size)
+            self.tokens = {name: self.dictionary.encode(each) for name, each in self.images.items()}
+            self.room: dict[tuple[int, int], tiles.Workspace] = {}
 
     def train_step(self, indices: Tensor) -> Tensor:
         """Take one step of every predictor."""
         targets = self.targets("train", indices.to(self.device))
-        self.block.steps += 1
-        return self.steps.step(self.block, indices, targets, self.rate)
+        block = self.block
+        block.steps += 1
+        if self.dictionary is None:
+            return self._plain_step(indices, targets)
+        state = tuple(map(_rows, (block.tiled, block.first_moments, block.second_moments)))
+        losses = torch.empty(len(block.members), dtype=torch.float64)
+        last = targets.numpy(), tiles.adam_constants(int(block.steps), self.rate), losses.numpy()
+        self._run(self.dictionary, tiles.descend, state, "train", indices.numpy(), *last)
+        return losses
+
+    def _run(
+        self,
+        dictionary: Dictionary,
+        kernel: Callable[..., None],
+        state: object,
+        name: str,
+        indices: NDArray[np.int64],
+        *others: object,
+    ) -> Tensor:
+        """Call a kernel of `bench.kernels.tiles` for samples of a part, runs of groups in threads.
+
+        Returns
+        -------
+        Tensor
+            Shape (predictors, samples), float32: what the kernel has made of its `outputs`.
+        """
+        tiling, lists = self.block.tiling, dictionary.lists(self.tokens[name], indices)
+        inputs = tiles.Inputs(dictionary.patterns, lists, self.images[name], indices)
+        outputs = torch.empty(len(self.block.members), tiles.filled_up(len(indices)))
+        largest = int(np.diff(tiling.tile_starts).max(initial=0))
+
+        def run(thread: int, groups: tuple[int, int]) -> None:
+            key = (thread, largest)
+            if key not in self.room:
+                self.room[key] = tiles.workspace(dictionary, largest, self.data.batch_size)
+            kernel(inputs, state, tiling, groups, self.room[key], outputs.numpy(), *others)
+
+        runs = tiles.shares(tiling, torch.get_num_threads())
+        if len(runs) == 1:
+            run(0, runs[0])
+        else:
+            with ThreadPoolExecutor(len(runs)) as pool:
+                list(pool.map(run, range(len(runs)), runs))
+        return outputs[:, : len(indices)]
+
+    def _plain_step(self, indices: Tensor, targets: Tensor) -> Tensor:
+        """Take the step by PyTorch's operations, on any device and in any precision."""
+        block, step = self.block, int(self.block.steps)
+        factors = block.components().requires_grad_()
+        predictions, _ = block(self._inputs("train", indices.to(self.device)), factors)
+        losses = (predictions - targets).square().mean(1)
+        (gradient,) = torch.autograd.grad(losses.sum(), factors)
+        tiled = torch.zeros_like(block.tiled)
+        block.fill(tiled, gradient)
+        first, second = tiles.ADAM_BETAS
+        block.first_moments.lerp_(tiled, 1 - first)
+        block.second_moments.mul_(second).addcmul_(tiled, tiled, value=1 - second)
+        root = block.second_moments.sqrt() / math.sqrt(1 - second**step) + tiles.ADAM_EPSILON
+        block.tiled.addcdiv_(block.first_moments, root, value=-self.rate / (1 - first**step))
+        return losses.detach().double()
+
+    def _inputs(self, name: str, chosen: Tensor | slice) -> IndicatorBatch:
+        return IndicatorBatch(self.parts[name].inputs[chosen], self.data.levels)
 
     def predict(self, name: str, chosen: slice) -> tuple[Tensor, Tensor]:
         """Evaluate every predictor at samples of a part."""
-        return self.steps.predict(self.block, name, chosen)
+        if self.dictionary is None:
+            return self.block(self._inputs(name, chosen))
+        underflows = torch.zeros(len(self.block.members), dtype=torch.int64)
+        last = np.arange(chosen.start, chosen.stop), underflows.numpy()
+        state = _rows(self.block.tiled)
+        return self._run(self.dictionary, tiles.predict, state, name, *last), underflows
 
     def complexities(self) -> dict[str, Tensor]:
         """Return the tensors' norms, too: ``log10_norm``, see `bench.measures.ranks.log_norm`."""
         parts = self.block.components().split(self.block.ranks.tolist())
         norms = torch.stack([log_norm(part.mT) for part in parts]) / math.log(10)
         return {**super().complexities(), "log10_norm": norms}
-
-    def adopt(self, extra: Mapping[str, Any]) -> None:
-        """Take the shape of a checkpoint's block, so that its values fit."""
-        ranks = torch.tensor(extra["ranks"])
-        shape = (int(ranks.sum()), self.data.levels, self.data.pixels)
-        self.block = CPBlock(torch.tensor(extra["members"]), ranks, torch.ones(shape))

@@ -1,6 +1,5 @@
 """Full-batch training of factorizations, for the study of how they learn."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
@@ -15,17 +14,15 @@ from bench.core.errors import require
 from bench.core.seeding import derive_seed
 from bench.core.settings import Count, Factory, NonNegative, Positive, Settings, as_plain, settings
 from bench.core.status import Status
-from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.base import LearnerConfig, Outcome, as_points
 from bench.learners.dynamics_measures import Measure, measure_class
-from bench.learners.interval import IntervalLearner, device_of, require_optimizer
+from bench.learners.interval import ELEMENTWISE, IntervalLearner, device_of, require_optimizers
 from bench.models.replicates import select_optimizer_state, select_replicates, stack_replicates
 from bench.optim import GroupRMSprop
 from data_prep.problems import LossConfig, RecoveryProblem
 
 # In what replicates of one stack may differ: their shapes, and so their operations, are equal.
 REPLICATED = ("init_mean", "init_std", "start", "determinant_sign")
-# Optimizers that move each entry by its own gradients alone, or each replicate on its own.
-STACKABLE = ("GroupRMSprop", "SGD", "Adam", "AdamW", "RMSprop", "Adagrad")
 
 
 @runtime_checkable
@@ -122,7 +119,6 @@ class DynamicsConfig(LearnerConfig):
 
     name: ClassVar[str] = "dynamics"
     step: ClassVar[str] = "iteration"
-    uses: ClassVar[tuple[str, ...]] = ("optimizer", "trainer")
     accepts: ClassVar[dict[str, type]] = dict(
         data=ProblemSource, model=Factorizable, optimizer=Factory, trainer=StepsConfig
     )
@@ -136,8 +132,7 @@ class DynamicsConfig(LearnerConfig):
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` if a model does not suit its problem."""
         device_of(cells[0])
-        for optimizer in dict.fromkeys(cell.optimizer for cell in cells):
-            require_optimizer(optimizer)
+        require_optimizers(cells)
         for cell in cells:
             given = f"variant={cell.variant} of a generated problem"
             require(cell.variant == "original", given, "original")
@@ -147,12 +142,11 @@ class DynamicsConfig(LearnerConfig):
 
     def stack_key(self, cell: Cell) -> str:
         """Return what cells must share for their parameters to stack."""
-        if cell.optimizer.name not in STACKABLE:
+        if cell.optimizer.name not in {"GroupRMSprop", *ELEMENTWISE}:
             return cell.run_key
         model = {k: v for k, v in as_plain(cell.model).items() if k not in REPLICATED}
         shared = (self, cell.data, cell.optimizer, cell.trainer)
-        text = repr((type(cell.model).__name__, model, *map(as_plain, shared)))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return repr((type(cell.model).__name__, model, *map(as_plain, shared)))
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of parameters, gradients, intermediate values and problems."""
@@ -160,7 +154,7 @@ class DynamicsConfig(LearnerConfig):
         bytes_each = getattr(torch, self.precision).itemsize
         model = _sample_model(cell.model, cell.data.mode_dims)
         parameters = sum(p.numel() for p in model.parameters())
-        values = _problem_values(cell.data, self.loss)
+        values = problem_values(cell.data, self.loss)
         return float(len(cells) * bytes_each * (8 * parameters + 4 * values))
 
     def module(self, cell: Cell) -> nn.Module:
@@ -178,7 +172,7 @@ def _sample_model(model: Factorizable, mode_dims: tuple[int, ...]) -> nn.Module:
 
 
 @lru_cache(maxsize=64)
-def _problem_values(data: ProblemSource, loss: LossConfig) -> int:
+def problem_values(data: ProblemSource, loss: LossConfig) -> int:
     """Return how many numbers a problem consists of."""
     problem = data.problem(0, loss, torch.float64)
     return sum(b.numel() for b in problem.buffers()) + problem.target.numel()
@@ -196,6 +190,18 @@ class Dynamics(IntervalLearner):
         Cells with equal `DynamicsConfig.stack_key`.
     config : DynamicsConfig
         Loss, stop criterion and measures.
+
+    Attributes
+    ----------
+    members : Tensor
+        Shape (replicates,), int64, like the following: of those that still train the indices in
+        the stack.
+    patience : Tensor
+        Checks in a row whose loss was low enough.
+    diverged_at, last_finite : Tensor
+        The iteration after the last one whose loss was finite, and that loss.
+    flow_time : Tensor
+        The sum of an adaptive optimizer's step sizes, float64.
     """
 
     def __init__(self, cells: Sequence[Cell], config: DynamicsConfig) -> None:
@@ -213,7 +219,11 @@ class Dynamics(IntervalLearner):
         kinds = [measure_class(name) for name in config.measures]
         self.measures = nn.ModuleList(kind(self.model, self.problem, data) for kind in kinds)
         # What belongs to the replicates that still train, row by row.
-        self.state = ReplicateState(len(cells), config.check_every, dtype)
+        self.members: Tensor = nn.Buffer(torch.arange(len(cells)))
+        self.patience: Tensor = nn.Buffer(torch.zeros_like(self.members))
+        self.diverged_at: Tensor = nn.Buffer(torch.zeros_like(self.members))
+        self.last_finite: Tensor = nn.Buffer(torch.full((len(cells),), torch.nan, dtype=dtype))
+        self.flow_time: Tensor = nn.Buffer(torch.zeros(len(cells), dtype=torch.float64))
         self.iteration = 0
 
     def make_optimizer(self) -> Optimizer:
@@ -227,27 +237,28 @@ class Dynamics(IntervalLearner):
         if self.iteration == 0:
             self._measure()
         self._train_until(next(step for step in self.schedule if step > self.iteration))
-        if len(self.state.members):
+        if len(self.members):
             self._measure()
         if self.iteration == self.schedule[-1]:
-            self._end(torch.ones_like(self.state.members, dtype=torch.bool), Status.MAX_STEPS)
+            self._end(torch.ones_like(self.members, dtype=torch.bool), Status.MAX_STEPS)
 
     def _train_until(self, end: int) -> None:
         """Step until an iteration is reached or no replicate trains any more."""
         every = self.config.check_every
-        while self.iteration < end and len(self.state.members):
+        while self.iteration < end and len(self.members):
             if self.iteration in self.config.restarts:
                 self._restart()
             losses = self._losses_with_gradients()
-            self.state.losses[:, self.iteration % every] = losses
             self.optimizer.step()
             self.iteration += 1
+            if isinstance(self.optimizer, GroupRMSprop):
+                self.flow_time += self.optimizer.step_size
             if self.iteration % every == 0:
                 self._check(losses)
 
     def _restart(self) -> None:
         """Give the replicates other weights, as at the start."""
-        cells = [self.run_log.cells[index] for index in self.state.members.tolist()]
+        cells = [self.run_log.cells[index] for index in self.members.tolist()]
         seeds = [derive_seed(cell.seed, "restart", self.iteration) for cell in cells]
         pairs = zip(cells, seeds, strict=True)
         models = [cell.model.factorize(cell.data.mode_dims, seed) for cell, seed in pairs]
@@ -257,43 +268,43 @@ class Dynamics(IntervalLearner):
         self.optimizer.zero_grad()
         losses = self.problem(self.model.full_tensor())
         losses.sum().backward()
-        return losses.detach()
+        losses = losses.detach()
+        finite = losses.isfinite()
+        self.last_finite = losses.where(finite, self.last_finite)
+        self.diverged_at = self.diverged_at.masked_fill(finite, self.iteration + 1)
+        return losses
 
     def _check(self, losses: Tensor) -> None:
         """Take out the replicates that have diverged or converged, by their losses before the step.
 
-        So does the published code: what is kept are the weights after that step.
+        As in the published code, the weights that are kept are those after that step.
         """
-        state = self.state
-        state.patience += 1
-        state.patience *= losses < self.config.converged_below
+        self.patience += 1
+        self.patience *= losses < self.config.converged_below
         diverged = ~losses.isfinite()
-        converged = state.patience >= self.config.patience
+        converged = self.patience >= self.config.patience
         late = (self._flow_time() >= self.time_limit) & ~converged & ~diverged
-        state.remember_finite(losses)
         if not (converged | diverged | late).any():
             return
         # Those that the last step has broken stay, and the next check finds that they diverged.
         intact = self._losses_with_gradients().isfinite()
         converged, late = converged & intact, late & intact
         self._record(converged | late)
-        self._end(diverged, Status.DIVERGED, self.iteration - 1)
+        self._end(diverged, Status.DIVERGED)
         self._end(converged, Status.CONVERGED)
         self._end(late, Status.MAX_STEPS)
         self._keep(~(converged | diverged | late))
 
     def _measure(self) -> None:
         """Add a point to the curves of the replicates that train; take out those that diverged."""
-        losses = self._losses_with_gradients()
-        diverged = ~losses.isfinite()
+        diverged = ~self._losses_with_gradients().isfinite()
         if diverged.any():
-            self.state.losses[:, self.iteration % self.config.check_every] = losses
-            self._end(diverged, Status.DIVERGED, self.iteration)
+            self._end(diverged, Status.DIVERGED)
             self._keep(~diverged)
-            if not len(self.state.members):
+            if not len(self.members):
                 return  # not all backends of an FFT take none
             self._losses_with_gradients()
-        self._record(torch.ones_like(self.state.members, dtype=torch.bool))
+        self._record(torch.ones_like(self.members, dtype=torch.bool))
 
     @torch.no_grad()
     def _record(self, chosen: Tensor) -> None:
@@ -304,33 +315,27 @@ class Dynamics(IntervalLearner):
         columns = {"flow_time": self._flow_time(), "train_loss": self.problem(end_tensor)}
         for measure in cast(Sequence[Measure], self.measures):
             columns |= measure(self.model, self.problem, end_tensor)
-        rows = torch.stack([column.double() for column in columns.values()], 1)[chosen].tolist()
-        for index, row in zip(self.state.members[chosen].tolist(), rows, strict=True):
-            curve = self.run_log.curves[index]
-            if not curve or curve[-1]["iteration"] < self.iteration:
-                point = dict(zip(columns, row, strict=True))
-                self.run_log.add_point(index, {"iteration": self.iteration, **point})
+        points = as_points({name: column[chosen] for name, column in columns.items()})
+        for index, point in zip(self.members[chosen].tolist(), points, strict=True):
+            self.run_log.add_point(index, {"iteration": self.iteration, **point})
 
     def _flow_time(self) -> Tensor:
         """Return each replicate's sum of step sizes."""
         if isinstance(self.optimizer, GroupRMSprop):
-            return self.optimizer.flow_time
+            return self.flow_time
         rate = self.optimizer.param_groups[0]["lr"]
-        return torch.full((len(self.state.members),), self.iteration * rate, device=self.device)
+        return torch.full((len(self.members),), self.iteration * rate, device=self.device)
 
-    def _end(self, chosen: Tensor, status: Status, last: int = 0) -> None:
-        """Give chosen replicates their outcomes: the last point and what sums up the curve.
-
-        For those that diverged, `last` is the last iteration whose loss is known.
-        """
+    def _end(self, chosen: Tensor, status: Status) -> None:
+        """Give chosen replicates their outcomes: the last point and what sums up the curve."""
         for row in chosen.nonzero().flatten().tolist():
-            index = int(self.state.members[row])
+            index = int(self.members[row])
             curve = self.run_log.curves[index]
-            metrics = dict(curve[-1])
+            metrics = dict(curve[-1]) if curve else {}
             weights = {}
             if status is Status.DIVERGED:
-                step, loss = self.state.divergence(row, last)
-                metrics |= {"diverged_at": step, "last_finite_loss": loss}
+                metrics["diverged_at"] = int(self.diverged_at[row])
+                metrics["last_finite_loss"] = float(self.last_finite[row])
             else:
                 metrics |= self._milestones(curve)
                 for measure in cast(Sequence[Measure], self.measures):
@@ -353,65 +358,18 @@ class Dynamics(IntervalLearner):
 
     def _keep(self, kept: Tensor) -> None:
         """Go on with some of the replicates."""
-        for module in (self.model, self.problem, self.measures, self.state):
-            select_replicates(module, kept)
+        select_replicates(self, kept)
         select_optimizer_state(self.optimizer, kept)
 
-    def progress(self) -> tuple[float, float]:
-        """Return the share of the steps done and the mean loss of the replicates that train."""
-        done = self.iteration / self.schedule[-1] if len(self.state.members) else 1.0
-        losses = [self.run_log.curves[i][-1]["train_loss"] for i in self.state.members.tolist()]
-        return done, sum(losses) / len(losses) if losses else float("nan")
+    def share_done(self) -> float:
+        """Return the share of the steps done."""
+        return self.iteration / self.schedule[-1] if len(self.members) else 1.0
 
     def extra_state(self) -> dict[str, Any]:
         """Return the position and which replicates still train."""
-        return {"iteration": self.iteration, "members": self.state.members.cpu()}
+        return {"iteration": self.iteration, "members": self.members.cpu()}
 
     def adopt(self, extra: Mapping[str, Any]) -> None:
         """Take the shape of the checkpoint's replicates, so that their values fit."""
         self.iteration = extra["iteration"]
-        self._keep(torch.isin(self.state.members, extra["members"].to(self.device)))
-
-
-class ReplicateState(nn.Module):
-    """What the learner knows of each replicate that still trains.
-
-    Parameters
-    ----------
-    replicates, check_every : int
-        How many there are, and how many steps lie between two checks.
-    dtype : torch.dtype
-        Of the losses.
-
-    Attributes
-    ----------
-    members : Tensor
-        Shape (replicates,), int64: indices in the stack.
-    patience : Tensor
-        Shape (replicates,), int64: checks in a row whose loss was low enough.
-    losses : Tensor
-        Shape (replicates, check_every): the losses of the iterations since the last check, in
-        the slots ``iteration % check_every``.
-    finite : Tensor
-        Shape (replicates,): the loss at the last check.
-    """
-
-    def __init__(self, replicates: int, check_every: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.members: Tensor = nn.Buffer(torch.arange(replicates))
-        self.patience: Tensor = nn.Buffer(torch.zeros(replicates, dtype=torch.int64))
-        losses = torch.full((replicates, check_every), torch.nan, dtype=dtype)
-        self.losses: Tensor = nn.Buffer(losses)
-        self.finite: Tensor = nn.Buffer(self.losses[:, 0].clone())
-
-    def remember_finite(self, losses: Tensor) -> None:
-        """Keep losses that are finite as those of the last check."""
-        self.finite = losses.where(losses.isfinite(), self.finite)
-
-    def divergence(self, row: int, iteration: int) -> tuple[int, float]:
-        """Return the first iteration whose loss was not finite, and the loss before it."""
-        every = self.losses.shape[1]
-        since = self.losses[row].roll(-(iteration % every) - 1)  # the last is `iteration`'s
-        known = torch.cat([self.finite[row : row + 1], since])
-        last = max(known.isfinite().nonzero().flatten().tolist(), default=0)
-        return iteration - every + 1 + last, float(known[last])
+        self._keep(torch.isin(self.members, extra["members"].to(self.device)))

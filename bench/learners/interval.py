@@ -13,8 +13,8 @@ from torch import nn
 from torch.optim import Optimizer
 
 from bench.core.cell import Cell
-from bench.core.errors import UserError, require
-from bench.core.settings import Factory
+from bench.core.errors import UserError, expecting, require
+from bench.core.settings import Count, validate
 from bench.learners.base import Hook, Learner, RunLog
 
 # Optimizers that move each weight by its own gradient alone, and so each replicate of a stack.
@@ -59,7 +59,7 @@ class IntervalLearner(nn.Module, Learner):
         return None
 
     def load_data(self) -> None:
-        """Bring to `device` what is no buffer of the module; by default nothing."""
+        """Move to `device` what is not a buffer; by default nothing."""
 
     def extra_state(self) -> dict[str, Any]:
         """Return what a checkpoint keeps beside the module, optimizer and log: plain values."""
@@ -75,26 +75,16 @@ class IntervalLearner(nn.Module, Learner):
         self.load_data()
         self.optimizer = self.make_optimizer()
 
-    def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
-        """Train until every cell has its outcome, on the device that the cells ask for."""
-        threads = torch.get_num_threads()
-        deterministic = torch.are_deterministic_algorithms_enabled()
+    def run(self, hooks: Sequence[Hook], checkpoint: Path | None) -> None:
+        """Train on the device that the cells ask for."""
         torch.use_deterministic_algorithms(True)
-        # Filling memory that is written before it is read took 14 % of a short step.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-        torch.set_num_threads(self.run_log.cells[0].execution.threads or 1)
-        try:
-            self.start(device_of(self.run_log.cells[0]))
-            if checkpoint is not None:
-                self.restore(torch.load(checkpoint, map_location="cpu", weights_only=True))
-            while self.run_log.training():
-                self.train_interval()
-                for hook in hooks:
-                    hook.after_interval(self)
-        finally:
-            torch.set_num_threads(threads)
-            torch.use_deterministic_algorithms(deterministic)
-            torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore
+        self.start(device_of(self.run_log.cells[0]))
+        if checkpoint is not None:
+            self.restore(torch.load(checkpoint, map_location="cpu", weights_only=True))
+        while self.run_log.training():
+            self.train_interval()
+            for hook in hooks:
+                hook.after_interval(self)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write plain values and tensors from which `fit` goes on."""
@@ -129,28 +119,26 @@ def device_of(cell: Cell) -> torch.device:
     """
     asked = cell.execution.trainer
     name, devices = asked.get("accelerator", "auto"), asked.get("devices", 1)
-    try:
+    given = f"trainer.accelerator={name} with trainer.devices={devices}"
+    with expecting(given, "an accelerator of Lightning that this machine has, such as auto or cpu"):
         fabric = Fabric(accelerator=name, devices=devices, plugins=[LightningEnvironment()])
-    except Exception as error:  # every backend raises its own
-        given = f"trainer.accelerator={name} with trainer.devices={devices}"
-        expected = "an accelerator of Lightning that this machine has, such as auto or cpu"
-        raise UserError(given, expected, str(error)) from error
     given = f"trainer.devices={devices} with learner={cell.learner.name}"
     require(fabric.world_size == 1, given, "one device", "set sweep.jobs to use several")
     return fabric.device
 
 
-def require_optimizer(optimizer: Factory) -> None:
-    """Raise `UserError` unless an optimizer can be made; torch checks its arguments itself."""
-    try:
-        made = optimizer([nn.Parameter(torch.zeros(2, 2))])
-    except Exception as error:
+def require_optimizers(cells: Sequence[Cell]) -> None:
+    """Raise `UserError` unless the optimizers can be made; torch checks their arguments itself."""
+    for optimizer in {cell.optimizer for cell in cells}:
         arguments = ", ".join(f"optimizer.{k}={v}" for k, v in optimizer.arguments.items())
         given = f"optimizer={optimizer.name} with {arguments or 'its defaults'}"
-        raise UserError(given, "arguments that it takes", str(error)) from error
-    closure = inspect.signature(made.step).parameters["closure"]
-    steps_alone = closure.default is not closure.empty
-    require(steps_alone, f"optimizer={optimizer.name}", "one that steps without a closure")
+        try:
+            made = optimizer([nn.Parameter(torch.zeros(2, 2))])
+        except Exception as error:
+            raise UserError(given, "arguments that it takes", str(error)) from error
+        closure = inspect.signature(made.step).parameters["closure"]
+        steps_alone = closure.default is not closure.empty
+        require(steps_alone, f"optimizer={optimizer.name}", "one that steps without a closure")
 
 
 def max_epochs(cell: Cell) -> int:
@@ -161,19 +149,9 @@ def max_epochs(cell: Cell) -> int:
     UserError
         If the cell's trainer has other arguments, which would have no effect.
     """
-    trainer = cell.trainer
-    given = f"trainer={trainer.name} with learner={cell.learner.name}"
-    require(isinstance(trainer, Factory), given, "trainer=epochs")
-    given = dict(trainer.arguments)
+    given = dict(cell.trainer.arguments)
     epochs = given.pop("max_epochs", 1000)
     message = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
     expected = f"max_epochs alone, as learner={cell.learner.name} trains without a Trainer"
     require(not given, message, expected)
-    require_count("trainer.max_epochs", epochs)
-    return epochs
-
-
-def require_count(name: str, value: object) -> None:
-    """Raise `UserError` unless a value is an integer of at least 1."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-    require(fits, f"{name}={value}", "an integer of at least 1")
+    return validate(Count, epochs, "trainer.max_epochs")

@@ -34,8 +34,6 @@ class LeastSquaresConfig(LearnerConfig):
     ridge: Positive = 1e-3
 
     name: ClassVar[str] = "least_squares"
-    step: ClassVar[str] = "epoch"
-    uses: ClassVar[tuple[str, ...]] = ()
     accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": LinearConfig}
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -80,14 +78,12 @@ class LeastSquares(IntervalLearner):
         self.ridge = ridge
         self.data: ImageData = cells[0].data
         model, rng = cells[0].model, generator(cells[0].seed, "feature pairs")
-        self.pairs: Tensor = model.pairs(self.data.pixels * (self.data.levels - 1), rng)
+        self.pairs = nn.Buffer(model.pairs(self.data.pixels * (self.data.levels - 1), rng))
         self.parts: dict[str, Part] = {}
 
     def load_data(self) -> None:
         """Read the images that all cells share."""
-        self.pairs = self.pairs.to(self.device)
-        parts = read_parts(self.run_log.cells)
-        self.parts = {name: part.to(self.device) for name, part in parts.items()}
+        self.parts = read_parts(self.run_log.cells, self.device)
 
     def train_interval(self) -> None:
         """Solve, then measure."""
@@ -128,10 +124,9 @@ class LeastSquares(IntervalLearner):
             total += (error.clamp(max=1) if name == "test" else error).sum(0)
         return total / len(part)
 
-    def progress(self) -> tuple[float, float]:
-        """Return whether it is done, and the mean train error."""
-        errors = [curve[-1]["train_error"] for curve in self.run_log.curves if curve]
-        return float(bool(errors)), sum(errors) / max(1, len(errors))
+    def share_done(self) -> float:
+        """Return whether it is done."""
+        return float(not self.run_log.training())
 
 
 def _chunks(part: Part) -> list[slice]:

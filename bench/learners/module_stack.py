@@ -1,25 +1,25 @@
-"""Stacks of predictors that are any module: together if it carries replicates, else one by one."""
+"""Stacks of arbitrary predictor modules: together if it carries replicates, else one by one."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import saved_tensors_hooks
 from torch.optim import Optimizer
 
 from bench.core.cell import Cell
-from bench.core.errors import UserError, require
+from bench.core.errors import expecting, require
 from bench.core.settings import identity
-from bench.learners.interval import ELEMENTWISE, require_optimizer
+from bench.learners.base import sizes
+from bench.learners.interval import ELEMENTWISE, require_optimizers
 from bench.learners.predictor_stack import PredictorStack
 from bench.models.replicates import select_optimizer_state, select_replicates, stack_replicates
 from data_prep.images import ImageData
 
 EXPECTED = "a module that maps pixels, shape (batch, pixels), uint8, to scores, shape (batch,)"
 TRIED = 3  # samples
-SIZES: dict[str, tuple[int, int]] = {}  # what `_sizes` has returned, as it is asked again and again
+SIZES: dict[str, tuple[int, int]] = {}  # by `_kind`, as they are asked again and again
 
 
 def is_stackable(cell: Cell) -> bool:
@@ -48,9 +48,6 @@ class ModuleBlock(nn.Module):
         Shape (predictors,), int64: ones; unlike that of a CP predictor a score is a single number.
     """
 
-    members: Tensor
-    ranks: Tensor
-
     def __init__(
         self,
         modules: Sequence[nn.Module],
@@ -61,15 +58,12 @@ class ModuleBlock(nn.Module):
         self.stacked = stacked
         self.module = stack_replicates(modules) if stacked else modules[0]
         self.optimizer = make_optimizer(self.module.parameters())
-        self.register_buffer("members", torch.arange(len(modules)))
-        self.register_buffer("ranks", torch.ones_like(self.members))
+        self.members: Tensor = nn.Buffer(torch.arange(len(modules)))
+        self.ranks: Tensor = nn.Buffer(torch.ones_like(self.members))
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the scores of inputs of shape (batch, pixels), as (predictors, batch)."""
-        try:
-            scores = self.module(inputs)
-        except UserError as error:  # a network that vanishes in training is no mistake of a setting
-            raise FloatingPointError(f"{error}; or lower optimizer.lr") from error
+        scores = self.module(inputs)
         return scores if self.stacked else scores.unsqueeze(0)
 
     def select(self, chosen: Tensor) -> "ModuleBlock":
@@ -111,8 +105,7 @@ class ModuleStack(PredictorStack):
     @staticmethod
     def check(cells: Sequence[Cell]) -> None:
         """Raise `UserError` for an optimizer that cannot be made, or an unfit predictor."""
-        for optimizer in {cell.optimizer for cell in cells}:
-            require_optimizer(optimizer)
+        require_optimizers(cells)
         for cell in {_kind(cell): cell for cell in cells}.values():
             _try(cell)
 
@@ -129,7 +122,8 @@ class ModuleStack(PredictorStack):
         samples, batch = sum(data.counts.values()), data.batch_size
         kind = _kind(cells[0])
         if kind not in SIZES:
-            SIZES[kind] = _sizes(cells[0])
+            inputs = torch.zeros(2 * TRIED, data.pixels, dtype=torch.uint8)
+            SIZES[kind] = sizes(cells[0].learner.module(cells[0]), inputs)
         parameters, values = SIZES[kind]
         # Gradient, two moments, copies of all when predictors leave; values and their gradients.
         each = 8 * parameters + 2 * values * batch + 9 * batch + samples
@@ -154,31 +148,16 @@ class ModuleStack(PredictorStack):
         scores = self.block.eval()(self.parts[name].inputs[chosen])
         return scores, (scores == 0).sum(1)
 
-    def extra_state(self) -> dict[str, Any]:
-        """Return which predictors still train, and the random state that a module may use."""
-        return {**super().extra_state(), "rng": torch.get_rng_state()}
-
-    def adopt(self, extra: Mapping[str, Any]) -> None:
-        """Take the shape of a checkpoint's block, so that its values fit, and its random state."""
-        members = torch.tensor(extra["members"], device=self.device)
-        self.block = self.block.select(torch.isin(self.block.members, members))
-        torch.set_rng_state(extra["rng"])
-
 
 def _try(cell: Cell) -> None:
     """Raise `UserError` unless a predictor, alone and as a replicate, has the scores expected."""
     given, data = f"model={cell.model.name} with learner={cell.learner.name}", cell.data
     inputs = (torch.arange(TRIED * data.pixels) % data.levels).to(torch.uint8)
     inputs = inputs.view(TRIED, data.pixels)
-    try:
+    with expecting(given, EXPECTED):
         modules = [cell.model.predictor(data.image_shape, data.levels, s).eval() for s in (0, 1)]
         scores = [module(inputs) for module in modules]
         stacked = stack_replicates(modules)(inputs) if is_stackable(cell) else scores[:1]
-    except UserError:
-        raise
-    except Exception as error:  # of a module that anyone may have written
-        hint = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(given, EXPECTED, hint) from error
     found = f"{given} and scores of shape {tuple(scores[0].shape)} and {scores[0].dtype}"
     fits = scores[0].shape == (TRIED,) and scores[0].is_floating_point()
     require(fits and scores[0].requires_grad, found, EXPECTED)
@@ -195,22 +174,3 @@ def _try(cell: Cell) -> None:
 def _kind(cell: Cell) -> str:
     """Return what the shapes of a cell's predictor depend on."""
     return repr((cell.model, cell.data.image_shape, cell.data.levels, cell.optimizer.name))
-
-
-def _sizes(cell: Cell) -> tuple[int, int]:
-    """Return the bytes of a predictor's state, and those per sample that a step keeps."""
-    module, kept = cell.learner.module(cell), {}
-
-    def keep(values: Tensor) -> Tensor:
-        kept[values.untyped_storage().data_ptr()] = values.untyped_storage().nbytes()
-        return values
-
-    totals = []
-    for count in (TRIED, 2 * TRIED):
-        inputs = torch.zeros(count, cell.data.pixels, dtype=torch.uint8)
-        kept.clear()
-        with saved_tensors_hooks(keep, lambda values: values):
-            scores = module(inputs)
-            totals.append(sum(kept.values()) + scores.nbytes)
-    state = sum(values.nbytes for values in module.state_dict().values())
-    return state, max(0, totals[1] - totals[0]) // TRIED

@@ -7,22 +7,21 @@ from typing import Any, ClassVar
 
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from bench.core.cell import Cell
-from bench.core.errors import UserError
+from bench.core.errors import expecting
 from bench.core.seeding import batches, derive_seed
-from bench.core.settings import Factory
+from bench.core.settings import Count, Factory, validate
 from bench.core.status import Status
-from bench.learners.base import Hook, Learner, RunLog
-from bench.learners.interval import device_of, require_count, require_optimizer
+from bench.learners.base import DRIVEN, Hook, Learner, RunLog
+from bench.learners.interval import device_of, require_optimizers
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
-FACTORIES: dict[str, type] = {"optimizer": Factory, "trainer": Factory}  # what it is driven by
+FACTORIES = DRIVEN | {"regularizer": object}  # or none
 # What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
 DEFAULTS = {
     "devices": 1,
@@ -132,6 +131,9 @@ class NetworkLearner(LightningModule, Learner):
 
     def penalized(self, loss: Tensor, means: Tensor, penalty: Tensor | None, count: int) -> Tensor:
         """Return a batch's loss with its penalty; add means over `count` samples to an epoch's."""
+        if not self.batch_sizes:
+            dtype = torch.promote_types(means.dtype, torch.float32)
+            self.sums = means.new_zeros(len(means) + 1, dtype=dtype)
         # In place, as setting a module's attribute takes its time.
         self.sums[:-1].add_(means * count)
         self.batch_sizes.append(count)
@@ -159,13 +161,6 @@ class NetworkLearner(LightningModule, Learner):
         statuses : mapping of int to Status
             How those that have ended did.
         """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute; what Lightning sets 44 times per step, without a module's checks."""
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     def share_done(self) -> float:
         """Return the share of the epochs, or of the steps, that is done."""
@@ -236,20 +231,15 @@ class NetworkLearner(LightningModule, Learner):
         self.trainer.should_stop |= not self.run_log.training()
         return True
 
-    def fit(self, hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
-        """Train until every cell has its outcome."""
-        # Nothing reads memory that was not written, so do not fill it with NaN for determinism.
-        torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
-        trainer, threads = trainer_of(self.cell, _Measurements(hooks)), torch.get_num_threads()
-        torch.set_num_threads(self.cell.execution.threads or 1)
+    def run(self, hooks: Sequence[Hook], checkpoint: Path | None) -> None:
+        """Train by the Trainer that the cells ask for."""
+        trainer = trainer_of(self.cell, _Measurements(hooks))
         try:
             trainer.fit(self, ckpt_path=checkpoint, weights_only=True)
         except SystemExit:
             if trainer.interrupted:  # Lightning turns Ctrl-C into a plain exit
                 raise KeyboardInterrupt from None
             raise
-        finally:
-            torch.set_num_threads(threads)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write all that `fit` can go on from."""
@@ -292,17 +282,13 @@ def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
     """
     given = {**cell.trainer.arguments, **cell.execution.trainer}
     every = cell.execution.log_every_n_epochs
-    try:
+    said = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
+    with expecting(said, "what Lightning's Trainer takes"):
         chosen = [_callback(node) for node in given.get("callbacks") or []]
         own = {**DEFAULTS, "check_val_every_n_epoch": every, **given}
         # One process, in a SLURM job too.
         environment = [LightningEnvironment()]
         return cell.trainer(**{**own, "callbacks": [*chosen, *callbacks], "plugins": environment})
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, UserError):
-            raise
-        said = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
-        raise UserError(said, "what Lightning's Trainer takes", str(error)) from error
 
 
 def _callback(node: Mapping[str, Any]) -> Callback:
@@ -312,11 +298,10 @@ def _callback(node: Mapping[str, Any]) -> Callback:
 
 def check_trainers(cells: Sequence[Cell]) -> None:
     """Raise `UserError` if a cell's optimizer or Trainer cannot be made, or would not train."""
-    for optimizer in {cell.optimizer for cell in cells}:
-        require_optimizer(optimizer)
+    require_optimizers(cells)
     for trainer, cell in {cell.trainer: cell for cell in cells}.items():
         device_of(cell)
         for name in ("max_epochs", "max_steps"):
             if trainer.arguments.get(name) is not None:
-                require_count(f"trainer.{name}", trainer.arguments[name])
+                validate(Count, trainer.arguments[name], f"trainer.{name}")
         trainer_of(cell, _Measurements([]))

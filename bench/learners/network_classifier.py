@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bench.core.cell import Cell
-from bench.core.errors import require
+from bench.core.errors import expecting, require
 from bench.core.settings import AtLeastTwo, Count, settings
 from bench.core.status import Status
-from bench.learners.base import LearnerConfig, Outcome
+from bench.learners.base import LearnerConfig, Outcome, sizes
 from bench.learners.network import FACTORIES, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
@@ -35,7 +35,7 @@ class ClassificationConfig(LearnerConfig):
     batch_size : int
         Training images of a step.
     patience : int
-        Training stops after this many epochs in a row in which every image was classified rightly.
+        Training stops after this many epochs in a row in which every image was right.
     mirror : bool
         Whether each training image is mirrored, left to right, with probability 1/2.
     """
@@ -46,8 +46,6 @@ class ClassificationConfig(LearnerConfig):
 
     later: ClassVar[frozenset[str]] = frozenset({"mirror"})
     name: ClassVar[str] = "classification"
-    step: ClassVar[str] = "epoch"
-    uses: ClassVar[tuple[str, ...]] = ("optimizer", "regularizer", "trainer")
     accepts: ClassVar[dict[str, type]] = {"data": LabeledImages, "model": NetworkConfig} | FACTORIES
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -61,7 +59,9 @@ class ClassificationConfig(LearnerConfig):
             channels = getattr(model, "channels", 1)
             given = f"model.channels={channels} with {kind}"
             require(channels == data.channels, given, f"model.channels={data.channels}")
-            _sizes(model, data)  # a network that cannot read the images says so
+            given = f"model={model.name} with images of {data.image_shape}"
+            with expecting(given, "a network that can read the images"):
+                _sizes(model, data)
         for data, place in {cell.data.of_run(cell.seed): cell.execution for cell in cells}.items():
             data.files(place.root, workers=place.workers)
         check_trainers(cells)
@@ -75,13 +75,13 @@ class ClassificationConfig(LearnerConfig):
         return cell.run_key
 
     def memory(self, cells: Sequence[Cell]) -> float:
-        """Return the bytes that parameters and one batch's values take."""
+        """Return the bytes that the network's state and one batch's values take."""
         (cell,) = cells
         parameters, values = _sizes(cell.model, cell.data)
         # Parameter, gradient, momentum and the recorded copy; a regularized step keeps two
         # graphs and those of their gradients.
         graphs = 4 if is_regularized(cell) else 1
-        return 16 * parameters + 4 * graphs * self.batch_size * values
+        return 4 * parameters + graphs * self.batch_size * values
 
     def module(self, cell: Cell) -> nn.Module:
         """Return a freshly started network, with one output."""
@@ -97,19 +97,9 @@ class ClassificationConfig(LearnerConfig):
 
 
 @lru_cache(maxsize=256)
-def _sizes(model: NetworkConfig, data: LabeledImages) -> tuple[int, float]:
-    """Return how many parameters a network has, and values it keeps for an image's gradient."""
-    network, kept = model.build(data.image_shape, 2, 1, 0), 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        kept += tensor.numel()
-        return tensor
-
-    images = torch.rand(2, data.channels, *data.image_shape)
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        network(images)
-    return sum(weights.numel() for weights in network.parameters()), kept / len(images)
+def _sizes(model: NetworkConfig, data: LabeledImages) -> tuple[int, int]:
+    images = torch.rand(4, data.channels, *data.image_shape)
+    return sizes(model.build(data.image_shape, 2, 1, 0), images)
 
 
 @lru_cache(maxsize=256)
@@ -167,11 +157,6 @@ class NetworkClassifier(NetworkLearner):
         """Return the optimizer that the configuration names."""
         return self.cell.optimizer(self.network.parameters())
 
-    def on_train_epoch_start(self) -> None:
-        """Begin to add up loss, accuracy and penalty."""
-        super().on_train_epoch_start()
-        self.sums = torch.zeros(3, device=self.device)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; every few steps, see `every`, with the penalty."""
         images, labels = batch
@@ -192,7 +177,7 @@ class NetworkClassifier(NetworkLearner):
         self.log_dict({"train_loss": loss, "train_accuracy": accuracy})
 
     def score(self, batch: Batch, name: str) -> Tensor:
-        """Return how many images are classified rightly."""
+        """Return how many images are classified correctly."""
         images, labels = batch
         return ((self.network(images).flatten() > 0) == labels).sum()
 
@@ -268,7 +253,3 @@ class NetworkClassifier(NetworkLearner):
         samples = len(self.parts[name])
         count = min(PROBES, samples)
         return torch.arange(count, device=self.device) * samples // count
-
-    def progress(self) -> tuple[float, float]:
-        """Return the share of epochs done and the mean loss of the last one."""
-        return self.share_done(), float(self.means[0])

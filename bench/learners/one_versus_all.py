@@ -7,7 +7,7 @@ from torch import nn
 
 from bench.core.cell import Cell
 from bench.core.settings import Count, Positive, settings
-from bench.learners.base import LearnerConfig
+from bench.learners.base import DRIVEN, LearnerConfig
 from bench.learners.cp_stack import CPStack
 from bench.learners.interval import device_of, max_epochs
 from bench.learners.module_stack import ModuleStack
@@ -31,9 +31,7 @@ class OneVersusAllConfig(LearnerConfig):
     """
 
     name: ClassVar[str] = "one_versus_all"
-    step: ClassVar[str] = "epoch"
-    uses: ClassVar[tuple[str, ...]] = ("optimizer", "trainer")
-    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": PredictorConfig}
+    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": PredictorConfig} | DRIVEN
 
     converged_below: Positive = 1e-8
     patience: Count = 11

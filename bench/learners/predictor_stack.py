@@ -11,7 +11,7 @@ from bench.core.cell import Cell
 from bench.core.seeding import batches
 from bench.core.status import Status
 from bench.kernels.tiles import total_errors
-from bench.learners.base import Outcome
+from bench.learners.base import Outcome, as_points
 from bench.learners.interval import IntervalLearner, max_epochs
 from bench.learners.losses import ERROR_UNIT
 from data_prep.images import ImageData
@@ -73,8 +73,7 @@ class PredictorStack(IntervalLearner):
 
     def load_data(self) -> None:
         """Bring the images to the device."""
-        parts = read_parts(self.run_log.cells)
-        self.read({name: part.to(self.device) for name, part in parts.items()})
+        self.read(read_parts(self.run_log.cells, self.device))
 
     def read(self, parts: dict[str, Part]) -> None:
         """Take samples to train and measure on."""
@@ -175,9 +174,7 @@ class PredictorStack(IntervalLearner):
         losses = self.losses[self.block.members].double().cpu()
         columns = {"train_loss": losses, "running_train_error": losses / ERROR_UNIT}
         columns |= {"train_error": train, "test_error": test, "underflow_share": underflow}
-        rows = torch.stack(list(columns.values()), 1).tolist()
-        for index, row in zip(self.block.members.tolist(), rows, strict=True):
-            point = dict(zip(columns, row, strict=True))
+        for index, point in zip(self.block.members.tolist(), as_points(columns), strict=True):
             self.run_log.add_point(index, {"epoch": int(self.epoch), **point})
 
     def _end_early(self, statuses: Mapping[int, Status]) -> None:
@@ -211,19 +208,25 @@ class PredictorStack(IntervalLearner):
         """Give the block's predictors their outcomes; `constant_error` is the label's variance."""
         members = self.block.members
         shares = self.parts["train"].targets(members).double().mean(1).tolist()
-        found = {name: values.tolist() for name, values in self.complexities().items()}
-        rows = zip(members.tolist(), shares, self.block.trained(), strict=True)
-        for i, (index, share, (weights, parameters)) in enumerate(rows):
+        found = as_points(self.complexities())
+        rows = zip(members.tolist(), shares, found, self.block.trained(), strict=True)
+        for index, share, complexity, (weights, parameters) in rows:
             metrics = {**self.run_log.curves[index][-1], "constant_error": share * (1 - share)}
-            metrics |= {"parameters": parameters} | {name: found[name][i] for name in found}
+            metrics |= {"parameters": parameters, **complexity}
             if statuses[index] is Status.DIVERGED:
                 metrics["last_finite_loss"] = float(self.last_finite_losses[index])
             self.run_log.end(index, Outcome(statuses[index], metrics, weights))
 
-    def progress(self) -> tuple[float, float]:
-        """Return the share of epochs done and the mean loss of the predictors still training."""
-        return int(self.epoch) / self.max_epochs, self.run_log.mean_loss(self.losses)
+    def share_done(self) -> float:
+        """Return the share of epochs done."""
+        return int(self.epoch) / self.max_epochs
 
     def extra_state(self) -> dict[str, Any]:
-        """Return which predictors still train."""
-        return {"members": self.block.members.tolist(), "ranks": self.block.ranks.tolist()}
+        """Return which predictors still train, and the random state that a module may use."""
+        return {"members": self.block.members.cpu(), "rng": torch.get_rng_state()}
+
+    def adopt(self, extra: Mapping[str, Any]) -> None:
+        """Take the shape of a checkpoint's block, so that its values fit, and its random state."""
+        kept = torch.isin(self.block.members, extra["members"].to(self.device))
+        self.block = self.block.select(kept)
+        torch.set_rng_state(extra["rng"])

@@ -11,7 +11,7 @@ from bench.core.errors import require
 from bench.core.settings import settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
-from bench.learners.dynamics import ProblemSource
+from bench.learners.dynamics import ProblemSource, problem_values
 from bench.learners.dynamics_measures import Errors
 from bench.learners.interval import IntervalLearner
 from bench.measures.ranks import numerical_rank
@@ -37,7 +37,6 @@ class SolverConfig(LearnerConfig):
 
     name: ClassVar[str] = "solver"
     step: ClassVar[str] = "iteration"
-    uses: ClassVar[tuple[str, ...]] = ()
     accepts: ClassVar[dict[str, type]] = {"data": ProblemSource, "model": Solver}
 
     def check(self, cells: Sequence[Cell]) -> None:
@@ -53,9 +52,7 @@ class SolverConfig(LearnerConfig):
 
     def memory(self, cells: Sequence[Cell]) -> float:
         """Return the bytes of a problem and some tensors of its size."""
-        (cell,) = cells
-        problem = cell.data.problem(cell.seed, LossConfig(), torch.float64)
-        return 16.0 * (problem.target.nbytes + sum(b.nbytes for b in problem.buffers()))
+        return 128.0 * problem_values(cells[0].data, LossConfig())  # of eight bytes each
 
     def build(self, cells: Sequence[Cell]) -> "Solution":
         """Return the learner of a cell."""
@@ -80,7 +77,6 @@ class Solution(IntervalLearner):
         status = Status.CONVERGED if converged else Status.MAX_STEPS
         self.run_log.end(0, Outcome(status, metrics, {"solution": solution}))
 
-    def progress(self) -> tuple[float, float]:
-        """Return whether it is done, and the error at the measurements."""
-        curve = self.run_log.curves[0]
-        return float(bool(curve)), curve[-1]["train_error"] if curve else float("nan")
+    def share_done(self) -> float:
+        """Return whether it is done."""
+        return float(not self.run_log.training())

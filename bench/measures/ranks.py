@@ -1,6 +1,6 @@
 """Ranks of an end tensor, and how far it is from rank one."""
 
-from string import ascii_lowercase
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -162,8 +162,6 @@ def _power_method_starts(tensor: Tensor, starts: int, seed: int) -> list[Tensor]
 
 def _contract_all_but(tensor: Tensor, vectors: list[Tensor], mode: int) -> Tensor:
     """Contract every mode but one with that mode's vectors, run by run: (starts, mode_dim)."""
-    letters = ascii_lowercase[: tensor.ndim]
-    others = [n for n in range(tensor.ndim) if n != mode]
-    terms = ",".join(f"Z{letters[n]}" for n in others)
-    equation = f"{letters},{terms}->Z{letters[mode]}"
-    return torch.einsum(equation, tensor, *[vectors[n] for n in others])
+    modes, run = [*range(tensor.ndim)], tensor.ndim
+    others = [(vectors[n], [run, n]) for n in modes if n != mode]
+    return torch.einsum(tensor, modes, *chain.from_iterable(others), [run, mode])

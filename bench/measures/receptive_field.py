@@ -1,7 +1,6 @@
 """Which pixels the last feature map of a convolutional network depends on."""
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +36,10 @@ def receptive_field(
         return None
     maps: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        maps.append(inputs[0])
-
-    handle = pools[-1].register_forward_pre_hook(keep)
+    pools[-1].register_forward_pre_hook(lambda module, inputs: maps.append(inputs[0]))
     for axis, length in enumerate(image_shape):
         lines = torch.zeros(length, length, dtype=torch.float64).fill_diagonal_(torch.nan)
         with torch.no_grad():
             images = lines.view(length, 1, length, 1).expand(-1, channels, -1, -1)
             probe(images if axis == 0 else images.mT)
-    handle.remove()
     return [values.isnan().any(1).flatten(1).T for values in maps]

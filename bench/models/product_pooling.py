@@ -11,7 +11,6 @@ import math
 import torch
 from torch import Tensor
 
-from bench.core.errors import UserError
 from bench.models.mode_tree import ModeTree, split_windows
 
 EXPONENT_LIMIT = 100  # keeps the power of two and its inverse in the range of float32
@@ -39,7 +38,7 @@ def evaluate_tree(features: Tensor, levels: list[Tensor], root: Tensor, tree: Mo
 
     Raises
     ------
-    UserError
+    FloatingPointError
         If every output is too small for the dtype: its gradients would silently be zero.
     """
     values, total = features, torch.zeros((), dtype=torch.int64, device=features.device)
@@ -96,6 +95,6 @@ def _restore(values: Tensor, exponents: Tensor) -> Tensor:
     restored = restored * torch.exp2((exponents - half).to(values.dtype))
     vanished = (restored == 0) & (values != 0)
     if values.numel() and bool(vanished.all()):
-        given = f"a network whose outputs are all below the smallest {values.dtype}"
-        raise UserError(given, "outputs that can be told from zero", "start the weights larger")
+        given = f"all outputs of the network are below the smallest {values.dtype}"
+        raise FloatingPointError(f"{given}; start with larger weights, or lower optimizer.lr")
     return restored

@@ -11,7 +11,7 @@ from bench.perf import tensor_rank, yardsticks
 from bench.perf.timing import medians, ratio
 from bench.report import tables
 from bench.store import provenance
-from data_prep.pathfinder_scenes import SceneConfig, draw_images
+from data_prep.pathfinder_scenes import SceneConfig, draw_image
 
 
 def measure(rounds: int) -> pd.DataFrame:
@@ -21,7 +21,8 @@ def measure(rounds: int) -> pd.DataFrame:
         times = medians({"slow": slow, "fast": fast}, rounds)
         rows.append((name, ratio(times["slow"], times["fast"])))
     scene, count = SceneConfig(), 100
-    drawn = medians({"drawn": lambda: draw_images(scene, range(count), 0, "perf")}, rounds)
+    tasks = {"drawn": lambda: [draw_image(scene, True, 0, "perf", i) for i in range(count)]}
+    drawn = medians(tasks, rounds)
     name = f"pathfinder: {scene.length} dashes in {scene.image_size} x {scene.image_size}"
     rows.append((f"{name}, one process", f"{count / drawn['drawn']:.0f} images/s"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9

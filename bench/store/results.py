@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import is_object_dtype
 
-from bench.core.errors import UserError, require
+from bench.core.errors import UserError, expecting, require
 from bench.core.status import Status
 from bench.store.record import (
     PLANS,
@@ -112,13 +112,11 @@ class Results:
         """
         runs, curves = Path(folder) / RUNS_FILE, Path(folder) / CURVES_FILE
         require(runs.is_file(), f"{folder} without {RUNS_FILE}", "a folder of results")
-        try:
+        with expecting(str(folder), "whole Parquet files"):
             frame = pd.read_parquet(runs, page_checksum_verification=True)
             points = _curve_frame({})
             if curves.exists():
                 points = pd.read_parquet(curves, page_checksum_verification=True)
-        except Exception as error:  # at a damaged file pyarrow and pandas may raise anything
-            raise UserError(str(folder), "whole Parquet files", str(error)) from error
         return cls(frame, points)
 
     def write(self, folder: Path) -> None:

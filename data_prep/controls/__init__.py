@@ -14,7 +14,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 
-from bench.core.errors import UserError, require
+from bench.core.errors import expecting, require
 
 FOLDER = "controls"
 
@@ -29,11 +29,9 @@ def control(variant: str) -> ModuleType:
     """
     known = _modules(tuple(sys.path))
     require(variant in known, f"variant={variant}", f"one of {', '.join(sorted(known))}")
-    try:
+    expected = "a module that can be imported"
+    with expecting(f"variant={variant}", expected, (Exception, SystemExit)):
         module = import_module(known[variant])
-    except (Exception, SystemExit) as error:  # a module of the user's own may raise anything
-        hint = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"variant={variant}", "a module that can be imported", hint) from error
     complete = hasattr(module, "CHANGES_IMAGES") and callable(getattr(module, "randomize", None))
     expected = "a module with CHANGES_IMAGES and randomize(split, fraction, seed)"
     require(complete, f"variant={variant} from {module.__file__}", expected)

@@ -33,9 +33,14 @@ BAD = {
     "levels 1": (["bench", "tensor_rank", "data.levels=1"], "greater than or equal to 2"),
     "levels beyond the data": (["bench", "tensor_rank", "data.levels=18"], "from 2 to 17"),
     "batch larger than the data": (["bench", "tensor_rank", "data.batch_size=1438"], "1 to 1437"),
-    "negative seed": (["bench", "tensor_rank", "seeds=[-1]"], "at least 0"),
+    "negative seed": (["bench", "tensor_rank", "seeds=[-1]"], "greater than or equal to 0"),
     "misspelt key": (["bench", "tensor_rank", "model.rnk=3"], "did you mean rank?"),
     "misspelt shorthand": (["bench", "tensor_rank", "rank=[1]"], "rank"),
+    "misspelt shorthand of several": (["bench", "tensor_rank", "rank=1,2"], "the axis rank"),
+    "several folders": (["bench", "tensor_rank", "runs_dir=a,b"], "the axis runs_dir"),
+    "an interval of ranks": (["bench", "tensor_rank", "ranks=interval(0,1)"], "range(1,3)"),
+    "an interval in a multirun": (["run", "-m", "optimizer.lr=interval(0,1)"], "range(1,3)"),
+    "a pattern of models": (["bench", "tensor_rank", "model=glob(*)"], "range(1,3)"),
     "misspelt added key": (["bench", "tensor_rank", "+model.rnk=3"], "init_mean"),
     "no override at all": (["bench", "tensor_rank", "nonsense"], "key=value"),
     "broken override": (["bench", "tensor_rank", "ranks=[1"], "key=value"),
@@ -43,7 +48,7 @@ BAD = {
     "unknown tracking mode": (["run", "tracking.mode=cloud"], "'offline', 'online' or 'disabled'"),
     "unknown accelerator": (["run", "trainer.accelerator=abacus"], "auto or cpu"),
     "an accelerator that is not there": (["run", "trainer.accelerator=tpu"], "auto or cpu"),
-    "no epochs": (["run", "trainer.max_epochs=0"], "at least 1"),
+    "no epochs": (["run", "trainer.max_epochs=0"], "greater than or equal to 1"),
     "an argument that no Trainer has": (["run", "trainer.max_epoch=3"], "did you mean max_epochs?"),
     "a Trainer's argument without effect": (["run", "trainer.precision=16-true"], "max_epochs"),
     "another optimizer's steps": (["run", "optimizer=sgd"], "optimizer=adam"),
@@ -211,14 +216,16 @@ def test_one_wandb_run_id_cannot_name_several_runs(rankbench, tmp_path, monkeypa
 
 
 def test_data_says_what_is_there_and_what_is_not(rankbench, tmp_path):
-    code, out, error = rankbench("data", f"data.root={tmp_path}")
+    words = ["--show", f"data.root={tmp_path / 'data'}", f"results_dir={tmp_path / 'shown'}"]
+    code, out, error = rankbench("data", *words)
     assert code == 0
     assert "1,437 + 360" in out
     assert "inside a dependency" in out
     assert out.count("missing or damaged") == 8
     assert "yours: set data.file" in out
     assert "without MNIST/raw/train-images-idx3-ubyte" in error
-    assert list(tmp_path.iterdir()) == []
+    files = [path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()]
+    assert [*map(str, files)] == ["shown/digits_samples.png"]  # nothing is downloaded unasked
 
 
 def test_a_benchmark_is_described_before_it_is_run(rankbench, tmp_path):

@@ -50,6 +50,12 @@ def test_floats_are_rounded_to_the_nearest_level(tmp_path):
     assert np.array_equal(data.split(None, "test").inputs.numpy(), np.rint(x * 3))
 
 
+def test_levels_that_eight_bits_do_not_hold_are_refused(tmp_path):
+    path = saved(tmp_path, x=RNG.random((30, 4)), y=Y[:30])
+    with pytest.raises(UserError, match=r"data.levels=300: expected an integer from 2 to 256"):
+        array_file(file=path, levels=300)
+
+
 def test_the_content_names_the_data_and_the_place_does_not(tmp_path):
     for name in ("elsewhere", "other"):
         (tmp_path / name).mkdir()
@@ -96,14 +102,14 @@ def test_train_and_test_folders_are_the_parts(tmp_path):
         ({"x": X, "y": Y[:-1]}, r"expected shapes \(samples, ...\) and \(samples,\)"),
         ({"x": X[:0], "y": Y[:0]}, "expected shapes"),
         ({"x": Y, "y": Y}, "expected shapes"),
-        ({"x": X - 1, "y": Y}, "from -1 to 3: expected integers of at least 0"),
+        ({"x": X - 1, "y": Y}, "from -1 to 3: expected integers from 0 to 65535"),
         ({"x": X * 1.5, "y": Y}, "from 0.0 to 6.0: expected"),
         ({"x": np.where(X > 3, np.nan, 0), "y": Y}, "from nan to nan: expected"),
         ({"x": X, "y": Y * 1.0}, "y of float64: expected integers"),
         ({"x": X, "y": Y * 0}, "with one class: expected at least two"),
         ({"x": X, "y": np.arange(40)}, "with 1 samples of a class"),
         ({"x": X * 0, "y": Y}, "with all values 0"),
-        ({"x": X.astype(str), "y": Y}, "expected integers of at least 0"),
+        ({"x": X.astype(str), "y": Y}, "expected integers from 0 to 65535"),
         ({"x": X, "y": Y, "x_test": X[:, :2], "y_test": Y}, "expected one shape"),
         ({"x": X, "y": Y, "x_test": X, "y_test": Y + 1}, "expected labels of the train part"),
         ({"x": X, "y": Y, "x_test": X / 9, "y_test": Y}, "with floats and integers"),
@@ -157,5 +163,5 @@ def test_a_file_that_changes_after_it_was_named_is_not_read(tmp_path):
     data = array_file(file=saved(tmp_path, x=X, y=Y))
     saved(tmp_path, x=X[::-1], y=Y)
     os.utime(tmp_path / "mine.npz", ns=(0, 0))
-    with pytest.raises(UserError, match="nobody changes"):
+    with pytest.raises(UserError, match="do not change"):
         data.read(None, "train")

@@ -9,7 +9,7 @@ import torch
 from bench.core.errors import UserError
 from bench.core.settings import validate
 from data_prep.pathfinder import Pathfinder
-from data_prep.pathfinder_scenes import SceneConfig, draw_image, draw_images
+from data_prep.pathfinder_scenes import SceneConfig, draw_image
 
 
 def task(**values):
@@ -28,7 +28,8 @@ def test_parts_are_balanced_and_what_their_seed_says(tmp_path):
     data = task(train=6, test=4, draw_seed=3)
     for name, count in (("train", 6), ("test", 4)):
         part = data.part(str(tmp_path), name, seed=0)
-        expected = torch.from_numpy(draw_images(data.scene, range(count), 3, name))
+        drawn = [draw_image(data.scene, i % 2 == 0, 3, name, i) for i in range(count)]
+        expected = torch.from_numpy(np.stack(drawn))
         assert part.labels.tolist() == [1, 0] * (count // 2)
         assert torch.equal(part(torch.arange(count))[:, 0], expected / 255)
         assert torch.equal(part(torch.tensor([2, 1]))[:, 0], expected[[2, 1]] / 255)
@@ -63,11 +64,9 @@ def test_other_parameters_have_another_file():
 
 
 def test_equal_images_are_refused_and_nothing_is_written(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "data_prep.pathfinder.draw_images",
-        lambda scene, indices, *name, labels=None: np.zeros((len(indices), 4, 4), np.uint8),
-    )
-    with pytest.raises(UserError, match="3 of 4 images like another"):
+    black = np.zeros((4, 4), np.uint8)
+    monkeypatch.setattr("data_prep.pathfinder.draw_image", lambda *_: black)
+    with pytest.raises(UserError, match="3 of 4 images are like another"):
         task(train=2, test=2).files(str(tmp_path), workers=1)
     assert not [name for _, _, names in os.walk(tmp_path) for name in names]
 

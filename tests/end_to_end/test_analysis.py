@@ -79,11 +79,11 @@ def test_the_uses_of_compare(made_up_runs, rankbench, tmp_path):
 def test_experiments_are_compared_with_what_they_differ_in(made_up_runs, rankbench, tmp_path):
     for name in ("a", "b"):
         made_up_runs(tmp_path / name, seeds=[0] if name == "a" else [0, 1])
-    for piece, folder in (("a", "results"), ("b", "results/more")):
+    for piece, folder in (("a", "my (old) results"), ("b", "my (old) results/more")):
         call = ["figure", "tensor_rank", f"runs_dir={tmp_path}/{piece}"]
-        assert rankbench(*call, f"results_dir={tmp_path}/{folder}")[0] == 0
+        assert rankbench(*call, f"results_dir='{tmp_path}/{folder}'")[0] == 0
     call = ["compare", "tensor_rank", "--metric", "train_error", "--from", "results"]
-    folder = f"results_dir={tmp_path}/results"
+    folder = f"results_dir='{tmp_path}/my (old) results'"
     code, out, _ = rankbench(*call, "--against", "more", "--format", "csv", folder)
     assert code == 0
     table = pd.read_csv(StringIO(out))

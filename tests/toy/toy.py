@@ -33,11 +33,9 @@ class ToyModel(Settings):
 
 @settings
 class ToyLearner(LearnerConfig):
-    """Settings of `learner/toy.yaml`: so many intervals, each of which may take a while."""
+    """Settings of `learner/toy.yaml`: a number of intervals, each of which may take a while."""
 
     name: ClassVar[str] = "toy"
-    step: ClassVar[str] = "epoch"
-    uses: ClassVar[tuple[str, ...]] = ()
     accepts: ClassVar[dict[str, type]] = {"data": ToyData, "model": ToyModel}
     intervals: Count = 3
     pause_s: NonNegative = 0.0
@@ -86,10 +84,9 @@ class Toy(IntervalLearner):
                 status = Status.CONVERGED if cell.seed % 2 else Status.MAX_STEPS
                 self.run_log.end(i, Outcome(status, point, weights))
 
-    def progress(self):
-        """Return the share of intervals, and the mean."""
-        share = float(self.done) / self.run_log.cells[0].learner.intervals
-        return share, float(self.values.detach().mean())
+    def share_done(self):
+        """Return the share of intervals."""
+        return float(self.done) / self.run_log.cells[0].learner.intervals
 
 
 def fail(fault, cells):

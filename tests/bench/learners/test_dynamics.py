@@ -11,7 +11,7 @@ from bench.core.seeding import derive_seed
 from bench.core.settings import TRUSTED
 from bench.core.status import Status
 from bench.learners.base import Outcome
-from bench.learners.dynamics import Dynamics, ReplicateState, StepsConfig
+from bench.learners.dynamics import Dynamics, StepsConfig
 from bench.learners.dynamics_measures import (
     Errors,
     Measure,
@@ -106,7 +106,7 @@ def test_a_resumed_run_ends_bitwise_as_a_straight_one(tmp_path):
         intervals = 0
 
         def after_interval(self, learner):
-            if len(learner.state.members) < len(cells):
+            if len(learner.members) < len(cells):
                 self.intervals += 1
             if self.intervals == 3:
                 learner.save_checkpoint(tmp_path / "checkpoint")
@@ -234,14 +234,25 @@ def test_a_run_that_its_last_step_breaks_has_diverged():
     assert outcome.metrics["diverged_at"] == 1
 
 
-def test_the_divergence_is_found_among_the_losses_since_the_last_check():
-    state = ReplicateState(1, 4, torch.float64)
-    for iteration, loss in enumerate([9.0, 8.0, 7.0, 6.0, 5.0, math.inf, math.nan, math.nan]):
-        state.losses[0, iteration % 4] = loss
-        if iteration % 4 == 0:
-            state.remember_finite(state.losses[:, 0])
-    state.losses[0, 0] = math.nan
-    assert state.divergence(0, 8) == (5, 5.0)
+def test_the_last_finite_loss_is_found_between_two_checks():
+    values = {"optimizer": "gradient_descent", "optimizer.lr": 100.0, "model.init_std": 0.5}
+    values |= {"trainer.max_steps": 100, "trainer.measurements": 1}
+    ends = []
+    for every in (1, 50):
+        (cell,) = cells_of(values=values | {"learner.check_every": every}, count=1)
+        (outcome,) = train([cell]).run_log.outcomes
+        assert outcome.status is Status.DIVERGED
+        ends.append([outcome.metrics[name] for name in ("diverged_at", "last_finite_loss")])
+    assert ends[0] == ends[1]
+    assert 1 < ends[0][0] < 50
+
+
+def test_a_start_whose_loss_is_not_finite_has_diverged():
+    values = {"model.init_std": 1e200, "learner.precision": "float64"}
+    (outcome,) = train(cells_of(values=values, count=1)).run_log.outcomes
+    assert outcome.status is Status.DIVERGED
+    assert outcome.metrics["diverged_at"] == 0
+    assert math.isnan(outcome.metrics["last_finite_loss"])
 
 
 def test_schedules_rise_to_the_last_step():

@@ -282,7 +282,7 @@ def test_any_settings_that_build_a_network_train():
         (["model.widths=[8]"], "as many of each"),
         (["model.stem=[8,4,2]"], "odd"),
         (["model.dropout=1"], "less than 1"),
-        (["trainer.max_epochs=0"], "at least 1"),
+        (["trainer.max_epochs=0"], "greater than or equal to 1"),
         (["trainer.gradient_clip=1"], "trainer.gradient_clip: expected one of"),
         (["trainer.precision=17"], "trainer.precision=17"),
         (["trainer.accelerator=cpuu"], "trainer.accelerator=cpuu"),

@@ -132,7 +132,7 @@ def test_outputs_that_all_underflow_are_an_error():
     circuit = circuit_of((28, 28), 4)
     with torch.no_grad():
         circuit.convolutions[0].mul_(0.5)
-    with pytest.raises(UserError, match="start the weights larger"):
+    with pytest.raises(FloatingPointError, match="start with larger weights"):
         circuit(torch.zeros(2, 28, 28, dtype=torch.int64))
 
 

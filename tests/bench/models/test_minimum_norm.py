@@ -70,7 +70,7 @@ def test_a_problem_is_solved_and_measured_as_one_that_was_trained():
     (outcome,) = learner.run_log.outcomes
     assert outcome.metrics["recovered"] == outcome.metrics["numerical_rank"] == 1
     assert outcome.metrics["reconstruction_error"] < 1e-4
-    assert learner.progress()[0] == 1
+    assert learner.share_done() == 1
     given = cell.data.problem(cell.seed, LossConfig(), torch.float64)
     torch.testing.assert_close(outcome.weights["solution"], cell.model.solve(given)[0])
 
