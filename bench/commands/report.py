@@ -32,7 +32,8 @@ def command(source: str | None, overrides: tuple[str, ...]) -> int:
     settings = folders(overrides)
     runs_dir, results_dir = Path(settings["runs_dir"]), Path(settings["results_dir"] or "results")
     paths = record_paths(runs_dir)
-    from_runs = source == "runs" or (source is None and bool(paths))
+    source = source or ("runs" if paths else "results")
+    from_runs = source == "runs"
     errors: list[str] = []
     if from_runs:
         found = sorted({path.parents[1] for path in paths})
@@ -51,8 +52,7 @@ def command(source: str | None, overrides: tuple[str, ...]) -> int:
     write_atomically(page, render(chapters).encode())
     for error in errors:
         report(error)
-    origin = "runs" if from_runs else "results"
-    click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB, from the {origin}")
+    click.echo(f"{page}: {page.stat().st_size / 1e6:.2f} MB, from the {source}")
     return int(bool(errors))
 
 
@@ -71,9 +71,10 @@ def _chapter_of_runs(runs_dir: Path, name: str, errors: list[str]) -> Chapter:
     report(f"{name} ...")
     results = Results.from_runs(runs_dir, name)
     config, uri = _config(name), ""
-    if config is None:
+    if config is None or results.frame.empty:
         if name != "single":
-            errors.append(f"{name}: listed only, because there is no such benchmark")
+            reason = "no record can be read" if config else "there is no such benchmark"
+            errors.append(f"{name}: listed only, because {reason}")
         return Chapter(name, results)
     try:
         with TemporaryDirectory() as temporary:

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -69,7 +70,7 @@ class StepsConfig(Settings):
 
     max_steps: Count = 20_000
     time_limit: Positive | None = None
-    measurements: Count = 200
+    measurements: Annotated[int, Field(ge=1, le=10**6)] = 200
     spacing: Literal["linear", "logarithmic"] = "linear"
 
     def schedule(self) -> list[int]:

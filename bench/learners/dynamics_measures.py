@@ -220,8 +220,10 @@ class TubalAngles(Measure):
         """Return when the subspace had aligned, and when the error had fallen to a half.
 
         `aligned_at`: the first iteration whose angle to the target is within 0.1 of its value when
-        the train error first is under 90 %.
+        the train error first is under 90 %. Nothing if errors are not measured.
         """
+        if "train_error" not in curve[0]:
+            return {}
         rising = next((p for p in curve if p["train_error"] < 0.9), None)
         half = next((p["iteration"] for p in curve if p["reconstruction_error"] < 0.5), math.nan)
         if rising is None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, Timer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
@@ -222,7 +222,9 @@ class NetworkLearner(LightningModule, Learner):
         """Measure if Lightning has validated or a cell has ended; return whether that is so."""
         training, statuses = self.run_log.training(), self.ended()
         if self.trainer.should_stop or self.share_done() >= 1:
-            rest = Status.CONVERGED if self.trainer.should_stop else Status.MAX_STEPS
+            timers = [each for each in self.trainer.callbacks if isinstance(each, Timer)]
+            stopped = self.trainer.should_stop and not any(t.time_remaining() <= 0 for t in timers)
+            rest = Status.CONVERGED if stopped else Status.MAX_STEPS
             statuses = dict.fromkeys(training, rest) | statuses
         if not (self.totals or statuses):
             return False
@@ -287,8 +289,8 @@ def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
         chosen = [_callback(node) for node in given.get("callbacks") or []]
         own = {**DEFAULTS, "check_val_every_n_epoch": every, **given}
         # One process, in a SLURM job too.
-        environment = [LightningEnvironment()]
-        return cell.trainer(**{**own, "callbacks": [*chosen, *callbacks], "plugins": environment})
+        own["plugins"] = [*(given.get("plugins") or []), LightningEnvironment()]
+        return cell.trainer(**{**own, "callbacks": [*chosen, *callbacks]})
 
 
 def _callback(node: Mapping[str, Any]) -> Callback:

@@ -13,7 +13,7 @@ from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome
 from bench.learners.dynamics import ProblemSource, problem_values
 from bench.learners.dynamics_measures import Errors
-from bench.learners.interval import IntervalLearner
+from bench.learners.interval import IntervalLearner, device_of
 from bench.measures.ranks import numerical_rank
 from data_prep.problems import LossConfig, RecoveryProblem
 
@@ -42,6 +42,7 @@ class SolverConfig(LearnerConfig):
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for a control, or a shape that a model has no solution for."""
         for cell in cells:
+            device_of(cell)
             given = f"variant={cell.variant} of a generated problem"
             require(cell.variant == "original", given, "original")
             cell.model.check(cell.data.mode_dims)

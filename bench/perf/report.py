@@ -1,6 +1,5 @@
 """Running all measurements and writing them down."""
 
-import resource
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from bench.perf import tensor_rank, yardsticks
 from bench.perf.timing import medians, ratio
 from bench.report import tables
 from bench.store import provenance
-from data_prep.pathfinder_scenes import SceneConfig, draw_image
 
 
 def measure(rounds: int) -> pd.DataFrame:
@@ -20,13 +18,6 @@ def measure(rounds: int) -> pd.DataFrame:
     for name, slow, fast in yardsticks.comparisons():
         times = medians({"slow": slow, "fast": fast}, rounds)
         rows.append((name, ratio(times["slow"], times["fast"])))
-    scene, count = SceneConfig(), 100
-    tasks = {"drawn": lambda: [draw_image(scene, True, 0, "perf", i) for i in range(count)]}
-    drawn = medians(tasks, rounds)
-    name = f"pathfinder: {scene.length} dashes in {scene.image_size} x {scene.image_size}"
-    rows.append((f"{name}, one process", f"{count / drawn['drawn']:.0f} images/s"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    rows.append(("peak memory of this process", f"{peak:.2f} GB"))
     return pd.DataFrame(rows, columns=["measured", "result"])
 
 

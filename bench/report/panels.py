@@ -24,6 +24,7 @@ REFERENCE = {"color": "0.45", "linewidth": 0.8}
 THEORY = {"color": "0.4", "linewidth": 0.8, "ls": "--"}
 BASELINE = {"ls": "--", "linewidth": 0.8}
 PUBLISHED = {"ls": ":", "marker": "x", "linewidth": 0.7, "ms": 5.5}
+WITHOUT = {"color": "0.5", "marker": "o"}  # a row that has no such setting
 # These come first, so that they look the same in every figure.
 VARIANTS = ("original", "random_images", "random_labels")
 
@@ -169,9 +170,10 @@ class PlottedPanel:
         varying = [name for name in others if self.rows[name].nunique(dropna=False) > 1]
         heights = -np.arange(len(self.rows))
         for height, (_, row) in zip(heights, self.rows.iterrows(), strict=True):
-            bars = self._bars(row.to_frame().T)
-            axis.errorbar(row[self.y], height, xerr=bars, **styles[row[self.hue]])
-            entries[self._words(row[self.hue])] = styles[row[self.hue]]
+            style = styles.get(row[self.hue], WITHOUT)
+            axis.errorbar(row[self.y], height, xerr=self._bars(row.to_frame().T), **style)
+            if style is not WITHOUT:
+                entries[self._words(row[self.hue])] = style
         axis.set(xlabel=config.label(self.y), ylabel="", ylim=(heights[-1] - 0.5, 0.5))
         names = []
         for row in self.rows[varying].to_dict("records") if leads else ():

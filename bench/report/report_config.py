@@ -313,9 +313,14 @@ class ReportConfig:
         return ("min", "max") if median else ("low", "high")
 
     def label(self, column: str) -> str:
-        """Return the words for a column; for a name, those for the group that has it."""
-        last = column.removesuffix(".name").rpartition(".")[2]
-        return self.labels.get(column) or NAMES.get(column) or in_words(last)
+        """Return the words for a column; for a name, those for the group that has it.
+
+        The last part of a dotted name says enough, unless two of the table's rows have it.
+        """
+        name, *others = (each.removesuffix(".name") for each in (column, *self.rows))
+        last = name.rpartition(".")[2]
+        alone = sum(other.rpartition(".")[2] == last for other in others) < 2
+        return self.labels.get(column) or NAMES.get(column) or in_words(last if alone else name)
 
     def words(self, column: str, value: Any) -> str:
         """Return a column with a value: "160 epochs", or "width 8"."""

@@ -159,12 +159,15 @@ def poor_fits(runs: pd.DataFrame, config: ReportConfig) -> pd.DataFrame:
     """Return which fits are dead (their output is 0), and which others worse than a trivial one.
 
     The error of 0 is 1 for relative errors. For labels 0 and 1, of which a share p is 1, it is p,
-    and the best constant's, the reference, is p (1 - p). All samples may also have underflowed.
+    and the best constant's, the reference, is p (1 - p): the output is a constant where the error
+    is p or 1 - p. All samples may also have underflowed.
     """
     trivial, count = references(runs, config), usable(runs)
     errors = numbers(runs, config.compared)
-    zero = trivial if not isinstance(config.reference, str) else (1 - (1 - 4 * trivial) ** 0.5) / 2
-    dead = np.isclose(errors, zero, rtol=ROUNDING) | (numbers(runs, "underflow_share") == 1)
+    half = (1 - 4 * trivial).clip(lower=0) ** 0.5 / 2
+    zeros = [0.5 - half, 0.5 + half] if isinstance(config.reference, str) else [trivial]
+    dead = np.any([np.isclose(errors, zero, rtol=ROUNDING) for zero in zeros], 0)
+    dead |= numbers(runs, "underflow_share") == 1
     worse = errors > trivial * (1 + ROUNDING)
     return pd.DataFrame({"dead": count & dead, "worse": count & worse & ~dead})
 

@@ -143,11 +143,24 @@ def test_damaged_and_foreign_records_are_named_counted_and_left_out(
     code, _, error = rankbench("table", "tensor_rank", f"runs_dir={runs_dir}")
     assert code == 0
     for path in (half, foreign / "record.json"):
-        assert f"left out: {path}: expected a record" in error
+        assert f"left out: {path}: expected a file of format 2" in error
     assert "2 files left out, 23 runs read" in error
     page = page_of(runs_dir)
     assert page.get_by_text("Left out:").count() == 2
     assert "23 of 23 runs" in page.locator("#count").inner_text()
+
+
+def test_a_benchmark_whose_records_are_all_damaged_is_named_beside_the_others(
+    made_up_runs, rankbench, tmp_path
+):
+    made_up_runs(tmp_path)
+    other = tmp_path / "partly_random" / ("0" * 16)
+    other.mkdir(parents=True)
+    (other / "record.json").write_text("{}")
+    code, out, error = rankbench("report", f"runs_dir={tmp_path}")
+    assert code == 1
+    assert "index.html" in out
+    assert "partly_random: listed only, because no record can be read" in error
 
 
 def test_without_runs_and_results_there_is_no_page(rankbench, tmp_path, monkeypatch):

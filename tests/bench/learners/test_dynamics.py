@@ -255,6 +255,12 @@ def test_a_start_whose_loss_is_not_finite_has_diverged():
     assert math.isnan(outcome.metrics["last_finite_loss"])
 
 
+def test_angles_are_measured_without_the_errors_too():
+    cells = cells_of("tubal_sensing", {"learner.measures": "[tubal_angles]"}, count=1)
+    (outcome,) = train(cells).run_log.outcomes
+    assert 0 <= outcome.metrics["angle_to_target"] <= 1
+
+
 def test_schedules_rise_to_the_last_step():
     linear = StepsConfig(max_steps=100, measurements=4).schedule()
     assert linear == [25, 50, 75, 100]

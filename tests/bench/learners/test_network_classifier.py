@@ -165,6 +165,11 @@ def test_callbacks_of_lightning_stop_training():
     assert outcome_of(learner).status is Status.CONVERGED
 
 
+def test_a_run_that_the_clock_stops_has_not_converged():
+    learner = fit(cell("trainer.max_time='00:00:00:01'", "trainer.max_epochs=100000"))
+    assert outcome_of(learner).status is Status.MAX_STEPS
+
+
 def test_arguments_of_the_trainer_change_the_training():
     clipped = fit(cell("trainer.gradient_clip_val=1e-4"))
     assert outcome_of(clipped).metrics != outcome_of(fit(cell())).metrics

@@ -91,6 +91,17 @@ def test_more_values_than_colors_and_styles_are_plotted(kind, tmp_path):
     assert (tmp_path / "figure.png").stat().st_size > 10_000
 
 
+def test_rows_without_the_setting_that_colors_tell_apart_are_plotted():
+    frame = runs(coefficients=(0.0, 1.0))
+    frame["model.tree"] = frame["model.tree"].where(frame["regularizer.coefficient"] > 0)
+    config = replace(
+        CONFIG, hue="model.tree", dash="", panels=(Panel(y=("train_error",), kind="rows"),)
+    )
+    axis = plotted(frame, config).axes[0]
+    assert len(axis.containers) == 4
+    assert [text for text in legend_of(axis.figure) if "nan" in text] == []
+
+
 def test_bars_are_the_t_interval_of_the_units_and_the_title_says_how_long_it_trained():
     figure = plotted(runs().assign(**{"trainer.max_epochs": 3000}))
     axis = figure.axes[0]

@@ -131,6 +131,13 @@ def test_runs_of_other_settings_are_kept_apart():
     assert all(part.rows.expected.sum() == 6 for part in parts)
 
 
+def test_columns_of_one_last_word_are_named_in_full():
+    both = replace(config(), rows=("variant", "model.rank", "data.rank"), published="")
+    (part,) = tables.sections(runs().assign(**{"data.rank": [1, 2] * 3}), both)
+    text, _ = tables.cells_as_text(part, both)
+    assert [name for name in text if name.endswith("rank")] == ["model.rank", "data.rank"]
+
+
 def test_published_values_stand_only_beside_their_own_setting():
     for other in (runs().assign(**{"data.levels": 3}), runs().drop(columns="data.levels")):
         (part,) = tables.sections(other, config())
