@@ -202,8 +202,8 @@ def _read_file(path: Path, changed: int) -> Arrays:
 def _load(path: Path) -> dict[str, np.ndarray]:
     expected = "a whole .npz file of plain arrays, as numpy.savez writes it"
     # The file is opened lazily, and without pickle.
-    with expecting(f"data.file={path.name}", expected), NpzFile(path) as arrays:
-        size = sum(member.file_size for member in arrays.zip.infolist())
+    with expecting(f"data.file={path.name}", expected), NpzFile(path) as arrays:  # pyright: ignore
+        size = sum(member.file_size for member in arrays.zip.infolist())  # pyright: ignore
         require(size <= MOST_BYTES, f"{path.name} with {size:.3g} bytes of arrays", "at most 8e9")
         return {name: arrays[name] for name in arrays.files}
 

@@ -114,7 +114,7 @@ def load(node: Mapping[str, Any], group: str) -> Any:
     return validate(schema, values, group)
 
 
-def validate(schema: type[T], values: Any, group: str) -> T:
+def validate(schema: Any, values: Any, group: str) -> Any:
     """Return a `schema` made of plain values; raise a one-line `UserError` if they do not fit."""
     try:
         # JSON is the form in which pydantic's strict mode takes lists for tuples.

@@ -222,8 +222,9 @@ class NetworkLearner(LightningModule, Learner):
         """Measure if Lightning has validated or a cell has ended; return whether that is so."""
         training, statuses = self.run_log.training(), self.ended()
         if self.trainer.should_stop or self.share_done() >= 1:
-            timers = [each for each in self.trainer.callbacks if isinstance(each, Timer)]
-            stopped = self.trainer.should_stop and not any(t.time_remaining() <= 0 for t in timers)
+            callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore
+            timers = [each.time_remaining() or 0 for each in callbacks if isinstance(each, Timer)]
+            stopped = self.trainer.should_stop and min(timers, default=0) >= 0
             rest = Status.CONVERGED if stopped else Status.MAX_STEPS
             statuses = dict.fromkeys(training, rest) | statuses
         if not (self.totals or statuses):

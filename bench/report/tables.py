@@ -120,7 +120,7 @@ def _rows(runs: pd.DataFrame, beside: pd.DataFrame, config: ReportConfig) -> pd.
     keys, metrics, good = [config.section, *config.rows], [*config.metrics], runs[usable(runs)]
     ends = {str(end): runs.status == end for end in WITHOUT_NUMBERS}
     counted = {"expected": True, "done": usable(runs), **ends, **poor_fits(runs, config)}
-    rows = runs[keys].assign(**counted).groupby(keys, dropna=False).sum()
+    rows = pd.DataFrame(runs[keys].assign(**counted).groupby(keys, dropna=False).sum())
     for metric in metrics:
         values = good[[*keys, *config.over]].assign(value=numbers(good, metric))
         values = values.dropna(subset="value").set_index([*config.over])
