@@ -98,6 +98,27 @@ def test_a_metric_can_be_divided_by_another():
     assert relative.number == pytest.approx(10 * plain.number)
 
 
+def test_a_run_that_failed_is_expected_though_it_has_nothing_to_be_divided_by():
+    frame = runs()
+    frame.loc[0, ["status", "train_error", "constant"]] = ["failed", None, None]
+    finding = only(frame, config(where={"variant": "original", "model.rank": 1}, per="constant"))
+    assert (finding.pairs, finding.expected) == (5, 6)
+
+
+def test_a_condition_on_what_sections_may_differ_in_holds_for_each_run():
+    frame = runs().assign(**{"model.width": [3, 5] * 12})
+    for width in (3, 5):
+        held = replace(config(where={"model.width": width}), within=("model.",))
+        finding = only(frame, held)
+        assert finding.number == frame[frame["model.width"] == width].train_error.mean()
+
+
+def test_a_ratio_needs_no_setting_that_older_runs_do_not_have():
+    held = replace(config(below=0.5, **RATIO), rows=("variant", "model.rank", "data.younger"))
+    finding = only(runs().assign(**{"data.younger": np.nan}), held)
+    assert finding.pairs == finding.expected == 6
+
+
 @pytest.mark.parametrize(
     ("number", "low", "high", "outcome", "words"),
     [

@@ -164,6 +164,8 @@ def test_what_does_not_exist_is_refused_with_what_does(factor, metric, message):
 
 def test_where_keeps_the_runs_that_fit_and_refuses_what_is_not_recorded():
     assert set(where(runs(), ["model.rank=2"])["model.rank"]) == {2}
+    some = runs().astype({"model.rank": float})  # as where other runs have none
+    assert set(where(some, ["model.rank=2"])["model.rank"]) == {2}
     with pytest.raises(UserError, match="1, 2"):
         where(runs(), ["model.rank=7"])
     with pytest.raises(UserError, match=r"model\.rank"):
