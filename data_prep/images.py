@@ -185,5 +185,7 @@ def quantize(images: Tensor, brightest: int, levels: int) -> Tensor:
     # In this order every half is met exactly in floating point.
     scaled = torch.arange(brightest + 1, dtype=torch.float64) * (levels - 1) / brightest
     table = scaled.round().to(torch.uint8)
-    # In pieces, as indices take eight bytes per pixel.
-    return torch.cat([table[some.long()] for some in images.split(CHUNK)]).flatten(1)
+    found = torch.empty(images.shape, dtype=torch.uint8)
+    for some, room in zip(images.split(CHUNK), found.split(CHUNK), strict=True):
+        room.copy_(table[some.long()])  # indices take eight bytes per pixel
+    return found.flatten(1)
