@@ -126,7 +126,7 @@ class HierarchicalTensorFactorization(nn.Module):
         return [self.mode_dims[mode] for mode in self.tree.leaf_order]
 
     def full_tensor(self) -> Tensor:
-        """Return the end tensor, shape (..., *mode_dims), by halves.
+        """Return the end tensor, shape ``(..., *mode_dims)``, by halves.
 
         The root's children are multiplied in two groups, by one matrix product [HTF, equation 3].
         """
