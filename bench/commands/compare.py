@@ -45,8 +45,8 @@ def command(
 ) -> int:
     """Compare runs in pairs: differences and ratios with intervals, and what else differs."""
     given = [bool(factor), bool(against), reference == "published"]
-    expected = "--by with a factor, as --by variant, or --against, or --reference published"
-    require(sum(given) == 1, "`rankbench compare` with none or several of these", expected)
+    said = f"{sum(given)} of the options --by, --against and --reference published"
+    require(sum(given) == 1, said, "one of them, such as --by variant")
     settings = folders(overrides)
     results, config = read(name, source, settings)
     frame = results.frame

@@ -15,7 +15,10 @@ from bench.core.errors import UserError, require
 from bench.core.settings import Factory, Settings
 from bench.core.status import Status
 
-DRIVEN: dict[str, type] = {"optimizer": Factory, "trainer": Factory}  # what most learners accept
+DRIVEN: dict[str, type] = {
+    "optimizer": Factory,
+    "trainer": Factory,
+}  # what most learners are driven by
 MOST_BYTES = 2.0**63  # of a tensor whose size PyTorch can express
 
 
@@ -156,13 +159,14 @@ class Learner(ABC):
         deterministic = torch.are_deterministic_algorithms_enabled()
         torch.set_num_threads(self.run_log.cells[0].execution.threads or 1)
         # Filling memory that is written before it is read took 14 % of a short step.
+        filled = torch.utils.deterministic.fill_uninitialized_memory  # pyright: ignore
         torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
         try:
             self.run(hooks, checkpoint)
         finally:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(deterministic)
-            torch.utils.deterministic.fill_uninitialized_memory = True  # pyright: ignore
+            torch.utils.deterministic.fill_uninitialized_memory = filled  # pyright: ignore
 
     @abstractmethod
     def run(self, hooks: Sequence["Hook"], checkpoint: Path | None) -> None:

@@ -16,7 +16,7 @@ from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome, as_points
 from bench.learners.interval import ELEMENTWISE
 from bench.learners.losses import LOSSES
-from bench.learners.network import FACTORIES, Batch, NetworkLearner, check_trainers, is_regularized
+from bench.learners.network import GROUPS, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
@@ -58,7 +58,7 @@ class CircuitsConfig(LearnerConfig):
     patch_distance: Natural | None = None
 
     name: ClassVar[str] = "circuits"
-    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": CircuitConfig} | FACTORIES
+    accepts: ClassVar[dict[str, type]] = {"data": ImageData, "model": CircuitConfig} | GROUPS
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for a variant, class, model, patch, file or Trainer that is unfit."""

@@ -21,7 +21,7 @@ from bench.learners.base import DRIVEN, Hook, Learner, RunLog
 from bench.learners.interval import device_of, require_optimizers
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
-FACTORIES = DRIVEN | {"regularizer": object}  # or none
+GROUPS = DRIVEN | {"regularizer": object}  # a regularizer may be None
 # What holds unless a configuration says otherwise. Records and checkpoints are the suite's own.
 DEFAULTS = {
     "devices": 1,
@@ -161,6 +161,13 @@ class NetworkLearner(LightningModule, Learner):
         statuses : mapping of int to Status
             How those that have ended did.
         """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute; what Lightning sets 44 times per step, without a module's checks."""
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def share_done(self) -> float:
         """Return the share of the epochs, or of the steps, that is done."""

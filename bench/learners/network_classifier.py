@@ -14,7 +14,7 @@ from bench.core.errors import expecting, require
 from bench.core.settings import AtLeastTwo, Count, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome, sizes
-from bench.learners.network import FACTORIES, Batch, NetworkLearner, check_trainers, is_regularized
+from bench.learners.network import GROUPS, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
@@ -46,7 +46,7 @@ class ClassificationConfig(LearnerConfig):
 
     later: ClassVar[frozenset[str]] = frozenset({"mirror"})
     name: ClassVar[str] = "classification"
-    accepts: ClassVar[dict[str, type]] = {"data": LabeledImages, "model": NetworkConfig} | FACTORIES
+    accepts: ClassVar[dict[str, type]] = {"data": LabeledImages, "model": NetworkConfig} | GROUPS
 
     def check(self, cells: Sequence[Cell]) -> None:
         """Raise `UserError` for files, counts, a model or a Trainer that do not fit."""

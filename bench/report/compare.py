@@ -43,8 +43,7 @@ def compare(
 
     The runs of a pair agree in the columns `config.agree`, and in all other settings if there are
     such runs; otherwise, as for two kinds of models, every setting of the one is compared with
-    every setting of the other. Statistics are those of the means of the pairs, collected over
-    `config.over`, of each value of `config.unit`.
+    every setting of the other. Statistics are those of the pairs' means over each `config.unit`.
 
     Parameters
     ----------
@@ -77,26 +76,32 @@ def compare(
     factor = _column(factor, known, f"--by {factor}")
     metrics = metric_columns(frame)
     require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
-    agree = config.agree or config.columns
-    agree = [name for name in agree if name in frame and name != factor]
-    over = [name for name in agree if name in config.over]
-    require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
-    fixed = [name for name in agree if name not in over]
-    frame = where(frame, [c for c in conditions if c.partition("=")[0] not in fixed])
+    fixed, over = _agreeing(frame, config, factor)
+    shown = [c for c in conditions if c.partition("=")[0] in fixed]
+    frame = where(frame, [c for c in conditions if c not in shown])
     frame, first, values = _values(frame, factor, reference)
-    others = [name for name in known if name not in (factor, *agree)]
+    others = [name for name in known if name not in (factor, *fixed, *over)]
     groups = [*frame.groupby(fixed, dropna=False)] if fixed else [((), frame)]
     apart = [n for n in others if any(group[n].nunique(dropna=False) > 1 for _, group in groups)]
-    rows = []
-    for key, group in groups:
-        named = dict(zip(fixed, key, strict=True))
-        for other in values:
-            compared = _compared(group, config, (factor, first, other), metric, over, apart)
-            rows += [named | row for row in compared]
+    rows = [
+        dict(zip(fixed, key, strict=True)) | row
+        for key, group in groups
+        for other in values
+        for row in _compared(group, config, (factor, first, other), metric, over, apart)
+    ]
     given = f"--by {factor} with values that share no setting of {', '.join(fixed)}"
     require(bool(rows), given, "runs that agree in these columns")
-    result = _corrected(pd.DataFrame(rows), config, factor)
-    return where(result, [c for c in conditions if c.partition("=")[0] in fixed])
+    return where(_corrected(pd.DataFrame(rows), config, factor), shown)
+
+
+def _agreeing(
+    frame: pd.DataFrame, config: ReportConfig, factor: str
+) -> tuple[list[str], list[str]]:
+    """Return the columns in which pairs agree: those that comparisons hold for, and those over."""
+    agree = [n for n in config.agree or config.columns if n in frame and n != factor]
+    over = [name for name in agree if name in config.over]
+    require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
+    return [name for name in agree if name not in over], over
 
 
 def _values(
