@@ -1,6 +1,8 @@
 """Paired comparisons of runs, which say what the two runs of a pair differ in."""
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
@@ -112,9 +114,10 @@ def _values(
         frame = frame.assign(**{factor: frame[factor].map(str).where(frame[factor].notna(), "-")})
     values = sorted(frame[factor].dropna().unique(), key=lambda value: (value != "original", value))
     require(len(values) > 1, f"--by {factor} with {len(values)} recorded value", "at least two")
-    first = next((v for v in values if reference is None or str(v) == str(reference)), None)
+    named = [True] if reference is None else _named(values, str(reference))
     expected = f"one of {', '.join(map(str, values))}"
-    require(first is not None, f"--reference {reference}", expected)
+    require(any(named), f"--reference {reference}", expected)
+    first = values[named.index(True)]
     return frame, first, [value for value in values if value != first]
 
 
@@ -220,11 +223,19 @@ def where(frame: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFrame:
         column, equals, value = condition.partition("=")
         expected = f"column=value with one of the columns {', '.join(map(str, frame.columns))}"
         require(bool(equals) and column in frame, f"--where {condition}", expected)
-        met = [value in (str(v), _words(v)) for v in frame[column]]
+        met = _named(frame[column], value)
         present = ", ".join(sorted({*map(_words, frame[column])}))
         require(any(met), f"--where {condition}", f"one of the recorded values {present}")
         frame = frame[met]
     return frame
+
+
+def _named(values: Iterable[Any], word: str) -> list[bool]:
+    """Return for each value whether a word names it: as it is printed, or as an override."""
+    names = {word}
+    with suppress(ValueError):
+        names.add(_words(json.loads(word)))  # 5e-3, 40.0, true, null
+    return [not names.isdisjoint((str(value), _words(value))) for value in values]
 
 
 def as_text(result: pd.DataFrame, config: ReportConfig) -> tuple[pd.DataFrame, str]:

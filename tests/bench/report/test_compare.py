@@ -112,6 +112,26 @@ def test_another_reference_turns_the_comparison_round():
     assert (row.ratio_low, row.ratio, row.ratio_high) == pytest.approx(ends)
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [(True, "true"), (True, "True"), (0.005, "5e-3"), (40, "40.0"), (np.nan, "null")],
+)
+def test_a_value_is_found_however_an_override_would_write_it(value, written):
+    frame = runs().astype({"model.rank": object})
+    frame.loc[frame.variant == "original", "model.rank"] = value
+    assert set(where(frame, [f"model.rank={written}"]).variant) == {"original"}
+    assert set(where(frame, ["model.rank=2"])["model.rank"]) == {2}
+
+
+def test_a_reference_is_found_however_an_override_would_write_it():
+    frame = runs().replace({"model.rank": {1: 0.005}})
+    first, second = (
+        compare(frame, config(), "model.rank", "train_error", reference=word).difference
+        for word in ("5e-3", 0.005)
+    )
+    assert (first == second).all()
+
+
 def test_missing_pairs_are_refused_with_a_reason():
     frame = runs()
     frame.loc[frame.index[0], "status"] = "failed"
