@@ -156,7 +156,7 @@ class ConvArithmeticCircuit(nn.Module):
         pixels, (height, width) = images.flatten(1), self.image_shape
         expected = f"{self.tree.order} pixels, {height} x {width}"
         require(pixels.shape[1] == self.tree.order, f"images of {pixels.shape[1]} pixels", expected)
-        return self.evaluate(self._features(pixels[:, self.tree.leaf_order].t()))
+        return self.evaluate(self._features(pixels.t()[[*self.tree.leaf_order]]))
 
     def one_hot(self, images: Tensor) -> Tensor:
         """Return integer images as one-hot features, shape (batch, levels, height, width).
@@ -176,11 +176,12 @@ class ConvArithmeticCircuit(nn.Module):
         """Return the pixels' features: (order, batch) to (order, batch, features)."""
         dtype = self.root_weights.dtype
         if self.levels is None:
-            return torch.stack([torch.ones_like(pixels, dtype=dtype), pixels.to(dtype)], -1)
+            return torch.stack([torch.ones_like(pixels, dtype=dtype), pixels.to(dtype)], 1).mT
         given = f"pixels of {pixels.dtype} with levels={self.levels}"
         hint = "quantize the images, or take levels=None"
         require(not pixels.is_floating_point(), given, f"integers below {self.levels}", hint)
-        return (pixels.unsqueeze(-1) == torch.arange(self.levels, device=pixels.device)).to(dtype)
+        levels = torch.arange(self.levels, device=pixels.device).view(-1, 1)
+        return (pixels.unsqueeze(1) == levels).to(dtype).mT
 
     def evaluate(self, features: Tensor) -> Tensor:
         """Evaluate the circuit at features of shape (order, batch, features), in tree order."""

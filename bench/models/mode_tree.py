@@ -148,5 +148,7 @@ def _grid_tree(order: int, arity: int, shape: tuple[int, int]) -> ModeTree:
 def split_windows(values: Tensor, groups: Sequence[WindowGroup], node_dims: int) -> list[Tensor]:
     """Split nodes, a dimension before the last `node_dims`, into (windows, arity) by groups."""
     nodes = -1 - node_dims
+    if len(groups) == 1:
+        return [values.unflatten(nodes, groups[0])]  # the gradient of a split would be a copy
     parts = values.split([group.windows * group.arity for group in groups], nodes)
     return [part.unflatten(nodes, group) for part, group in zip(parts, groups, strict=True)]

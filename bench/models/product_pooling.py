@@ -4,6 +4,10 @@ A product over hundreds of inputs leaves the range of any float. As the network 
 node, every node's vector may be divided by a power of two if the output is multiplied by it again:
 powers of two are exact, so the values are those of the plain evaluation, and so are the gradients,
 which pass through the scaled vectors and never see the scale.
+
+The time goes into reading and writing what the lowest levels hold. So leaves are multiplied up to
+four at a time before there is anything for each channel and sample, see `_leaves`, and the batch is
+the last dimension throughout, as channels are few.
 """
 
 import math
@@ -13,6 +17,7 @@ from torch import Tensor
 
 from bench.models.mode_tree import ModeTree, split_windows
 
+MOST_PRODUCTS = 16  # of features of neighbors: more of them cost more than they save
 EXPONENT_LIMIT = 100  # keeps the power of two and its inverse in the range of float32
 
 
@@ -41,20 +46,52 @@ def evaluate_tree(features: Tensor, levels: list[Tensor], root: Tensor, tree: Mo
     FloatingPointError
         If every output is too small for the dtype: its gradients would silently be zero.
     """
-    values, total = features, torch.zeros((), dtype=torch.int64, device=features.device)
-    for weights, nodes, groups in zip(levels, tree.nodes, tree.window_groups, strict=False):
+    values, total = features.mT, torch.zeros((), dtype=torch.int64, device=features.device)
+    for level, (weights, groups) in enumerate(zip(levels, tree.window_groups, strict=False)):
         weights, exponents = _rescale(weights, (-2, -1))
         # A shared weight counts once for every node that uses it.
-        uses = len(nodes) // weights.shape[-3]
-        total = total + uses * exponents.sum((-3, -1))
+        nodes = len(tree.nodes[level])
+        total = total + nodes // weights.shape[-3] * exponents.sum((-3, -1))
+        mixing = weights.movedim(-3, 0).mT.expand(nodes, *[-1] * (weights.ndim - 1))
+        sides = (split_windows(each, groups, each.ndim - 1) for each in (values, mixing))
         pooled = []
-        for windows in split_windows(values @ weights, groups, 2):
-            product, exponents = _window_product(windows)
+        for windows, own in zip(*sides, strict=True):
+            mixed = own @ windows if level else _leaves(windows, own)
+            product, exponents = _window_product(mixed, rescaled=level > 0)
             pooled.append(product)
             total = total + exponents
-        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled, -3)
+        values = pooled[0] if len(pooled) == 1 else torch.cat(pooled)
     root, exponents = _rescale(root, (-2, -1))
-    return _restore(values.squeeze(-3) @ root, (total + exponents.squeeze(-1)).unsqueeze(-1))
+    return _restore(values.squeeze(0).mT @ root, (total + exponents.squeeze(-1)).unsqueeze(-1))
+
+
+def _leaves(features: Tensor, mixing: Tensor) -> Tensor:
+    """Mix the features of leaves, and multiply up to four neighbors of a window.
+
+    A product of linear functions is linear in the products of their inputs. For two features a
+    leaf, four leaves have 16 of these, and all channels of all predictors share them.
+
+    Parameters
+    ----------
+    features : Tensor
+        Shape (windows, arity, features, batch).
+    mixing : Tensor
+        Shape (windows, arity, ..., channels, features).
+
+    Returns
+    -------
+    Tensor
+        Shape (windows, arity / neighbors, ..., channels, batch).
+    """
+    (_, arity, count, _), joined = features.shape, 1
+    while arity % (2 * joined) == 0 and count ** (2 * joined) <= MOST_PRODUCTS:
+        joined *= 2
+        first, second = (features[:, start::2] for start in (0, 1))
+        features = (first.unsqueeze(-2) * second.unsqueeze(-3)).flatten(-3, -2)
+        first, second = (mixing[:, start::2] for start in (0, 1))
+        mixing = (first.unsqueeze(-1) * second.unsqueeze(-2)).flatten(-2)
+    values = mixing.flatten(2, -2) @ features
+    return values.unflatten(2, mixing.shape[2:-1])
 
 
 def _rescale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -64,26 +101,26 @@ def _rescale(values: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return values * torch.exp2(-exponents.to(values.dtype)), exponents.long()
 
 
-def _window_product(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply over dimension -3, four at a time, rescaling between; zeros need no special care.
+def _window_product(values: Tensor, rescaled: bool) -> tuple[Tensor, Tensor]:
+    """Multiply over the second dimension, four at a time; zeros need no special care.
 
-    Also return the exponents, summed over windows: shape (..., batch).
+    Rescale between, and before unless that is done. Also return the exponents, summed over windows:
+    shape (..., batch).
     """
     total = torch.zeros((), dtype=torch.int64, device=values.device)
-    while values.shape[-3] > 1:
-        values, exponents = _rescale(_halve(_halve(values)), (-1,))
-        total = total + exponents.sum((-4, -3, -1))
-    return values.squeeze(-3), total
+    while not rescaled or values.shape[1] > 1:
+        values, exponents = _rescale(_halve(_halve(values)) if rescaled else values, (-2,))
+        total, rescaled = total + exponents.sum((0, 1)).squeeze(-2), True
+    return values.squeeze(1), total
 
 
 def _halve(values: Tensor) -> Tensor:
-    """Multiply the first half of dimension -3 with the second; an odd one is left over."""
-    half = values.shape[-3] // 2
+    """Multiply the first half of the second dimension with the second; an odd one is left over."""
+    half, odd = divmod(values.shape[1], 2)
     if half == 0:
         return values
-    product = values.narrow(-3, 0, half) * values.narrow(-3, half, half)
-    rest = values.narrow(-3, 2 * half, values.shape[-3] - 2 * half)
-    return torch.cat([product, rest], -3) if rest.shape[-3] else product
+    first, second, rest = values.split([half, half, odd], 1)
+    return torch.cat([first * second, rest], 1) if odd else first * second
 
 
 def _restore(values: Tensor, exponents: Tensor) -> Tensor:
