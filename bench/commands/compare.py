@@ -19,7 +19,9 @@ from bench.store.results import RUNS_FILE
     epilog="Example: rankbench compare tensor_rank --by variant --metric train_error"
     " --where model.rank=5; rankbench compare tensor_rank --by model --metric train_error"
 )
-@click.option("--by", "factor", metavar="FACTOR", help="A configuration column, or `model`.")
+@click.option(
+    "--by", "factor", metavar="FACTOR", help="A configuration column, or a group such as `model`."
+)
 @click.option("--metric", required=True, help="A metric, such as train_error.")
 @click.option(
     "--reference",

@@ -54,7 +54,8 @@ def compare(
     config : ReportConfig
         The benchmark's report: what must agree, and the families of tests.
     factor : str
-        A configuration column or the last part of its name; ``"model"`` is the kind of model.
+        A configuration column or the last part of its name; or a group: ``"model"`` is the kind of
+        model or, if there is one kind, all settings in which models differ.
     metric : str
         A metric column.
     reference : optional
@@ -75,14 +76,16 @@ def compare(
         If the factor or metric does not exist, the factor has one value only, or no pair agrees.
     """
     known = [*config_columns(frame), *(name for name in frame if name == EXPERIMENT)]
-    factor = _column(factor, known, f"--by {factor}")
+    factor, settings = _factor(factor, frame[known])
+    together = frame[settings].apply(_setting, axis="columns") if len(settings) > 1 else None
+    frame = frame if together is None else frame.assign(**{factor: together})
     metrics = metric_columns(frame)
     require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
-    fixed, over = _agreeing(frame, config, factor)
+    fixed, over = _agreeing(frame, config, factor, settings)
     shown = [c for c in conditions if c.partition("=")[0] in fixed]
     frame = where(frame, [c for c in conditions if c not in shown])
     frame, first, values = _values(frame, factor, reference)
-    others = [name for name in known if name not in (factor, *fixed, *over)]
+    others = [name for name in known if name not in (factor, *settings, *fixed, *over)]
     groups = [*frame.groupby(fixed, dropna=False)] if fixed else [((), frame)]
     apart = [n for n in others if any(group[n].nunique(dropna=False) > 1 for _, group in groups)]
     rows = [
@@ -97,10 +100,10 @@ def compare(
 
 
 def _agreeing(
-    frame: pd.DataFrame, config: ReportConfig, factor: str
+    frame: pd.DataFrame, config: ReportConfig, factor: str, settings: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Return the columns in which pairs agree: those that comparisons hold for, and those over."""
-    agree = [n for n in config.agree or config.columns if n in frame and n != factor]
+    agree = [n for n in config.agree or config.columns if n in frame and n not in settings]
     over = [name for name in agree if name in config.over]
     require(bool(over), f"--by {factor}", f"another factor than the pairs', {config.over[0]}")
     return [name for name in agree if name not in over], over
@@ -176,12 +179,30 @@ def beside_published(frame: pd.DataFrame, config: ReportConfig, metric: str) -> 
     return pd.concat([frame.loc[both.index].assign(**{EXPERIMENT: "ours"}), both])
 
 
-def _column(name: str, columns: Sequence[str], given: str) -> str:
-    """Return the one column that a name, the last part of a dotted one, or a group stands for."""
-    meant = [column for column in columns if name in (column, column.rpartition(".")[2])]
-    meant = meant or [column for column in columns if column == f"{name}.name"]
-    require(len(meant) == 1, given, f"one of {', '.join(columns)}")
-    return meant[0]
+def _factor(name: str, frame: pd.DataFrame) -> tuple[str, list[str]]:
+    """Return the factor that is meant, and the columns that it stands for.
+
+    One column is meant by its name or the last part of it. A group stands for the name of what was
+    chosen from it or, if that is always the same, for all settings that are not.
+    """
+    meant = [column for column in frame if name in (column, column.rpartition(".")[2])]
+    group = [column for column in frame if column.startswith(f"{name}.")]
+    if group and not meant:
+        settings = [column for column in group if frame[column].nunique() > 1]
+        chosen = [column for column in settings if column == f"{name}.name"]
+        require(bool(settings), f"--by {name} with one recorded setting", "at least two")
+        meant = chosen or settings
+    else:
+        require(len(meant) == 1, f"--by {name}", f"one of {', '.join(frame)}")
+    return meant[0] if len(meant) == 1 else name, meant
+
+
+def _setting(values: pd.Series) -> str:
+    """Return the settings of a group in words; a switch is named where it is on."""
+    names = {name: in_words(name.rpartition(".")[2]) for name in values.index}
+    shown = {name: value for name, value in values.items() if value is not False}
+    words = [names[n] if v is True else f"{names[n]} {_words(v)}" for n, v in shown.items()]
+    return "; ".join(words)
 
 
 def _corrected(result: pd.DataFrame, config: ReportConfig, factor: str) -> pd.DataFrame:

@@ -174,7 +174,7 @@ def test_a_factor_goes_by_its_last_name_where_that_is_the_only_one():
         ("colour", "train_error", "variant"),
         ("variant", "loss", "train_error"),
         ("data.name", "train_error", "at least two"),
-        ("model", "train_error", "variant"),
+        ("optimizer", "train_error", "variant"),
     ],
 )
 def test_what_does_not_exist_is_refused_with_what_does(factor, metric, message):
@@ -255,6 +255,28 @@ def test_two_models_are_paired_by_what_must_agree_and_differences_are_named():
     text, same = as_text(result, config())
     assert text.settings.tolist() == ["lr - vs 0.1", "lr - vs 0.2"]
     assert same == "In every row: data.name digits, variant original, model.rank 1."
+
+
+def test_a_group_stands_for_all_settings_in_which_runs_differ():
+    frame = runs(ranks=[1])
+    frame = frame[frame.variant == "original"].assign(**{"regularizer.name": "published"})
+    keys = ["regularizer.coefficient", "regularizer.every", "regularizer.frozen"]
+    forms = [(0.0, 1, False), (1.0, 1, False), (1.0, 4, True)]
+    each = [frame.assign(**dict(zip(keys, form, strict=True))) for form in forms]
+    for more, form in enumerate(each):
+        form["train_error"] += more
+    every = replace(config(), rows=("variant", "model.rank", "regularizer.coefficient"))
+    result = compare(pd.concat(each), every, "regularizer", "train_error")
+    plain = "coefficient 0; every 1"
+    assert result.comparison.tolist() == [
+        f"coefficient 1; every 1 vs {plain}",
+        f"coefficient 1; every 4; frozen vs {plain}",
+    ]
+    assert result.difference.tolist() == pytest.approx([1.0, 2.0])
+    alone = compare(pd.concat(each[:2]), every, "regularizer", "train_error")
+    assert alone.comparison.tolist() == ["1.0 vs 0.0"]  # they differ in the coefficient alone
+    with pytest.raises(UserError, match="--by regularizer with one recorded setting"):
+        compare(each[0], every, "regularizer", "train_error")
 
 
 def test_settings_are_shown_where_a_pair_differs_or_rows_are_told_apart():
