@@ -1,7 +1,8 @@
 """Composing the configuration with Hydra, from the suite's own folder and from the user's."""
 
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from importlib.metadata import entry_points
 from importlib.resources import files
 from pathlib import Path
@@ -108,6 +109,10 @@ def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
             lines = [*extra, *map(_spelled_out, overrides)]
             config = hydra_compose("config", overrides=lines, return_hydra_config=hydra)
             node = config.hydra.launcher if hydra else config
+            written: Any = OmegaConf.to_container(node)
+            described = None if hydra else written.get("benchmark")
+            axes = described.get("axes") if isinstance(described, dict) else None
+            _require_settled(written, [*axes] if isinstance(axes, dict) else [])
             OmegaConf.resolve(node)
             composed: Any = OmegaConf.to_container(node)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
@@ -118,6 +123,18 @@ def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
         fits = (isinstance(path, str) and path != "") or (path is None and name == "results_dir")
         require(fits, f"{name}={path}", "the path of a folder")
     return composed
+
+
+def _require_settled(written: Any, axes: Iterable[str], key: str = "") -> None:
+    """Raise `UserError` for a value that refers to an axis: it is settled before any axis is."""
+    if isinstance(written, dict):
+        for name, value in written.items():
+            _require_settled(value, axes, f"{key}.{name}" if key else str(name))
+    elif isinstance(written, str):
+        for axis in axes:
+            refers = re.search(rf"\$\{{(.*[^\w.])?{re.escape(axis)}\W", written)
+            expected = f"no reference to {axis}, which is an axis: all of its values would get one"
+            require(refers is None, f"{key}={written}", expected, f"make a case for each {axis}")
 
 
 def launcher(overrides: Sequence[str]) -> dict[str, Any]:

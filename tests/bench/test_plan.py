@@ -1,5 +1,6 @@
 """From overrides to cells: grids, keys and messages."""
 
+import re
 import resource
 import subprocess
 import sys
@@ -159,6 +160,14 @@ def test_all_stands_for_every_class_of_the_data():
 def test_an_empty_axis_is_refused():
     with pytest.raises(UserError, match=r"ranks=\[\]|model.rank"):
         plan_benchmark("tensor_rank", ["ranks=[]"])
+
+
+def test_a_value_that_refers_to_an_axis_is_refused_as_it_would_be_one_for_all():
+    given = "optimizer.lr=${model.rank}"
+    expected = re.escape(f"{given}: expected no reference to model.rank, which is an axis")
+    with pytest.raises(UserError, match=expected):
+        plan_benchmark("tensor_rank", ["model.rank=2", given])
+    plan_benchmark("tensor_rank", ["optimizer.lr=${execution.log_every_n_epochs}"])
 
 
 def test_places_are_left_out_of_the_recorded_command():
