@@ -44,8 +44,8 @@ def compare(
     """Compare every value of a factor with a reference value, over pairs of runs.
 
     The runs of a pair agree in the columns `config.agree`, and in all other settings if there are
-    such runs; otherwise, as for two kinds of models, every setting of the one is compared with
-    every setting of the other. Statistics are those of the pairs' means over each `config.unit`.
+    such runs; otherwise every setting of the one side is compared with every one of the other.
+    Statistics are those of the pairs' means over each `config.unit`.
 
     Parameters
     ----------
@@ -54,8 +54,7 @@ def compare(
     config : ReportConfig
         The benchmark's report: what must agree, and the families of tests.
     factor : str
-        A configuration column or the last part of its name; or a group: ``"model"`` is the kind of
-        model or, if there is one kind, all settings in which models differ.
+        A configuration column, the last part of its name, or a group, such as ``"model"``.
     metric : str
         A metric column.
     reference : optional
@@ -76,9 +75,7 @@ def compare(
         If the factor or metric does not exist, the factor has one value only, or no pair agrees.
     """
     known = [*config_columns(frame), *(name for name in frame if name == EXPERIMENT)]
-    factor, settings = _factor(factor, frame[known])
-    together = frame[settings].apply(_setting, axis="columns") if len(settings) > 1 else None
-    frame = frame if together is None else frame.assign(**{factor: together})
+    frame, factor, settings = _factor(frame, known, factor)
     metrics = metric_columns(frame)
     require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
     fixed, over = _agreeing(frame, config, factor, settings)
@@ -179,22 +176,25 @@ def beside_published(frame: pd.DataFrame, config: ReportConfig, metric: str) -> 
     return pd.concat([frame.loc[both.index].assign(**{EXPERIMENT: "ours"}), both])
 
 
-def _factor(name: str, frame: pd.DataFrame) -> tuple[str, list[str]]:
-    """Return the factor that is meant, and the columns that it stands for.
+def _factor(
+    frame: pd.DataFrame, known: Sequence[str], name: str
+) -> tuple[pd.DataFrame, str, list[str]]:
+    """Return the runs, the factor that is meant, which they have, and the columns that it sums up.
 
     One column is meant by its name or the last part of it. A group stands for the name of what was
     chosen from it or, if that is always the same, for all settings that are not.
     """
-    meant = [column for column in frame if name in (column, column.rpartition(".")[2])]
-    group = [column for column in frame if column.startswith(f"{name}.")]
+    meant = [column for column in known if name in (column, column.rpartition(".")[2])]
+    group = [column for column in known if column.startswith(f"{name}.")]
     if group and not meant:
         settings = [column for column in group if frame[column].nunique() > 1]
-        chosen = [column for column in settings if column == f"{name}.name"]
         require(bool(settings), f"--by {name} with one recorded setting", "at least two")
-        meant = chosen or settings
-    else:
-        require(len(meant) == 1, f"--by {name}", f"one of {', '.join(frame)}")
-    return meant[0] if len(meant) == 1 else name, meant
+        meant = [column for column in settings if column == f"{name}.name"] or settings
+        if len(meant) > 1:
+            together = frame[meant].apply(_setting, axis="columns")
+            return frame.assign(**{name: together}), name, meant
+    require(len(meant) == 1, f"--by {name}", f"one of {', '.join(known)}")
+    return frame, meant[0], meant
 
 
 def _setting(values: pd.Series) -> str:
