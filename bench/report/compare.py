@@ -65,9 +65,9 @@ def compare(
     Returns
     -------
     DataFrame
-        One row per comparison: the columns that are fixed in it, as "other vs first" where they
-        differ; `comparison`; the counts `pairs` and `units`; `STATISTICS`, whose p values are
-        corrected within each family; and `refused`, the reason where there are no numbers.
+        One row per comparison: the columns fixed in it, as "other vs first" where they differ;
+        `comparison`; the counts `pairs` and `units`; `STATISTICS`, p values corrected by families;
+        and `refused`, the reason where there are no numbers.
 
     Raises
     ------
@@ -76,8 +76,7 @@ def compare(
     """
     known = [*config_columns(frame), *(name for name in frame if name == EXPERIMENT)]
     frame, factor, settings = _factor(frame, known, factor)
-    metrics = metric_columns(frame)
-    require(metric in metrics, f"--metric {metric}", f"one of {', '.join(metrics)}")
+    require(metric in (m := metric_columns(frame)), f"--metric {metric}", f"one of {', '.join(m)}")
     fixed, over = _agreeing(frame, config, factor, settings)
     shown = [c for c in conditions if c.partition("=")[0] in fixed]
     frame = where(frame, [c for c in conditions if c not in shown])
