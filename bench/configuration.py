@@ -115,6 +115,8 @@ def compose(overrides: Sequence[str], *, hydra: bool = False) -> dict[str, Any]:
             _require_settled(written, [*axes] if isinstance(axes, dict) else [])
             OmegaConf.resolve(node)
             composed: Any = OmegaConf.to_container(node)
+    except UserError:  # a ValueError that says it all
+        raise
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError) as error:
         given = " ".join(overrides) or "the configuration"
         raise UserError(given, "what the configuration knows", _one_line(error)) from error
