@@ -8,9 +8,7 @@ import multiprocessing
 import os
 import resource
 import shutil
-import signal
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +21,7 @@ from joblib import cpu_count
 from bench import configuration
 from bench.core.cell import Cell
 from bench.core.errors import UserError, require
-from bench.execute.logging_setup import exit_on_signals, quiet_libraries
+from bench.execute.logging_setup import exit_on_signals, follow_parent, quiet_libraries
 from bench.execute.run import run
 from bench.execute.work import Work
 from bench.learners.base import Learner
@@ -131,21 +129,12 @@ def in_processes(work: Work, on_progress: OnProgress) -> None:
 
 
 def _process(part: Work, threads: int, result: connection.Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends us
+    follow_parent()
     exit_on_signals()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     quiet_libraries()
     torch.set_num_threads(threads)
     in_turn(part)
     result.send(part.errors)
-
-
-def _end_with_parent() -> None:
-    """Wait until the parent has ended, however that came, and end this process."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _gather(work: Work, pipe: Any, process: Any, stack: list[Cell]) -> list[list[Cell]]:

@@ -4,13 +4,15 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytorch_lightning as lightning
 
 from bench.core.cell import Cell
 from bench.execute.checkpoints import Checkpoints, stack_folder
-from bench.execute.logging_setup import log
-from bench.learners.base import Learner
+from bench.execute.logging_setup import log, quiet_libraries
+from bench.execute.replicas import other_devices
+from bench.learners.base import Hook, Learner
 from bench.store.location import RunLocation
 from bench.store.tracker import Tracker
 
@@ -56,15 +58,26 @@ def run(
         hooks = [tracker, Progress(on_progress), checkpoints]
         path = checkpoints.existing()
         try:
-            _prepared(tracker.cells).fit(hooks, path)
+            _fit(tracker.cells, hooks, path)
         except Exception as error:
             if path is None or checkpoints.trained:
                 raise
             # Intact, but nothing that this learner can continue from: of another version, say.
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             log.warning("%s: unfit checkpoint (%s); its runs start anew", path, reason)
-            _prepared(tracker.cells).fit(hooks)
+            _fit(tracker.cells, hooks)
     checkpoints.discard()
+
+
+def _fit(cells: Sequence[Cell], hooks: Sequence[Hook], checkpoint: Path | None = None) -> None:
+    """Train, on all devices that the cells ask for."""
+    with other_devices(_fit_replica, cells, checkpoint):
+        _prepared(cells).fit(hooks, checkpoint)
+
+
+def _fit_replica(cells: Sequence[Cell], checkpoint: Path | None) -> None:
+    quiet_libraries()
+    _prepared(cells).fit([], checkpoint)
 
 
 def _prepared(cells: Sequence[Cell]) -> Learner:

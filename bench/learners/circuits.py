@@ -16,7 +16,14 @@ from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome, as_points
 from bench.learners.interval import ELEMENTWISE
 from bench.learners.losses import LOSSES
-from bench.learners.network import GROUPS, Batch, NetworkLearner, check_trainers, is_regularized
+from bench.learners.network import (
+    GROUPS,
+    Batch,
+    NetworkLearner,
+    check_shares,
+    check_trainers,
+    is_regularized,
+)
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
@@ -71,6 +78,7 @@ class CircuitsConfig(LearnerConfig):
             expected = "0, as one predictor tells all classes apart"
             fits = self.objective == "one_class" or target == 0
             require(fits, given, expected, "set classes=[0]")
+            check_shares(cell, cell.data.counts["train"], cell.data.batch_size)
             if is_regularized(cell):
                 self._check_patches(cell.data)
         check_trainers(cells)
@@ -216,6 +224,7 @@ class Circuits(NetworkLearner):
         if due and self.network.levels:
             images = self.network.one_hot(images)
         outputs, penalty = self.evaluate(images, labels[0], due)
+        labels = labels[:, self.own(len(pixels))]
         losses = self.loss.losses(self._stacked(outputs), labels, self.classes).mean(1)
         return self.penalized(losses.sum(), losses.detach(), penalty, len(pixels))
 
@@ -224,7 +233,7 @@ class Circuits(NetworkLearner):
         super().on_train_epoch_end()
         self.losses.copy_(self.means[:-1])
         self.last_finite_losses = self.losses.where(self.losses.isfinite(), self.last_finite_losses)
-        self.log("train_loss", self.losses.mean())
+        self.log("train_loss", self.losses.mean(), sync_dist=True)
 
     def score(self, batch: Batch, name: str) -> Tensor:
         """Return each predictor's errors; on test data a sample counts at most 1 [TF, appendix]."""
@@ -239,8 +248,9 @@ class Circuits(NetworkLearner):
 
     def on_validation_epoch_end(self) -> None:
         """Tell Lightning, for callbacks that monitor it."""
+        super().on_validation_epoch_end()
         for name in self.validated:
-            self.log(f"{name}_error", self.errors(name).mean())
+            self.log(f"{name}_error", self.errors(name).mean(), sync_dist=True)
 
     def ended(self) -> dict[int, Status]:
         """Return which predictors have converged or diverged of those that trained."""

@@ -117,14 +117,27 @@ def device_of(cell: Cell) -> torch.device:
     UserError
         If there is no such device, or if several are asked for.
     """
+    fabric = fabric_of(cell)
+    given = f"trainer.devices={cell.execution.trainer.get('devices')}"
+    hint = "with one command per device, each with CUDA_VISIBLE_DEVICES, a grid uses several"
+    expected = f"1, as learner={cell.learner.name} trains on one device"
+    require(fabric.world_size == 1, given, expected, hint)
+    return fabric.device
+
+
+def fabric_of(cell: Cell) -> Fabric:
+    """Return Lightning's view of the devices that a cell's execution settings choose.
+
+    Raises
+    ------
+    UserError
+        If there are none such.
+    """
     asked = cell.execution.trainer
     name, devices = asked.get("accelerator", "auto"), asked.get("devices", 1)
     given = f"trainer.accelerator={name} with trainer.devices={devices}"
     with expecting(given, "an accelerator of Lightning that this machine has, such as auto or cpu"):
-        fabric = Fabric(accelerator=name, devices=devices, plugins=[LightningEnvironment()])
-    given = f"trainer.devices={devices} with learner={cell.learner.name}"
-    require(fabric.world_size == 1, given, "one device", "set sweep.jobs to use several")
-    return fabric.device
+        return Fabric(accelerator=name, devices=devices, plugins=[LightningEnvironment()])
 
 
 def require_optimizers(cells: Sequence[Cell]) -> None:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
 from bench.core.cell import Cell
-from bench.core.errors import expecting
+from bench.core.errors import expecting, require
 from bench.core.seeding import batches, derive_seed
 from bench.core.settings import Count, Factory, validate
 from bench.core.status import Status
 from bench.learners.base import DRIVEN, Hook, Learner, RunLog
-from bench.learners.interval import device_of, require_optimizers
+from bench.learners.data_parallel import SharedStatistics
+from bench.learners.interval import fabric_of, require_optimizers
 
 Batch = tuple[Tensor, Tensor]  # images, and what is known of them
 GROUPS = DRIVEN | {"regularizer": object}  # a regularizer may be None
@@ -26,6 +27,7 @@ GROUPS = DRIVEN | {"regularizer": object}  # a regularizer may be None
 DEFAULTS = {
     "devices": 1,
     "deterministic": True,
+    "use_distributed_sampler": False,  # each device takes its share of every batch itself
     "logger": False,
     "enable_progress_bar": False,
     "enable_model_summary": False,
@@ -43,13 +45,15 @@ class BatchOrder(Sampler[Tensor]):
 
     Parameters
     ----------
-    samples, batch_size : int
-        How many samples there are, and how many a batch has; the last one may have fewer.
+    samples : range
+        The indices of the samples.
+    batch_size : int
+        How many a batch has; the last one may have fewer.
     seed : int or None
         Seed of the order; None leaves the samples in their own order.
     """
 
-    def __init__(self, samples: int, batch_size: int, seed: int | None) -> None:
+    def __init__(self, samples: range, batch_size: int, seed: int | None) -> None:
         self.samples, self.batch_size, self.seed, self.epoch = samples, batch_size, seed, 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -58,18 +62,21 @@ class BatchOrder(Sampler[Tensor]):
 
     def __len__(self) -> int:
         """Return the number of batches."""
-        return -(-self.samples // self.batch_size)
+        return -(-len(self.samples) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield index tensors, int64; see `bench.core.seeding.batches`."""
-        yield from batches(self.samples, self.batch_size, self.seed, self.epoch)
+        for positions in batches(len(self.samples), self.batch_size, self.seed, self.epoch):
+            yield positions + self.samples.start
 
 
 class NetworkLearner(LightningModule, Learner):
     """A stack of cells trained by Lightning with automatic optimization.
 
     Lightning validates the parts in `validated` as often as its Trainer is told to; there, and
-    where training ends, a measurement is made.
+    where training ends, a measurement is made. On several devices each computes its share of every
+    batch, and sums over devices are what they are on one, up to rounding; only what dropout and
+    mirroring draw differs.
 
     Parameters
     ----------
@@ -106,7 +113,9 @@ class NetworkLearner(LightningModule, Learner):
         self.parts = dict(parts)  # not modules: a checkpoint need not hold the images
         self.batch_size = batch_size
         self.order_seed = order_seed
+        self.rank, self.devices = 0, 1
         self.batch_sizes: list[int] = []  # of an epoch, so far
+        self.partial_totals: dict[str, Tensor] = {}  # of this device
         self.totals: dict[str, Tensor] = {}
         self.epochs_done = 0
         self.means = torch.tensor([torch.nan])
@@ -123,24 +132,44 @@ class NetworkLearner(LightningModule, Learner):
         before = self.current_epoch * int(self.trainer.num_training_batches) + batch_idx
         return before % self.every == 0
 
+    def own(self, count: int) -> slice:
+        """Return which of `count` samples are this device's."""
+        rank, devices = self.rank, self.devices
+        return slice(count * rank // devices, count * (rank + 1) // devices)
+
+    def summed(self, values: Tensor) -> Tensor:
+        """Return the sum over the devices."""
+        return self.trainer.strategy.reduce(values, reduce_op="sum")  # pyright: ignore
+
     def evaluate(self, images: Tensor, labels: Tensor, due: bool) -> tuple[Tensor, Tensor | None]:
-        """Return the network's outputs for a batch, and their penalty if it is due."""
+        """Return the network's outputs for this device's share of a batch.
+
+        Also return what it adds to the batch's penalty, if that is due.
+        """
+        own = self.own(len(images))
         if due and self.regularizer is not None:
-            return self.regularizer.evaluate(self.network, images, labels.long())
-        return self.network(images), None
+            return self.regularizer.evaluate(self.network, images, labels.long(), own)
+        return self.network(images[own]), None
 
     def penalized(self, loss: Tensor, means: Tensor, penalty: Tensor | None, count: int) -> Tensor:
-        """Return a batch's loss with its penalty; add means over `count` samples to an epoch's."""
+        """Return a batch's loss with its penalty; add this device's means to an epoch's sums.
+
+        `loss` and `means` are means over this device's share of the `count` samples.
+        """
         if not self.batch_sizes:
             dtype = torch.promote_types(means.dtype, torch.float32)
             self.sums = means.new_zeros(len(means) + 1, dtype=dtype)
+        own, weight = self.own(count), self.weight * self.devices
+        samples = own.stop - own.start
         # In place, as setting a module's attribute takes its time.
-        self.sums[:-1].add_(means * count)
+        self.sums[:-1].add_(means * samples)
         self.batch_sizes.append(count)
+        if self.devices > 1:  # Lightning takes the mean of the devices' gradients
+            loss = loss * (self.devices * samples / count)
         if penalty is None:
             return loss
         self.sums[-1].add_(penalty.detach() * self.every * count)
-        return loss + self.weight * penalty
+        return loss + weight * penalty
 
     @abstractmethod
     def score(self, batch: Batch, name: str) -> Tensor:
@@ -176,9 +205,14 @@ class NetworkLearner(LightningModule, Learner):
         return max((done / limit for done, limit in limits if limit and limit > 0), default=0.0)
 
     def loader(self, name: str, order_seed: int | None = None) -> DataLoader[Any]:
-        """Return the batches of a part, in its own order unless a seed is given."""
+        """Return the batches of a part; without a seed, of this device's share, in its own order.
+
+        Those of training are whole on each device: samples take patches from one another.
+        """
         part = self.parts[name]
-        order = BatchOrder(len(part), self.batch_size, order_seed)
+        samples = range(len(part))
+        samples = samples[self.own(len(part))] if order_seed is None else samples
+        order = BatchOrder(samples, self.batch_size, order_seed)
         # A generator of its own keeps the loader from moving on the one that dropout uses.
         return DataLoader(part, batch_size=None, sampler=order, generator=torch.Generator())
 
@@ -190,28 +224,38 @@ class NetworkLearner(LightningModule, Learner):
         """Return the batches of the parts that are validated."""
         return [self.loader(name) for name in self.validated]
 
+    def setup(self, stage: str) -> None:
+        """Take the precision of the weights before a checkpoint is read: Lightning does after."""
+        self.trainer.precision_plugin.convert_module(self)
+
     def on_fit_start(self) -> None:
         """Bring the data to the device."""
+        self.rank, self.devices = self.trainer.global_rank, self.trainer.world_size
         self.parts = {name: part.to(self.device) for name, part in self.parts.items()}
 
     def on_train_epoch_start(self) -> None:
         """Let all that is random in an epoch depend on seed and epoch alone."""
-        torch.manual_seed(derive_seed(self.cell.seed, "dropout", self.current_epoch))
+        device = [self.rank] if self.rank else []
+        torch.manual_seed(derive_seed(self.cell.seed, "dropout", self.current_epoch, *device))
         self.batch_sizes.clear()
 
     def on_train_epoch_end(self) -> None:
         """Count the epoch, and keep the means over its samples."""
         self.epochs_done = self.current_epoch + 1
-        self.means = self.sums / sum(self.batch_sizes)
+        self.means = self.summed(self.sums) / sum(self.batch_sizes)
 
     def on_validation_epoch_start(self) -> None:
         """Begin to add up."""
-        self.totals = {}
+        self.partial_totals = {}
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Add up what is measured."""
         name = self.validated[dataloader_idx]
-        self.totals[name] = self.totals.get(name, 0) + self.score(batch, name)
+        self.partial_totals[name] = self.partial_totals.get(name, 0) + self.score(batch, name)
+
+    def on_validation_epoch_end(self) -> None:
+        """Add up over the devices."""
+        self.totals = {name: self.summed(score) for name, score in self.partial_totals.items()}
 
     @torch.no_grad()
     def total(self, name: str) -> Tensor:
@@ -221,7 +265,8 @@ class NetworkLearner(LightningModule, Learner):
             self.network.eval()
             with precision.val_step_context():
                 batches = (precision.convert_input(batch) for batch in self.loader(name))
-                self.totals[name] = torch.as_tensor(sum(self.score(b, name) for b in batches))
+                score = torch.as_tensor(sum(self.score(b, name) for b in batches))
+            self.totals[name] = self.summed(score)
             self.network.train()
         return self.totals[name]
 
@@ -253,7 +298,17 @@ class NetworkLearner(LightningModule, Learner):
 
     def save_checkpoint(self, path: Path) -> None:
         """Write all that `fit` can go on from."""
+        self.trainer.strategy.broadcast(True)  # see `save_with_first`
         self.trainer.save_checkpoint(path, weights_only=False)  # optimizer and position too
+
+    def save_with_first(self) -> None:
+        """Let the other devices save whenever the first one has: Lightning does so on all."""
+        strategy = self.trainer.strategy
+        if self.rank == 0:
+            strategy.broadcast(False)
+            return
+        while strategy.broadcast(False):  # what the first one says
+            self.trainer.save_checkpoint("", weights_only=False)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep measurements and outcomes beside weights and optimizer."""
@@ -280,6 +335,7 @@ class _Measurements(Checkpoint):
         if pl_module.end_epoch():
             for hook in self.hooks:
                 hook.after_interval(pl_module)
+            pl_module.save_with_first()
 
 
 def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
@@ -292,13 +348,20 @@ def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
     """
     given = {**cell.trainer.arguments, **cell.execution.trainer}
     every = cell.execution.log_every_n_epochs
+    strategy = "ddp" if devices(cell) > 1 else "auto"
     said = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
     with expecting(said, "what Lightning's Trainer takes"):
         chosen = [_callback(node) for node in given.get("callbacks") or []]
-        own = {**DEFAULTS, "check_val_every_n_epoch": every, **given}
-        # One process, in a SLURM job too.
-        own["plugins"] = [*(given.get("plugins") or []), LightningEnvironment()]
+        own = {**DEFAULTS, "check_val_every_n_epoch": every, **given, "strategy": strategy}
+        # Lightning starts no processes, in a SLURM job neither; see `bench.execute.replicas`.
+        plugins = [LightningEnvironment(), SharedStatistics()]
+        own["plugins"] = [*(given.get("plugins") or []), *plugins]
         return cell.trainer(**{**own, "callbacks": [*chosen, *callbacks]})
+
+
+def devices(cell: Cell) -> int:
+    """Return how many devices train a cell; `UserError` if this machine has no such."""
+    return fabric_of(cell).world_size
 
 
 def _callback(node: Mapping[str, Any]) -> Callback:
@@ -306,11 +369,21 @@ def _callback(node: Mapping[str, Any]) -> Callback:
     return Factory(str(arguments.pop("_target_", "")), arguments)()
 
 
+def check_shares(cell: Cell, samples: int, batch_size: int) -> None:
+    """Raise `UserError` if a device would get nothing of a batch of the training samples."""
+    least = samples % batch_size or batch_size
+    given = f"trainer.devices={devices(cell)} with a batch of {least} of {samples} training samples"
+    require(devices(cell) <= least, given, "a sample of every batch for each device")
+
+
 def check_trainers(cells: Sequence[Cell]) -> None:
     """Raise `UserError` if a cell's optimizer or Trainer cannot be made, or would not train."""
     require_optimizers(cells)
     for trainer, cell in {cell.trainer: cell for cell in cells}.items():
-        device_of(cell)
+        asked = cell.execution.trainer
+        for name, known in (("strategy", ("auto", "ddp")), ("num_nodes", (1,))):
+            given = asked.get(name, known[0])
+            require(given in known, f"trainer.{name}={given}", " or ".join(map(str, known)))
         for name in ("max_epochs", "max_steps"):
             if trainer.arguments.get(name) is not None:
                 validate(Count, trainer.arguments[name], f"trainer.{name}")

@@ -14,7 +14,14 @@ from bench.core.errors import expecting, require
 from bench.core.settings import AtLeastTwo, Count, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome, sizes
-from bench.learners.network import GROUPS, Batch, NetworkLearner, check_trainers, is_regularized
+from bench.learners.network import (
+    GROUPS,
+    Batch,
+    NetworkLearner,
+    check_shares,
+    check_trainers,
+    is_regularized,
+)
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
@@ -62,6 +69,7 @@ class ClassificationConfig(LearnerConfig):
             given = f"model={model.name} with images of {data.image_shape}"
             with expecting(given, "a network that can read the images"):
                 _sizes(model, data)
+            check_shares(cells[0], data.train, self.batch_size)
         for data, place in {cell.data.of_run(cell.seed): cell.execution for cell in cells}.items():
             data.files(place.root, workers=place.workers)
         check_trainers(cells)
@@ -164,17 +172,17 @@ class NetworkClassifier(NetworkLearner):
             chosen = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
             images = torch.where(chosen, images.flip(-1), images)
         outputs, penalty = self.evaluate(images, labels, self.penalty_due(batch_idx))
-        logits = outputs.flatten()
+        logits, labels = outputs.flatten(), labels[self.own(len(images))]
         loss = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))
         right = ((logits > 0) == labels).float().mean()
-        return self.penalized(loss, torch.stack([loss.detach(), right]), penalty, len(labels))
+        return self.penalized(loss, torch.stack([loss.detach(), right]), penalty, len(images))
 
     def on_train_epoch_end(self) -> None:
         """Count the epochs in which all images were classified."""
         super().on_train_epoch_end()
         loss, accuracy, _ = self.means.tolist()
         self.perfect_epochs = (self.perfect_epochs + 1) * (accuracy == 1)
-        self.log_dict({"train_loss": loss, "train_accuracy": accuracy})
+        self.log_dict({"train_loss": loss, "train_accuracy": accuracy}, sync_dist=True)
 
     def score(self, batch: Batch, name: str) -> Tensor:
         """Return how many images are classified correctly."""
@@ -183,7 +191,8 @@ class NetworkClassifier(NetworkLearner):
 
     def on_validation_epoch_end(self) -> None:
         """Tell Lightning, for callbacks that monitor it."""
-        self.log("test_accuracy", self.accuracy("test"))
+        super().on_validation_epoch_end()
+        self.log("test_accuracy", self.accuracy("test"), sync_dist=True)
 
     def accuracy(self, name: str) -> float:
         """Return the share of a part's images that the network classifies rightly."""

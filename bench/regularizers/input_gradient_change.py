@@ -115,7 +115,11 @@ class InputGradientChange(nn.Module):
         self.batches = state["batches"]
 
     def evaluate(
-        self, network: nn.Module, inputs: Tensor, targets: Tensor
+        self,
+        network: nn.Module,
+        inputs: Tensor,
+        targets: Tensor,
+        own: slice = slice(None),
     ) -> tuple[Tensor, Tensor]:
         """Return a network's outputs for a batch, and their penalty.
 
@@ -128,13 +132,17 @@ class InputGradientChange(nn.Module):
         targets : Tensor
             Shape (batch,), int64: the class whose output is differentiated; not used for a single
             output.
+        own : slice
+            The samples to evaluate, where the others are another device's; by default all. They
+            still take their patches from the next sample of the batch.
 
         Returns
         -------
         outputs : Tensor
-            Shape (batch,), (batch, 1) or (batch, classes).
+            Shape (own,), (own, 1) or (own, classes).
         penalty : Tensor
-            Scalar in [0, 1], differentiable with respect to the network's parameters.
+            Scalar in [0, 1], differentiable with respect to the network's parameters: what the
+            own samples add to the batch's mean.
 
         Raises
         ------
@@ -149,17 +157,19 @@ class InputGradientChange(nn.Module):
         # Only where the first patch is the same for all samples are others' gradients left out.
         mode = InputGradients(pairs[0][0] if len(pairs) == 1 else None)
         with torch.enable_grad():
-            inputs = inputs.detach().requires_grad_()
             swapped, counts = self._swap(inputs.detach(), second)
-            swapped.requires_grad_()
+            inputs = inputs.detach()[own].requires_grad_()
+            swapped = swapped[own].requires_grad_()
+            first = first[own] if len(pairs) > 1 else first
             # Copies, if any, take the updates of running statistics.
             kept = {n: b.clone() for n, b in network.named_buffers() if self.freeze_statistics}
             with mode:
                 outputs = network(inputs)
                 swapped_outputs = functional_call(network, kept, (swapped,))
-            before = _at(_gradient(outputs, inputs, targets), first)
-            after = _at(_gradient(swapped_outputs, swapped, targets), first)
-            return outputs, (_alignment(before, after) * counts).sum() / counts.sum().clamp(min=1)
+            before = _at(_gradient(outputs, inputs, targets, own), first)
+            after = _at(_gradient(swapped_outputs, swapped, targets, own), first)
+            turned = _alignment(before, after) * counts[own]
+            return outputs, turned.sum() / counts.sum().clamp(min=1)
 
     def _sample_patches(self, inputs: Tensor) -> list[tuple[Patch, Patch]]:
         """Sample A and B for each image, or one A and one B for all."""
@@ -227,9 +237,9 @@ def _at(images: Tensor, pixels: Tensor) -> Tensor:
     return images.flatten(2).gather(2, index)
 
 
-def _gradient(outputs: Tensor, inputs: Tensor, targets: Tensor) -> Tensor:
+def _gradient(outputs: Tensor, inputs: Tensor, targets: Tensor, own: slice) -> Tensor:
     """Return each sample's gradient of its output, or of its class's output if it has several."""
     if outputs.ndim == 2 and outputs.shape[1] > 1:
-        outputs = outputs.gather(1, targets.unsqueeze(1))
+        outputs = outputs.gather(1, targets[own].unsqueeze(1))
     (gradient,) = torch.autograd.grad(outputs.sum(), inputs, create_graph=True)
     return gradient

@@ -394,7 +394,7 @@ def test_a_measure_is_found_by_its_dotted_name(monkeypatch):
         ("tensor", "trainer.spacing=cubic", "'linear' or 'logarithmic'"),
         ("tensor", "trainer.time_limit=-1", "trainer.time_limit"),
         ("tensor", "trainer.accelerator=cuba", "trainer.accelerator=cuba"),
-        ("tensor", "trainer.devices=2", "one device"),
+        ("tensor", "trainer.devices=2", "on one device"),
         ("tensor", "variant=random_labels", "of a generated problem"),
     ],
 )

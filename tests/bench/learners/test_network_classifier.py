@@ -112,7 +112,9 @@ OTHERS = ["optimizer=adamw", "trainer.gradient_clip_val=0.1", "trainer.accumulat
 
 
 @pytest.mark.parametrize(
-    "options", [[], REGULARIZED, OTHERS], ids=["plain", "regularized", "arguments of the Trainer"]
+    "options",
+    [[], REGULARIZED, OTHERS, [*REGULARIZED, "trainer.precision=64-true"]],
+    ids=["plain", "regularized", "arguments of the Trainer", "float64"],
 )
 def test_a_resumed_run_is_the_straight_one(options, tmp_path):
     one = cell(*options)
@@ -125,7 +127,9 @@ def test_a_resumed_run_is_the_straight_one(options, tmp_path):
     for name, weights in outcome_of(straight).weights.items():
         assert torch.equal(weights, outcome_of(resumed).weights[name]), name
     assert [point["epoch"] for point in straight.run_log.curves[0]] == [2, 4]
-    assert ("train_penalty" in straight.run_log.curves[0][0]) == (options == REGULARIZED)
+    assert ("train_penalty" in straight.run_log.curves[0][0]) == (
+        "regularizer=published" in options
+    )
 
 
 def test_how_often_to_measure_changes_nothing_else():
@@ -291,7 +295,9 @@ def test_any_settings_that_build_a_network_train():
         (["trainer.gradient_clip=1"], "trainer.gradient_clip: expected one of"),
         (["trainer.precision=17"], "trainer.precision=17"),
         (["trainer.accelerator=cpuu"], "trainer.accelerator=cpuu"),
-        (["trainer.devices=2"], "one device"),
+        (["trainer.devices=33"], "trainer.devices=33 with a batch of 32 of 96 training samples"),
+        (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: expected auto or ddp"),
+        (["trainer.num_nodes=2"], "trainer.num_nodes=2: expected 1"),
         (["execution.trainer.speed=1"], "trainer.speed=1"),
     ],
 )

@@ -1,0 +1,105 @@
+"""Several devices that train one run: as one does, resumed, and refused where they cannot."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from torch import distributed
+
+from bench.execute.run import run
+from bench.plan import plan_run
+from bench.store.location import RunLocation
+from bench.store.record import read_record
+from bench.store.wandb_runs import TrackingConfig
+
+EXACT = ["trainer.accelerator=cpu", "trainer.precision=64-true", "trainer.max_epochs=4"]
+EXACT += ["regularizer=published", "regularizer.coefficient=0.5", "execution.log_every_n_epochs=2"]
+# The batches have 33, 33, 33 and 3 samples
+NETWORK = ["data=is_same_class", "data.images=digits", "data.image_size=8", "data.canvas=[8,32]"]
+NETWORK += ["data.train=102", "data.test=70", "model=compact_resnet", "model.stem=[4,3,2]"]
+NETWORK += ["model.widths=[8,8]", "model.strides=[2,2]", "learner=classification"]
+NETWORK += ["learner.batch_size=33", *EXACT]
+DIFFERING = ["regularizer.patches_per_sample=true", "regularizer.swap_differing=true"]
+CIRCUIT = ["model=circuit", "learner=circuits", "model.width=2", "data.batch_size=333", *EXACT]
+RUNS = {
+    "published": [*NETWORK, "regularizer.every=2"],
+    "other form": [*NETWORK, *DIFFERING],
+    "frozen statistics": [*NETWORK, "regularizer.freeze_statistics=true"],
+    "circuit": CIRCUIT,
+}
+
+
+def finish(folder, overrides, on_progress=lambda learner: None):
+    """Return the metrics and weights of a run after it has been recorded in a folder."""
+    (cell,) = plan_run(overrides).cells
+    cell.learner.check([cell])
+    location = RunLocation(folder, "single", TrackingConfig(mode="disabled"))
+    run([cell], location, on_progress)
+    record = read_record(location.folder / cell.run_key / "record.json")
+    model = torch.load(location.folder / cell.run_key / "model.pt", weights_only=True)
+    return record.metrics, model
+
+
+def tensors(model):
+    """Yield the tensors of a nested dictionary, in order."""
+    for value in model.values():
+        if isinstance(value, dict):
+            yield from tensors(value)
+        elif isinstance(value, torch.Tensor):
+            yield value
+
+
+@pytest.mark.parametrize("overrides", RUNS.values(), ids=RUNS)
+def test_two_devices_train_as_one_does(tmp_path, overrides):
+    one, weights = finish(tmp_path / "one", overrides)
+    two, shared = finish(tmp_path / "two", [*overrides, "trainer.devices=2"])
+    assert two == pytest.approx(one, rel=1e-8)
+    for got, want in zip(tensors(shared), tensors(weights), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+    assert not distributed.is_initialized()
+    assert "LOCAL_RANK" not in os.environ
+
+
+def test_two_devices_go_on_from_a_checkpoint_bit_for_bit(tmp_path):
+    overrides = [*RUNS["published"], "trainer.devices=2", "model.dropout=0.3"]
+    overrides += ["trainer.max_epochs=6"]
+    whole, weights = finish(tmp_path / "whole", overrides)
+    overrides += ["execution.checkpoint_every_s=0"]
+
+    class Interrupted(Exception):
+        pass
+
+    measured = []
+
+    def interrupt(learner):
+        if measured:  # after the checkpoint of the first measurement
+            raise Interrupted
+        measured.append(learner.epochs_done)
+
+    with pytest.raises(Interrupted):
+        finish(tmp_path / "parts", overrides, interrupt)
+    resumed = []
+    parts, again = finish(tmp_path / "parts", overrides, lambda it: resumed.append(it.epochs_done))
+    assert (measured, resumed) == ([2], [4, 6])
+    assert parts == whole
+    assert all(map(torch.equal, tensors(again), tensors(weights)))
+
+
+def test_devices_draw_dropout_of_their_own(tmp_path):
+    overrides = [*RUNS["published"], "model.dropout=0.3"]
+    one, _ = finish(tmp_path / "one", overrides)
+    two, _ = finish(tmp_path / "two", [*overrides, "trainer.devices=2"])
+    assert one["train_loss"] != pytest.approx(two["train_loss"], rel=1e-6)
+
+
+def test_a_run_fails_with_one_of_its_devices(tmp_path):
+    def kill_other(learner):
+        (other,) = multiprocessing.active_children()
+        os.kill(other.pid, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError):
+        finish(tmp_path, [*RUNS["published"], "trainer.devices=2"], kill_other)
+    assert not multiprocessing.active_children()
+    assert not distributed.is_initialized()
