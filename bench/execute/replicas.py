@@ -40,13 +40,12 @@ def other_devices(fit: Fit, cells: Sequence[Cell], checkpoint: Path | None) -> I
     context.set_forkserver_preload([fit.__module__])  # imported once, not by every process
     port = str(find_free_network_port())
     places = [{"MASTER_PORT": port, "LOCAL_RANK": str(rank)} for rank in range(devices)]
-    others = [
-        context.Process(target=_replica, args=(place, fit, cells, checkpoint))
-        for place in places[1:]
-    ]
+    others = []
     try:
-        for process in others:
+        for place in places[1:]:
+            process = context.Process(target=_replica, args=(place, fit, cells, checkpoint))
             process.start()
+            others.append(process)
         os.environ.update(places[0])
         yield
         for process in others:

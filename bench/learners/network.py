@@ -1,5 +1,7 @@
 """What learners that Lightning's Trainer drives have in common."""
 
+import signal
+import threading
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -233,6 +235,11 @@ class NetworkLearner(LightningModule, Learner):
         self.rank, self.devices = self.trainer.global_rank, self.trainer.world_size
         self.parts = {name: part.to(self.device) for name, part in self.parts.items()}
 
+    def on_train_start(self) -> None:
+        """End at once on a polite kill; on several devices Lightning would wait for all of them."""
+        if self.devices > 1 and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self.sigterm_handler)
+
     def on_train_epoch_start(self) -> None:
         """Let all that is random in an epoch depend on seed and epoch alone."""
         device = [self.rank] if self.rank else []
@@ -289,10 +296,11 @@ class NetworkLearner(LightningModule, Learner):
     def run(self, hooks: Sequence[Hook], checkpoint: Path | None) -> None:
         """Train by the Trainer that the cells ask for."""
         trainer = trainer_of(self.cell, _Measurements(hooks))
+        self.sigterm_handler = signal.getsignal(signal.SIGTERM)
         try:
             trainer.fit(self, ckpt_path=checkpoint, weights_only=True)
-        except SystemExit:
-            if trainer.interrupted:  # Lightning turns Ctrl-C into a plain exit
+        except SystemExit as end:
+            if trainer.interrupted and end.code == 1:  # Lightning turns Ctrl-C into a plain exit
                 raise KeyboardInterrupt from None
             raise
 
@@ -353,6 +361,7 @@ def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
     with expecting(said, "what Lightning's Trainer takes"):
         chosen = [_callback(node) for node in given.get("callbacks") or []]
         own = {**DEFAULTS, "check_val_every_n_epoch": every, **given, "strategy": strategy}
+        own["sync_batchnorm"] = False  # on several devices it always is, by `SharedStatistics`
         # Lightning starts no processes, in a SLURM job neither; see `bench.execute.replicas`.
         plugins = [LightningEnvironment(), SharedStatistics()]
         own["plugins"] = [*(given.get("plugins") or []), *plugins]

@@ -3,6 +3,10 @@
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -111,3 +115,39 @@ def test_a_run_fails_with_one_of_its_devices(tmp_path):
         finish(tmp_path, [*RUNS["published"], "trainer.devices=2"], kill_other)
     assert not multiprocessing.active_children()
     assert not distributed.is_initialized()
+
+
+def session(leader):
+    """Return the processes of a session."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == leader and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def wait_until(condition, what):
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def test_a_polite_kill_ends_all_devices(tmp_path):
+    overrides = [*RUNS["published"], "trainer.max_epochs=100000", "trainer.devices=2"]
+    overrides += ["execution.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
+    command = [sys.executable, "-m", "bench.cli", "run", *overrides, "tracking.mode=disabled"]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE)
+    try:
+        wait_until(lambda: [*tmp_path.rglob("*.ckpt")], "no checkpoint")
+        process.terminate()
+        process.communicate(timeout=60)
+        assert process.returncode == 128 + signal.SIGTERM
+        wait_until(lambda: not session(process.pid), "a process is left")
+    finally:
+        for pid in session(process.pid):
+            os.kill(pid, signal.SIGKILL)
