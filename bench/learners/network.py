@@ -149,9 +149,13 @@ class NetworkLearner(LightningModule, Learner):
         Also return what it adds to the batch's penalty, if that is due.
         """
         own = self.own(len(images))
-        if due and self.regularizer is not None:
-            return self.regularizer.evaluate(self.network, images, labels.long(), own)
-        return self.network(images[own]), None
+        if self.regularizer is None or not due:
+            return self.network(images[own]), None
+        labels = labels.long()
+        if getattr(self.regularizer, "relates_samples", False):
+            return self.regularizer.evaluate(self.network, images, labels, own)
+        outputs, mean = self.regularizer.evaluate(self.network, images[own], labels[own])
+        return outputs, mean * ((own.stop - own.start) / len(images))
 
     def penalized(self, loss: Tensor, means: Tensor, penalty: Tensor | None, count: int) -> Tensor:
         """Return a batch's loss with its penalty; add this device's means to an epoch's sums.

@@ -95,6 +95,8 @@ class InputGradientChange(nn.Module):
     >>> (criterion(outputs, targets) + coefficient * penalty).backward()
     """
 
+    relates_samples: ClassVar[bool] = True  # so devices need more of a batch than their share
+
     first_patch: PatchSampler
     second_patch: PatchSampler
     freeze_statistics: bool = False

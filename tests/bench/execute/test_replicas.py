@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import distributed
+from torch import distributed, nn
 
 from bench.execute.run import run
 from bench.plan import plan_run
@@ -104,6 +104,29 @@ def test_devices_draw_dropout_of_their_own():
         learner.on_train_epoch_start()
         drawn.append(torch.rand(8).tolist())
     assert drawn[0] == drawn[2] != drawn[1]
+
+
+class MeanSquare(nn.Module):
+    """A penalty of one's own that looks at each sample alone."""
+
+    def evaluate(self, network, inputs, targets):
+        outputs = network(inputs)
+        return outputs, outputs.square().mean()
+
+
+def test_a_penalty_on_samples_alone_is_shared_out():
+    (cell,) = plan_run(RUNS["published"]).cells
+    learner = cell.learner.build([cell])
+    learner.network.eval()
+    learner.regularizer = MeanSquare()
+    images, labels = learner.parts["train"][torch.arange(33)]
+    outputs, penalty = learner.evaluate(images, labels, True)
+    learner.devices, parts = 2, []
+    for learner.rank in (0, 1):
+        parts.append(learner.evaluate(images, labels, True))
+    assert [len(part) for part, _ in parts] == [16, 17]
+    torch.testing.assert_close(torch.cat([part for part, _ in parts]), outputs)
+    torch.testing.assert_close(sum(share for _, share in parts), penalty)
 
 
 def test_a_run_fails_with_one_of_its_devices(tmp_path):
