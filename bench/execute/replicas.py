@@ -38,8 +38,10 @@ def other_devices(fit: Fit, cells: Sequence[Cell], checkpoint: Path | None) -> I
         return
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([fit.__module__])  # imported once, not by every process
-    port = str(find_free_network_port())
-    places = [{"MASTER_PORT": port, "LOCAL_RANK": str(rank)} for rank in range(devices)]
+    here = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port())}
+    here["NODE_RANK"] = "0"
+    places = [{**here, "LOCAL_RANK": str(rank)} for rank in range(devices)]
+    kept = {name: os.environ[name] for name in places[0] if name in os.environ}
     others = []
     try:
         for place in places[1:]:
@@ -53,6 +55,7 @@ def other_devices(fit: Fit, cells: Sequence[Cell], checkpoint: Path | None) -> I
     finally:
         for name in places[0]:
             os.environ.pop(name, None)
+        os.environ.update(kept)
         for process in others:
             process.kill()  # they write nothing
             process.join()
