@@ -1,5 +1,7 @@
 """The figure of a benchmark: panels of what its tables and the curves of its runs hold."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 
@@ -22,8 +24,9 @@ STYLE = Path(__file__).with_name("figure.mplstyle")
 def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure:
     """Plot the benchmark's panels: a row per section, as wide as a column or a page of a paper.
 
-    Panels that would show nothing, or a single point, are left out. Where sections have different
-    numbers of panels, these follow one another.
+    Panels that would show nothing, or a single point, are left out; if those are all, the values
+    are plotted along training instead. Where sections have different numbers of panels, these
+    follow one another.
 
     Parameters
     ----------
@@ -36,12 +39,10 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
     """
     panels = config.panels or [Panel(y=(metric,)) for metric in config.metrics]
     parts, _ = without_leftovers(parts)
-    rows = []
-    for group, across in [*(([part], False) for part in parts), (parts, True)]:
-        own = [panel for panel in panels if panel.across == across]
-        plotted = [PlottedPanel(panel, group, config, results) for panel in own]
-        rows.append([one for one in plotted if one.shows_something()])
-    rows = [row for row in rows if row]
+    rows = shown(panels, parts, config, results)
+    if not rows and "run_key" in results.curves:
+        along = [replace(panel, kind="curves") for panel in panels]
+        rows = shown(along, parts, config, results)
     if not rows:
         return plot_nothing(parts, config, results)
     if len({*map(len, rows)}) > 1:
@@ -69,6 +70,18 @@ def plot(parts: list[Section], config: ReportConfig, results: Results) -> Figure
         figure.set_size_inches(inches, HEIGHT * len(lines) + 0.15 * (1 + len(entries) / columns))
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     return figure
+
+
+def shown(
+    panels: Sequence[Panel], parts: list[Section], config: ReportConfig, results: Results
+) -> list[list[PlottedPanel]]:
+    """Return the panels that show something: a list per section, and those across sections."""
+    rows = []
+    for group, across in [*(([part], False) for part in parts), (parts, True)]:
+        own = [panel for panel in panels if panel.across == across]
+        plotted = [PlottedPanel(panel, group, config, results) for panel in own]
+        rows.append([one for one in plotted if one.shows_something()])
+    return [row for row in rows if row]
 
 
 def plot_nothing(parts: list[Section], config: ReportConfig, results: Results) -> Figure:

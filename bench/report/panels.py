@@ -66,7 +66,8 @@ class PlottedPanel:
         if panel.kind == "milestones":
             self.rows, self.x = _melted(self.rows, panel.y), "iteration"
         elif panel.kind in ("curves", "one run"):
-            self.x, self.curves = panel.x or "iteration", curves_of(self.runs, results)
+            self.curves = curves_of(self.runs, results)
+            self.x = panel.x or ("epoch" if "epoch" in self.curves else "iteration")
 
     def _horizontal(self) -> str:
         """Return the report's `x`, or else the last numeric column that has several values."""

@@ -22,6 +22,7 @@ PASSAGES = [
     ("README.md", "On MNIST at rank 5", "At seven ranks"),
     ("README.md", "**Part of it is linear", "[results/tensor_rank](results/tensor_rank) has"),
     ("README.md", "- **Two digits on one canvas**", "- **Ten classes**"),
+    ("README.md", "- **Ten classes**", "- **Three families"),
     ("README.md", "- **Three families", "## Commands"),
     ("docs/your_data.md", "The profile of these patches", "## Other models"),
     ("docs/non_local_tasks.md", "## What was found\n", "The plain network fits every"),

@@ -134,6 +134,15 @@ def test_a_single_point_is_no_panel():
     assert "no two points" in empty.texts[0].get_text()
 
 
+def test_single_points_are_shown_along_training():
+    frame = runs(widths=(1,), variants=("original", "random_labels"))
+    known = curves(frame).rename(columns={"iteration": "epoch", "train_loss": "train_error"})
+    (axis,) = plotted(frame, known=known).axes  # the other metric has no curve
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("epoch", "train error")
+    assert [line.get_color() for line in axis.lines] == [PALETTE[0]] * 2 + [PALETTE[2]] * 2
+    assert [*axis.lines[0].get_ydata()] == [1.0, 0.1, 0.01]
+
+
 def test_another_column_takes_the_axis_where_the_usual_one_has_one_value():
     figure = plotted(runs(widths=(4,), coefficients=(0.0, 0.1, 1.0)))
     assert figure.axes[0].get_xlabel() == "coefficient"
