@@ -141,6 +141,8 @@ class NetworkLearner(LightningModule, Learner):
 
     def summed(self, values: Tensor) -> Tensor:
         """Return the sum over the devices."""
+        if self.devices == 1:
+            return values
         return self.trainer.strategy.reduce(values, reduce_op="sum")  # pyright: ignore
 
     def evaluate(self, images: Tensor, labels: Tensor, due: bool) -> tuple[Tensor, Tensor | None]:

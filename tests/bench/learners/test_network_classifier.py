@@ -143,7 +143,7 @@ def test_how_often_to_measure_changes_nothing_else():
 def test_training_stops_after_so_many_perfect_epochs_in_a_row():
     one = cell("learner.patience=2")
     learner, statuses = one.learner.build([one]), []
-    learner.log_dict = lambda metrics: None
+    learner.log_dict = lambda metrics, sync_dist: None
     for accuracy in (0.9, 1.0, 0.99, 1.0, 1.0):
         learner.sums = torch.tensor([0.1, accuracy, 0.0])
         learner.batch_sizes = [1]
