@@ -16,14 +16,7 @@ from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome, as_points
 from bench.learners.interval import ELEMENTWISE
 from bench.learners.losses import LOSSES
-from bench.learners.network import (
-    GROUPS,
-    Batch,
-    NetworkLearner,
-    check_shares,
-    check_trainers,
-    is_regularized,
-)
+from bench.learners.network import GROUPS, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import locality
 from bench.models.arithmetic_circuit import CircuitConfig, ConvArithmeticCircuit
 from bench.models.replicates import select_replicates, stack_replicates
@@ -78,10 +71,10 @@ class CircuitsConfig(LearnerConfig):
             expected = "0, as one predictor tells all classes apart"
             fits = self.objective == "one_class" or target == 0
             require(fits, given, expected, "set classes=[0]")
-            check_shares(cell, cell.data.counts["train"], cell.data.batch_size)
             if is_regularized(cell):
                 self._check_patches(cell.data)
-        check_trainers(cells)
+        epochs = {(cell.data.counts["train"], cell.data.batch_size) for cell in cells}
+        check_trainers(cells, epochs)
 
     def _check_patches(self, data: ImageData) -> None:
         (height, width), (_, second) = data.image_shape, self.patches(data)

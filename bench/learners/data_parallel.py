@@ -82,7 +82,7 @@ class _Sum(Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Tensor) -> Tensor:
         (values,) = arguments
-        total = values.contiguous().clone()
+        total = values.clone(memory_format=torch.contiguous_format)
         distributed.all_reduce(total)
         return total
 

@@ -3,7 +3,7 @@
 import signal
 import threading
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -362,7 +362,7 @@ def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
     """
     given = {**cell.trainer.arguments, **cell.execution.trainer}
     every = cell.execution.log_every_n_epochs
-    strategy = "ddp" if devices(cell) > 1 else "auto"
+    strategy = "ddp" if fabric_of(cell).world_size > 1 else "auto"
     said = ", ".join(f"trainer.{name}={value}" for name, value in given.items())
     with expecting(said, "what Lightning's Trainer takes"):
         chosen = [_callback(node) for node in given.get("callbacks") or []]
@@ -374,31 +374,32 @@ def trainer_of(cell: Cell, *callbacks: Callback) -> Trainer:
         return cell.trainer(**{**own, "callbacks": [*chosen, *callbacks]})
 
 
-def devices(cell: Cell) -> int:
-    """Return how many devices train a cell; `UserError` if this machine has no such."""
-    return fabric_of(cell).world_size
-
-
 def _callback(node: Mapping[str, Any]) -> Callback:
     arguments = dict(node)
     return Factory(str(arguments.pop("_target_", "")), arguments)()
 
 
-def check_shares(cell: Cell, samples: int, batch_size: int) -> None:
-    """Raise `UserError` if a device would get nothing of a batch of the training samples."""
-    least = samples % batch_size or batch_size
-    given = f"trainer.devices={devices(cell)} with a batch of {least} of {samples} training samples"
-    require(devices(cell) <= least, given, "a sample of every batch for each device")
+def check_trainers(cells: Sequence[Cell], epochs: Collection[tuple[int, int]]) -> None:
+    """Raise `UserError` if a cell's optimizer or Trainer cannot be made, or would not train.
 
-
-def check_trainers(cells: Sequence[Cell]) -> None:
-    """Raise `UserError` if a cell's optimizer or Trainer cannot be made, or would not train."""
+    Parameters
+    ----------
+    cells : sequence of Cell
+        The cells.
+    epochs : collection of (int, int)
+        How many training samples an epoch of any of them has, and how many a batch.
+    """
     require_optimizers(cells)
     for trainer, cell in {cell.trainer: cell for cell in cells}.items():
         asked = cell.execution.trainer
         for name, known in (("strategy", ("auto", "ddp")), ("num_nodes", (1,))):
             given = asked.get(name, known[0])
             require(given in known, f"trainer.{name}={given}", " or ".join(map(str, known)))
+        devices = fabric_of(cell).world_size
+        for samples, batch_size in epochs:
+            least = samples % batch_size or batch_size
+            given = f"trainer.devices={devices} with a batch of {least} of {samples} samples"
+            require(devices <= least, given, "a sample of every batch for each device")
         for name in ("max_epochs", "max_steps"):
             if trainer.arguments.get(name) is not None:
                 validate(Count, trainer.arguments[name], f"trainer.{name}")

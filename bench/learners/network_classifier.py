@@ -14,14 +14,7 @@ from bench.core.errors import expecting, require
 from bench.core.settings import AtLeastTwo, Count, settings
 from bench.core.status import Status
 from bench.learners.base import LearnerConfig, Outcome, sizes
-from bench.learners.network import (
-    GROUPS,
-    Batch,
-    NetworkLearner,
-    check_shares,
-    check_trainers,
-    is_regularized,
-)
+from bench.learners.network import GROUPS, Batch, NetworkLearner, check_trainers, is_regularized
 from bench.measures.locality import SAMPLES, locality
 from bench.measures.receptive_field import receptive_field
 from bench.models.network import NetworkConfig
@@ -69,10 +62,9 @@ class ClassificationConfig(LearnerConfig):
             given = f"model={model.name} with images of {data.image_shape}"
             with expecting(given, "a network that can read the images"):
                 _sizes(model, data)
-            check_shares(cells[0], data.train, self.batch_size)
         for data, place in {cell.data.of_run(cell.seed): cell.execution for cell in cells}.items():
             data.files(place.root, workers=place.workers)
-        check_trainers(cells)
+        check_trainers(cells, {(cell.data.train, self.batch_size) for cell in cells})
 
     def patches(self, data: LabeledImages) -> tuple[PatchSampler, PatchSampler]:
         """Return the regularizer's patches A and B."""

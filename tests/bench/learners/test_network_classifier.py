@@ -295,7 +295,7 @@ def test_any_settings_that_build_a_network_train():
         (["trainer.gradient_clip=1"], "trainer.gradient_clip: expected one of"),
         (["trainer.precision=17"], "trainer.precision=17"),
         (["trainer.accelerator=cpuu"], "trainer.accelerator=cpuu"),
-        (["trainer.devices=33"], "trainer.devices=33 with a batch of 32 of 96 training samples"),
+        (["trainer.devices=33"], "trainer.devices=33 with a batch of 32 of 96 samples"),
         (["trainer.strategy=fsdp"], "trainer.strategy=fsdp: expected auto or ddp"),
         (["trainer.num_nodes=2"], "trainer.num_nodes=2: expected 1"),
         (["execution.trainer.speed=1"], "trainer.speed=1"),
