@@ -163,6 +163,8 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         stray |= override.is_delete() and not (dot and group in TYPED_GROUPS)
         given = str(override.input_line)
         require(not stray, given, "a key that exists, set without + or ~")
+        used = group != "hydra" or override.key_or_group.startswith("hydra.launcher.")
+        require(used, given, "hydra.launcher.X=..., as no other setting of Hydra's has an effect")
         require(override.value() != {}, given, "a value, as {} changes nothing")
         swept = override.value()
         require(
@@ -187,6 +189,6 @@ def _one_line(error: BaseException) -> str:
         texts.append(str(error))
     lines = [line.strip() for text in texts for line in text.splitlines()]
     noise = ("full_key", "object_type", "reference_type", "Set the environment variable", "Config")
-    noise += ("provider=", "Config search path")
+    noise += ("provider=", "Config search path", "To append to your")
     kept = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
-    return ", ".join(kept)
+    return ", ".join(kept or lines)

@@ -1,6 +1,7 @@
 """From overrides to cells to stacks. Nothing here reads or writes a run, and nothing trains."""
 
 import json
+import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -16,7 +17,7 @@ from hydra.core.override_parser.types import Override
 from bench.configuration import choices, compose, launcher, parse, raw, require_benchmark
 from bench.core.cell import SCIENCE, Cell
 from bench.core.errors import require
-from bench.core.settings import Count, Natural, Positive, load, settings, validate
+from bench.core.settings import Count, Natural, Positive, alternatives, load, settings, validate
 
 # Arguments of Lightning's Trainer that change where a run is computed and shown, but no number.
 EXECUTION_ARGUMENTS = {
@@ -45,6 +46,32 @@ class SweepConfig:
 
     max_memory: Positive = 3.0
     jobs: Count = 1
+
+
+@settings
+class BenchmarkConfig:
+    """Settings of the key `benchmark` of the files in `configs/benchmark/`.
+
+    Parameters
+    ----------
+    name : str
+        The file's name.
+    axes : dict
+        The grid: lists of values by dotted key.
+    experiment : str, optional
+        The experiment that the benchmark is run with unless another one is asked for.
+    cases, baselines : tuple of str
+        Files in `configs/case/`: one more axis, and what is trained beside; see `plan_benchmark`.
+    report : dict
+        See `bench.report.report_config.ReportConfig`.
+    """
+
+    name: str
+    axes: dict[str, Any] = field(default_factory=dict)
+    experiment: str | None = None
+    cases: tuple[str, ...] = ()
+    baselines: tuple[str, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -98,17 +125,15 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
     require_benchmark(name)
     parsed = parse(overrides)
     for override in parsed:
-        key, given = override.key_or_group, _line(override)
-        require(key != "benchmark", given, f"no second benchmark beside {name}")
-        expected = f"the report that configs/benchmark/{name}.yaml describes"
-        require(not key.startswith("benchmark.report"), given, expected)
+        second = override.key_or_group == "benchmark"
+        require(not second, _line(override), f"no second benchmark beside {name}")
     _require_own_experiment(parsed, name)
-    lines = _defaults(name, parsed)
-    known_axes = compose(lines)
+    lines, alone = _defaults(name, parsed)
+    known_axes = _composed(lines, alone)
     swept, fixed_keys, by_name = [], [], []
     for override in parsed:
-        known = known_axes.get(override.key_or_group)
-        if isinstance(known, list) or known == ALL:  # an axis by its name
+        axis = known_axes.get(override.key_or_group)
+        if isinstance(axis, list) or axis == ALL:  # an axis by its name
             lines.append(f"{override.key_or_group}=[{','.join(_values(override))}]")
             by_name.append(f"${{{override.key_or_group}}}")
         elif override.is_sweep_override():
@@ -116,22 +141,22 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
         else:
             lines.append(_line(override))
             fixed_keys.append(override.key_or_group)
-    config = compose(lines)
+    config = _composed(lines, alone)
+    described = _described(config, name)
     axes = {o.key_or_group: list(o.sweep_iterator()) for o in swept if not _chooses(o)}
     for key, values in raw(f"benchmark/{name}")["benchmark"]["axes"].items():
         twice = key in (*fixed_keys, *axes) and values in by_name
         require(not twice, f"{key} beside {str(values)[2:-1]}", "one of the two")
-    named = {override.key_or_group for override in parsed} - {*config["benchmark"]["axes"]}
-    cases = [] if "case" in named else config["benchmark"].get("cases", [])
-    parts = [(cases, Typing(_groups_named(parsed)))]
-    baselines = config["benchmark"].get("baselines", [])
-    if baselines and not {key.partition(".")[0] for key in named} & {"case", "model", "learner"}:
+    named = {override.key_or_group for override in parsed} - {*described.axes}
+    parts = [(() if "case" in named else described.cases, Typing(_groups_named(parsed)))]
+    other_model = {key.partition(".")[0] for key in named} & {"case", "model", "learner"}
+    if described.baselines and not other_model:
         # What is said of trainer or optimizer is meant for the benchmark's own model.
-        parts.append((baselines, Typing(())))
+        parts.append((described.baselines, Typing(())))
     cells = {}
     for group, typing in parts:
         for chosen in product(*_choices(swept, group)):
-            composed = compose([*lines, *chosen]) if chosen else config
+            composed = _composed([*lines, *chosen], alone) if chosen else config
             for cell in _expanded(composed, axes, fixed_keys, typing):
                 cells[cell.run_key] = cell
     return _of(config, list(cells.values()), lines, recorded("bench", name, *overrides))
@@ -146,13 +171,16 @@ def plan_run(overrides: Sequence[str]) -> Plan:
     for override in parsed:
         swept = override.is_sweep_override()
         require(not swept, _line(override), "one value", "add -m for a multirun")
+        of_grid = override.key_or_group.startswith("benchmark.")
+        require(not of_grid, _line(override), "no setting of a grid: one configuration is run")
     chosen = {o.key_or_group: str(o.value() or "") for o in parsed}
     of_experiment = chosen.get("experiment", "").partition("/")[0]
     benchmark = chosen.get("benchmark") or of_experiment or "single"
     _require_own_experiment(parsed, benchmark)
-    lines = _defaults(benchmark, parsed)
+    lines, alone = _defaults(benchmark, parsed)
     lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
-    config = compose(lines)
+    config = _composed(lines, alone)
+    _described(config, benchmark)
     cell = Typing(_groups_named(parsed)).cell(config)
     return _of(config, [cell], lines, recorded("run", *overrides))
 
@@ -190,25 +218,51 @@ def recorded(*words: str) -> str:
 def defaults(benchmark: str) -> dict[str, Any]:
     """Return the configuration of a benchmark without overrides."""
     require_benchmark(benchmark)
-    return compose(_defaults(benchmark, ()))
+    return _composed(*_defaults(benchmark, ()))
 
 
-def _defaults(benchmark: str, parsed: Iterable[Override]) -> list[str]:
-    """Return what chooses a benchmark, and its own experiment unless another one is asked for."""
+def _defaults(benchmark: str, parsed: Iterable[Override]) -> tuple[list[str], dict[str, Any]]:
+    """Return what chooses a benchmark, and its own experiment unless another one is asked for.
+
+    Also return the configuration of the benchmark alone.
+    """
     lines = [f"benchmark={benchmark}"]
-    node = compose(lines)["benchmark"]
-    given, expected = f"configs/benchmark/{benchmark}.yaml", f"benchmark.name: {benchmark}"
-    require(isinstance(node, Mapping) and node.get("name") == benchmark, given, expected)
-    if benchmark != "single":
-        axes = isinstance(node.get("axes"), Mapping) and node["axes"]
-        require(bool(axes), given, "benchmark.axes, lists of values by key")
-    for key in ("cases", "baselines"):
-        listed = node.get(key) or []
-        require(isinstance(listed, list), f"{given} with {key}={listed}", "a list")
-    experiment = node.get("experiment")
+    alone = compose(lines)
+    for override in parsed:
+        group = re.split("[./@]", override.key_or_group)[0]
+        fits = group in (*alone, "experiment", "case", "hydra")
+        require(fits, _line(override), *alternatives(group, [*alone]))
+    experiment = _described(alone, benchmark).experiment
     if experiment and all(o.key_or_group != "experiment" for o in parsed):
         lines.append(f"experiment={experiment}")
-    return lines
+    return lines, alone
+
+
+def _described(config: Mapping[str, Any], benchmark: str) -> BenchmarkConfig:
+    """Return what a composed configuration says of its benchmark."""
+    node, given = config["benchmark"], f"configs/benchmark/{benchmark}.yaml"
+    named = isinstance(node, Mapping) and node.get("name") == benchmark
+    require(named, given, f"benchmark.name: {benchmark}")
+    described = validate(BenchmarkConfig, node, "benchmark")
+    axes = bool(described.axes) or benchmark == "single"
+    require(axes, given, "benchmark.axes, lists of values by key")
+    return described
+
+
+def _composed(lines: Sequence[str], alone: dict[str, Any]) -> dict[str, Any]:
+    """Compose lines, of which the first chooses a benchmark, given what that makes alone.
+
+    The others may set no key that the benchmark does not have, and not its report.
+    """
+    if len(lines) == 1:
+        return alone
+    config = compose(lines)
+    for name in config:
+        require(name in alone, f"the key {name}", *alternatives(name, [*alone]))
+    own, given = (each["benchmark"] for each in (alone, config))
+    expected = f"the report that configs/benchmark/{own['name']}.yaml describes"
+    require(given.get("report") == own.get("report"), "another benchmark.report", expected)
+    return config
 
 
 def _values(override: Override) -> list[str]:

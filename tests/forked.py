@@ -9,7 +9,7 @@ from bench.cli import main
 def start(arguments, folder, **variables):
     """Start `rankbench` with these arguments in a folder, and return the process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.execute.launch"])
+    context.set_forkserver_preload(["bench.execute.launch", "wandb"])
     process = context.Process(target=_run, args=(arguments, folder, variables))
     process.start()
     return process

@@ -7,10 +7,8 @@ from bench.commands.training import benchmarked, preview, previewed
 from bench.configuration import benchmarks, choices, raw
 from bench.core.errors import require
 from bench.plan import check, defaults, plan_benchmark
-from bench.report.claims import outcomes
 from bench.report.publish import publish
 from bench.report.report_config import ReportConfig
-from bench.report.tables import markdown, sections
 from bench.store.summary import log_summary
 
 EXAMPLE = "Example: rankbench bench tensor_rank data=mnist classes=6 ranks=1,2,5"
@@ -40,17 +38,17 @@ def command(
         print(_describe(name) if name else context.get_help() if asked else _list())
         return 0
     require("=" not in name, f"the benchmark {name}", "a name before the first override")
-    plan, config = plan_benchmark(name, overrides), ReportConfig.of(name)
+    plan = plan_benchmark(name, overrides)
+    config = ReportConfig.read(plan.config["benchmark"])
     check(plan.cells, plan.sweep.max_memory)
     if previewed(plan, cfg, dry_run):
         return 0
     work, results = benchmarked(plan)
     print_damaged(results)
-    parts = sections(results.frame, config)
-    print(markdown(parts, config, outcomes(parts, config, results.curves)), end="")
     figure = publish(results, config, plan.results_dir / name)
+    print((figure.parent / "table.md").read_text())
     log_summary(work.location, figure.parent)
-    print(f"\nfigure: {figure}\nruns:   {work.location.folder}")
+    print(f"figure: {figure}\nruns:   {work.location.folder}")
     return 1 if work.missing() else 0
 
 
@@ -63,7 +61,8 @@ def _list() -> str:
 
 def _describe(name: str) -> str:
     """Return what a benchmark consists of: its axes, experiments, cases and metrics."""
-    config, report_config = defaults(name), ReportConfig.of(name)
+    config = defaults(name)
+    report_config = ReportConfig.read(config["benchmark"])
     lines = [f"rankbench bench {name}: {report_config.title}", "", "axes"]
     for key, written in raw(f"benchmark/{name}")["benchmark"]["axes"].items():
         values = config["benchmark"]["axes"][key]

@@ -40,10 +40,8 @@ def command(words: tuple[str, ...], show: bool) -> None:
         require(name in known, f"the data set {name}", f"one of {', '.join(known)}")
     chosen, rows = [], []
     config = compose(overrides)
-    folder, root = (
-        Path(config["results_dir"] or config["runs_dir"]),
-        config["execution"].get("root"),
-    )
+    folder = Path(config["results_dir"] or config["runs_dir"])
+    root = load(config["execution"], "execution").root
     if show:
         require_writable(folder, "results_dir")
     for name in asked or known:

@@ -6,7 +6,7 @@ code that it configures. A default stands in that class alone; YAML files hold d
 
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
@@ -106,7 +106,7 @@ def load(node: Mapping[str, Any], group: str) -> Any:
         factory = Factory(target, values)
         known = [*inspect.signature(factory.make).parameters][1:]  # without what is optimized
         for name in values:
-            require(name in known, f"{group}.{name}", *_choices(name, known))
+            require(name in known, f"{group}.{name}", *alternatives(name, known))
         return factory
     schema = resolve(target, f"{group}._target_")
     given, expected = f"{group}._target_={target}", "the dotted name of a settings class"
@@ -176,7 +176,7 @@ def resolve(target: str, setting: str = "_target_") -> Any:
         return getattr(import_module(module), name)
 
 
-def _choices(name: str, known: list[str]) -> tuple[str, str]:
+def alternatives(name: str, known: Sequence[str]) -> tuple[str, str]:
     """Return the names to choose from, and the one that was probably meant."""
     close = get_close_matches(name, known, 1)
     return f"one of {', '.join(known)}", f"did you mean {close[0]}?" if close else ""
@@ -191,7 +191,7 @@ def _explained(error: ValidationError, schema: type, group: str) -> UserError:
     path = [str(part) for part in first["loc"]]
     given = ".".join([group, *path])
     if first["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return UserError(given, *_choices(path[-1], _known_at(schema, path[:-1])))
+        return UserError(given, *alternatives(path[-1], _known_at(schema, path[:-1])))
     if first["type"] in ("missing", "missing_argument"):
         return UserError(given, "a value", f"set {given}")
     message = first["msg"].removeprefix("Value error, ")

@@ -101,9 +101,9 @@ def in_processes(work: Work, on_progress: OnProgress) -> None:
     jobs = work.sweep.jobs
     threads = max(1, cpu_count() // jobs)
     os.environ.update(dict.fromkeys(THREADS, str(threads)))
-    # The parent imports torch once, not every stack.
+    # Torch and W&B are imported once, not by every stack.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, "wandb"])
     waiting, total = work.stacks(), len(work.pending())
     live: dict[Any, tuple[Any, list[Cell]]] = {}
     try:

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as lightning
@@ -19,21 +19,10 @@ from bench.store.tracker import Tracker
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
-class Progress:
-    """Calls a function with the learner after each interval."""
-
-    def __init__(self, on_progress: Callable[[Learner], None]) -> None:
-        self.on_progress = on_progress
-
-    def after_interval(self, learner: Learner) -> None:
-        """Report."""
-        self.on_progress(learner)
-
-
 def run(
     cells: Sequence[Cell],
     location: RunLocation,
-    on_progress: Callable[[Learner], None] = lambda learner: None,
+    on_progress: Hook = lambda learner: None,
 ) -> None:
     """Train cells together, from their checkpoint if there is one, and record each of them.
 
@@ -55,7 +44,7 @@ def run(
     with Tracker(cells, location, first.learner.step) as tracker:
         folder = stack_folder(location.folder, [cell.run_key for cell in tracker.cells])
         checkpoints = Checkpoints(folder, first.execution.checkpoint_every_s, tracker.usage)
-        hooks = [tracker, Progress(on_progress), checkpoints]
+        hooks = [tracker.after_interval, on_progress, checkpoints.after_interval]
         path = checkpoints.existing()
         try:
             _fit(tracker.cells, hooks, path)

@@ -1,10 +1,10 @@
 """What the suite asks of every learner: it trains one stack of cells and ends each of them once."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +15,8 @@ from bench.core.errors import UserError, require
 from bench.core.settings import Factory, Settings
 from bench.core.status import Status
 
-DRIVEN: dict[str, type] = {
-    "optimizer": Factory,
-    "trainer": Factory,
-}  # what most learners are driven by
+# What most learners are driven by.
+DRIVEN: dict[str, type] = {"optimizer": Factory, "trainer": Factory}
 MOST_BYTES = 2.0**63  # of a tensor whose size PyTorch can express
 
 
@@ -177,11 +175,9 @@ class Learner(ABC):
         """Write all that `fit` can go on from, in a file without code."""
 
 
-class Hook(Protocol):
-    """What happens between two intervals: recording, display, checkpoints."""
-
-    def after_interval(self, learner: Learner) -> None:
-        """Act on a learner whose `run_log` is up to date."""
+# What happens between two intervals, recording, display or checkpoints: it is called with a learner
+# whose `run_log` is up to date.
+Hook = Callable[[Learner], None]
 
 
 class LearnerConfig(Settings, ABC):

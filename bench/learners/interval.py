@@ -84,7 +84,7 @@ class IntervalLearner(nn.Module, Learner):
         while self.run_log.training():
             self.train_interval()
             for hook in hooks:
-                hook.after_interval(self)
+                hook(self)
 
     def save_checkpoint(self, path: Path) -> None:
         """Write plain values and tensors from which `fit` goes on."""

@@ -348,7 +348,7 @@ class _Measurements(Checkpoint):
         assert isinstance(pl_module, NetworkLearner)
         if pl_module.end_epoch():
             for hook in self.hooks:
-                hook.after_interval(pl_module)
+                hook(pl_module)
             pl_module.save_with_first()
 
 
@@ -400,7 +400,7 @@ def check_trainers(cells: Sequence[Cell], epochs: Collection[tuple[int, int]]) -
             least = samples % batch_size or batch_size
             given = f"trainer.devices={devices} with a batch of {least} of {samples} samples"
             require(devices <= least, given, "a sample of every batch for each device")
-        for name in ("max_epochs", "max_steps"):
+        for name in ("max_epochs", "max_steps", "accumulate_grad_batches"):
             if trainer.arguments.get(name) is not None:
                 validate(Count, trainer.arguments[name], f"trainer.{name}")
         trainer_of(cell, _Measurements([]))

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bench import configuration
 from bench.core.errors import require
 from bench.core.settings import NonNegative, settings, validate
 
@@ -267,24 +268,29 @@ class ReportConfig:
 
     @classmethod
     def of(cls, benchmark: str) -> "ReportConfig":
-        """Return what `configs/benchmark/<benchmark>.yaml` says.
+        """Return what `configs/benchmark/<benchmark>.yaml` says; see `read`."""
+        return cls.read(configuration.compose([f"benchmark={benchmark}"])["benchmark"])
+
+    @classmethod
+    def read(cls, benchmark: Any) -> "ReportConfig":
+        """Return what the key `benchmark` of a composed configuration says of its report.
 
         Raises
         ------
         UserError
             If it says nothing, or something that is not known.
         """
-        from bench.configuration import FOLDERS, compose  # the one place that reads YAML files
-
-        described = compose([f"benchmark={benchmark}"])["benchmark"]
-        node: Any = described.get("report") if isinstance(described, Mapping) else None
-        given, expected = f"the benchmark {benchmark}", "one with a key benchmark.report"
+        described = benchmark if isinstance(benchmark, Mapping) else {}
+        node: Any = described.get("report")
+        given = f"the benchmark {described.get('name', benchmark)}"
+        expected = "one with a key benchmark.report"
         require(isinstance(node, Mapping), given, expected)
         if node.get("published"):
-            paths = [folder / str(node["published"]) for folder in (PUBLISHED, *FOLDERS)]
+            folders = [PUBLISHED, *configuration.FOLDERS]
+            paths = [folder / str(node["published"]) for folder in folders]
             found = next((path for path in paths if path.is_file()), None)
             given = f"benchmark.report.published={node['published']}"
-            require(found is not None, given, f"a file in {' or '.join(map(str, FOLDERS))}")
+            require(found is not None, given, f"a file in {' or '.join(map(str, folders[1:]))}")
             node = {**node, "published": str(found)}
         return validate(cls, node, "benchmark.report")
 

@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 
 import pandas as pd
-import wandb
 
 from bench.store.location import RunLocation
 from bench.store.wandb_runs import open_run
@@ -28,6 +27,8 @@ def log_summary(location: RunLocation, folder: Path) -> None:
     try:
         if (own / LOGGED_FILE).is_file() and (own / LOGGED_FILE).read_text() == text:
             return
+        import wandb
+
         shutil.rmtree(own, ignore_errors=True)
         own.mkdir(parents=True)
         named = {"group": location.benchmark, "name": f"{location.benchmark} summary"}

@@ -10,10 +10,9 @@ from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import wandb
 
 from bench.core.cell import Cell
 from bench.core.files import write_atomically
@@ -34,6 +33,9 @@ from bench.store.record import (
 )
 from bench.store.run_locks import Held, RunLocks
 from bench.store.wandb_runs import log_point, open_run
+
+if TYPE_CHECKING:
+    import wandb
 
 WEIGHTS_FILE = "model.pt"
 # W&B runs that are open at a time: each takes file descriptors. The others are opened at their end.
@@ -244,7 +246,7 @@ class Tracker:
             self._guarded(i, self._finish_run, i, run, 0 if outcome.status.final else 1)
         self.runs[i] = None
 
-    def _finish_run(self, i: int, run: wandb.Run, code: int) -> None:
+    def _finish_run(self, i: int, run: "wandb.Run", code: int) -> None:
         """Wait until W&B has a run; if it does not in time, `wandb sync` can upload the file later.
 
         The others are then left to W&B's own end, which waits for all of them at once.

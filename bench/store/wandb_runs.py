@@ -6,16 +6,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Any, get_args
-
-import requests
-import wandb
-from requests.utils import get_netrc_auth
-from wandb.sdk.mailbox import MailboxClosedError
+from typing import TYPE_CHECKING, Any, get_args
 
 from bench.core.errors import require
 from bench.core.settings import settings
 from bench.store.record import Mode
+
+if TYPE_CHECKING:  # imported when it is used, as a finished benchmark should not wait for it
+    import wandb
 
 # Which way a metric is better, by the end of its name: W&B has no goals any more, so the summary's
 # aggregation says it.
@@ -68,6 +66,10 @@ def offline_reason() -> str:
     That needs a key and a server that answers. Without them runs are kept offline, from where
     ``wandb sync`` can upload them later.
     """
+    import requests
+    import wandb
+    from requests.utils import get_netrc_auth
+
     base_url = wandb.setup().settings.base_url
     if not (os.environ.get("WANDB_API_KEY") or get_netrc_auth(base_url)):
         return "no W&B key was found (`wandb login` stores one)"
@@ -80,7 +82,7 @@ def offline_reason() -> str:
 
 def open_run(
     folder: Path, tracking: TrackingConfig, step: str | None = None, **about: Any
-) -> wandb.Run:
+) -> "wandb.Run":
     """Open one W&B run beside others that are open in this process.
 
     Parameters
@@ -95,6 +97,9 @@ def open_run(
         `group`, `job_type`, `name` and `config` as of `wandb.init`; W&B's environment variables
         may name another group and another name.
     """
+    import wandb
+    from wandb.sdk.mailbox import MailboxClosedError
+
     tags = [about["group"], about["job_type"].split("/")[-1]]
     variables = {"group": "WANDB_RUN_GROUP", "name": "WANDB_NAME"}
     own = {name: os.environ.get(variable) for name, variable in variables.items()}
@@ -132,7 +137,7 @@ def open_run(
     return run
 
 
-def log_point(run: wandb.Run, step: str, point: Mapping[str, float]) -> None:
+def log_point(run: "wandb.Run", step: str, point: Mapping[str, float]) -> None:
     """Log a point of the curves, which are plotted against `step`."""
     for metric in point if run.step == 0 else ():
         if better := BETTER.get(metric.rpartition("_")[2]):

@@ -7,9 +7,9 @@ import forked
 import pandas as pd
 import pytest
 import torch
+from hooked import after_intervals
 
 from bench.cli import main
-from bench.execute.run import Progress
 from bench.store.results import Results, load_runs
 
 SMALL = ["model=cp", "classes=[0,6]", "ranks=[1,5]", "seeds=[0]", "trainer.max_epochs=400"]
@@ -120,7 +120,7 @@ def test_an_interrupted_benchmark_ends_with_the_same_numbers(
     cut = [*overrides, f"runs_dir={tmp_path / 'cut'}"]
     rankbench("bench", "tensor_rank", *overrides, f"runs_dir={tmp_path / 'straight'}")
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "after_interval", _cut_after(2))
+        after_intervals(patch, _cut_after(2))
         code, _, error = rankbench("bench", "tensor_rank", *cut)
     assert code == 130
     assert len(list(tmp_path.glob("cut/tensor_rank/.stacks/*/*.ckpt"))) == 1
@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, dama
     overrides += ["trainer.max_epochs=60", "trainer.checkpoint_every_s=0", f"runs_dir={tmp_path}"]
     overrides += ["trainer.log_every_n_epochs=20"]
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "after_interval", _cut_after(2))
+        after_intervals(patch, _cut_after(2))
         assert rankbench("bench", "tensor_rank", *overrides)[0] == 130
     (path,) = tmp_path.glob(f"tensor_rank/.stacks/*/{damaged}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -207,12 +207,12 @@ def test_a_damaged_checkpoint_is_not_used(rankbench, tmp_path, monkeypatch, dama
 
 
 def _cut_after(intervals):
-    """Return a hook's method that interrupts the training at an interval's end."""
+    """Return a hook that interrupts the training at an interval's end."""
     seen = []
 
-    def after_interval(self, learner):
+    def cut(learner):
         seen.append(1)
         if len(seen) == intervals:
             raise KeyboardInterrupt
 
-    return after_interval
+    return cut

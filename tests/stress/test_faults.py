@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hooked import after_intervals
 from wandb_server import wandb_server
 
 from bench.store.results import load_runs
@@ -189,16 +190,14 @@ def _service_of(pid):
 
 
 def test_wandbs_service_is_killed(rankbench, tmp_path, monkeypatch, sound, kill_service):
-    from bench.execute.run import Progress
-
     seen = []
 
-    def after_interval(self, learner):
+    def kill(learner):
         seen.append(learner)
         if len(seen) == 2:
             kill_service()
 
-    monkeypatch.setattr(Progress, "after_interval", after_interval)
+    after_intervals(monkeypatch, kill)
     assert rankbench("bench", "tensor_rank", *SMALL, f"runs_dir={tmp_path}")[0] == 0
     assert numbers(tmp_path) == sound
     troubled = [

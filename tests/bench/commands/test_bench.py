@@ -51,6 +51,20 @@ def test_a_finished_benchmark_opens_each_record_once(rankbench, toy_config, tmp_
     assert len(records) == len(set(records)) == 450
 
 
+def test_a_finished_benchmark_does_not_wait_for_wandb(toy_config, tmp_path):
+    words = [f"runs_dir={tmp_path}", "tracking.mode=disabled", "ranks=[1]"]
+    for cell in plan_benchmark("toy", words).cells:
+        folder = tmp_path / "toy" / cell.run_key
+        folder.mkdir(parents=True)
+        write_record(folder, record_of(cell, "toy"))
+    words = ["bench", "toy", *words, *toy_config]
+    code = f"import sys\nfrom bench.cli import main\ntry:\n    main({words})\n"
+    code += "finally:\n    print('wandb' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "2 of 2 runs done" in done.stdout, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
+
+
 def test_options_may_stand_anywhere(rankbench, toy_config, tmp_path):
     words = [f"runs_dir={tmp_path}", "tracking.mode=disabled", "ranks=[1]"]
     assert rankbench("bench", *toy_config, "toy", *words)[0] == 0
@@ -210,6 +224,21 @@ FOLDERS = {
         {"benchmark/mine.yaml": f"{MINE}  report: {REPORT}\n"},
         ["bench", "mine"],
         "benchmark.axes",
+    ),
+    "a benchmark with a misspelt key": (
+        {"benchmark/mine.yaml": f"{MINE}  axes: {{seed: [0]}}\n  cass: [a]\n"},
+        ["bench", "mine"],
+        "did you mean cases?",
+    ),
+    "an experiment with a misspelt key": (
+        {"experiment/theory/mine.yaml": "# @package _global_\nseed: 1\nseds: [1]\n"},
+        ["bench", "theory", "experiment=theory/mine"],
+        "the key seds: expected one of",
+    ),
+    "a case with a misspelt group": (
+        {"case/theory/mine.yaml": "# @package _global_\nlerner: {patience: 3}\n"},
+        ["bench", "theory", "case=theory/mine"],
+        "did you mean learner?",
     ),
     "a benchmark without a name": (
         {"benchmark/mine.yaml": "# @package _global_\nbenchmark:\n  axes: {seed: [0]}\n"},

@@ -5,9 +5,10 @@ import json
 
 import pytest
 import torch
+from hooked import after_intervals
 
 from bench.execute.checkpoints import checkpointed, stack_folder
-from bench.execute.run import Progress, run
+from bench.execute.run import run
 from bench.plan import plan_benchmark
 from bench.store.location import RunLocation
 from bench.store.record import read_record
@@ -32,13 +33,13 @@ def cut_short(cells, folder, monkeypatch):
     """Train until an interruption; return the checkpoint."""
     seen = []
 
-    def interrupt(self, learner):
+    def interrupt(learner):
         seen.append(learner)
         if len(seen) == CUT:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "after_interval", interrupt)
+        after_intervals(patch, interrupt)
         with pytest.raises(KeyboardInterrupt):
             run(cells, at(folder))
     (path,) = folder.glob("toy/.stacks/*/*.ckpt")

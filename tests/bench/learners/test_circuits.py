@@ -152,7 +152,7 @@ class SaveAndStop:
     def __init__(self, path):
         self.path = path
 
-    def after_interval(self, learner):
+    def __call__(self, learner):
         learner.save_checkpoint(self.path)
         raise Interrupted
 
@@ -229,7 +229,7 @@ def test_the_schedule_rises_and_falls_to_zero():
     rates = []
 
     class Look:
-        def after_interval(self, learner):
+        def __call__(self, learner):
             rates.append(learner.trainer.optimizers[0].param_groups[0]["lr"])
 
     (one,) = all_of([one], trainer__max_epochs=20, execution__log_every_n_epochs=5)

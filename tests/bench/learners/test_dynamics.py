@@ -105,7 +105,7 @@ def test_a_resumed_run_ends_bitwise_as_a_straight_one(tmp_path):
     class InterruptPartway:
         intervals = 0
 
-        def after_interval(self, learner):
+        def __call__(self, learner):
             if len(learner.members) < len(cells):
                 self.intervals += 1
             if self.intervals == 3:

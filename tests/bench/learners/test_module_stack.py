@@ -133,7 +133,7 @@ class Saving:
     def __init__(self, path):
         self.path = path
 
-    def after_interval(self, learner):
+    def __call__(self, learner):
         learner.save_checkpoint(self.path)
         raise KeyboardInterrupt
 

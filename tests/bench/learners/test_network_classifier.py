@@ -61,7 +61,7 @@ class SaveAndStop:
     def __init__(self, path):
         self.path = path
 
-    def after_interval(self, learner):
+    def __call__(self, learner):
         learner.save_checkpoint(self.path)
         raise Interrupted
 
@@ -183,7 +183,7 @@ def test_arguments_of_the_trainer_change_the_training():
 
 def test_an_interruption_from_the_keyboard_passes_through():
     class Interrupt:
-        def after_interval(self, learner):
+        def __call__(self, learner):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

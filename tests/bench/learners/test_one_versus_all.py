@@ -219,7 +219,7 @@ class Saving:
     def __init__(self, path, intervals):
         self.path, self.intervals = path, intervals
 
-    def after_interval(self, learner):
+    def __call__(self, learner):
         self.intervals -= 1
         if self.intervals == 0:
             learner.epochs_below[-1] = 7

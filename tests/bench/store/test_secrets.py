@@ -13,9 +13,9 @@ from pathlib import Path
 import forked
 import pytest
 import torch
+from hooked import after_intervals
 
 from bench.core.errors import UserError
-from bench.execute.run import Progress
 from data_prep import cifar10
 
 KEY = "0123456789abcdef" * 2 + "secretly"
@@ -87,12 +87,12 @@ def test_a_checkpoint_with_code_in_it_is_not_run(rankbench, tmp_path, monkeypatc
         f"runs_dir={tmp_path}",
     ]
 
-    def interrupt(self, learner):
+    def interrupt(learner):
         if list(tmp_path.glob("tensor_rank/.stacks/*/stack.json")):
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "after_interval", interrupt)
+        after_intervals(patch, interrupt)
         assert rankbench("bench", "tensor_rank", *overrides)[0] == 130
     (path,) = tmp_path.glob("tensor_rank/.stacks/*/*.ckpt")
     torch.save({"evil": Evil()}, path)
