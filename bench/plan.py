@@ -5,7 +5,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 from itertools import groupby, product
 from operator import getitem
@@ -15,15 +15,10 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 
 from bench.configuration import choices, compose, launcher, parse, raw, require_benchmark
-from bench.core.cell import SCIENCE, Cell
+from bench.core.cell import EXECUTION_ARGUMENTS, SCIENCE, Cell
 from bench.core.errors import require
 from bench.core.settings import Count, Natural, Positive, alternatives, load, settings, validate
 
-# Arguments of Lightning's Trainer that change where a run is computed and shown, but no number.
-EXECUTION_ARGUMENTS = {
-    "accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "default_root_dir",
-    "enable_progress_bar", "enable_model_summary", "log_every_n_steps", "sync_batchnorm",
-}  # fmt: skip
 CLASSES, ALL = "data.target_class", "all"  # the axis that may stand for every class of the data
 # Where things lie and run is left out of recorded commands.
 LOCATIONS = ("runs_dir", "results_dir", "data.root", "execution.root", "sweep.jobs")
@@ -356,8 +351,8 @@ class Typing:
             hint = f"choose another {group} or learner"
             require(isinstance(groups[group], kind), given, f"a {kind.__name__}", hint)
         seed = validate(Natural, config["seed"], "seed")
-        own = config["execution"].get("trainer", {}) | own
-        execution = self._load("execution", {**config["execution"], "trainer": own})
+        execution = self._load("execution", config["execution"])
+        execution = replace(execution, trainer=execution.trainer | own)
         return Cell(str(config["variant"]), seed, learner=learner, **groups, execution=execution)
 
     def classes(self, config: Mapping[str, Any]) -> list[int]:

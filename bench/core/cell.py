@@ -7,10 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from bench.core.errors import require
 from bench.core.settings import Count, NonNegative, as_plain, identity, settings
 
 # The config groups that numbers depend on. A learner that does not use one leaves it None.
 SCIENCE = ("data", "model", "learner", "optimizer", "regularizer", "trainer")
+# Arguments of Lightning's Trainer that change where a run is computed and shown, but no number.
+EXECUTION_ARGUMENTS = (
+    "accelerator", "devices", "num_nodes", "strategy", "logger", "profiler", "default_root_dir",
+    "enable_progress_bar", "enable_model_summary", "log_every_n_steps", "sync_batchnorm",
+)  # fmt: skip
 # What the names of runs for people show, and how.
 LABELED = {
     "model.rank": "R",
@@ -41,7 +47,7 @@ class Execution:
     log_every_n_epochs : int
         Epochs between two measurements.
     trainer : dict
-        The arguments of Lightning's Trainer that change no number, such as ``accelerator``.
+        The arguments of Lightning's Trainer that change no number: some of `EXECUTION_ARGUMENTS`.
     """
 
     root: str | None = None
@@ -50,6 +56,12 @@ class Execution:
     checkpoint_every_s: NonNegative = 60.0
     log_every_n_epochs: Count = 20
     trainer: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.trainer.items():
+            given, expected = f"execution.trainer.{name}={value}", ", ".join(EXECUTION_ARGUMENTS)
+            hint = f"what changes numbers is set as trainer.{name}"
+            require(name in EXECUTION_ARGUMENTS, given, f"one of {expected}", hint)
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,13 @@ def device_of(cell: Cell) -> torch.device:
     Raises
     ------
     UserError
-        If there is no such device, or if several are asked for.
+        If there is no such device, or if several are asked for, or more of a Trainer.
     """
+    used = ("accelerator", "devices")
+    others = {name: v for name, v in cell.execution.trainer.items() if name not in used}
+    given = ", ".join(f"trainer.{name}={value}" for name, value in others.items())
+    trainless = f"as learner={cell.learner.name} trains without a Trainer"
+    require(not others, given, f"trainer.accelerator and trainer.devices alone, {trainless}")
     fabric = fabric_of(cell)
     given = f"trainer.devices={cell.execution.trainer.get('devices')}"
     hint = "with one command per device, each with CUDA_VISIBLE_DEVICES, a grid uses several"

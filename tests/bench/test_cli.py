@@ -62,6 +62,12 @@ BAD = {
         ["bench", "hierarchical", "trainer.accumulate_grad_batches=0"],
         "trainer.accumulate_grad_batches=0: expected a number",
     ),
+    "epochs beside the run key": (
+        ["bench", "hierarchical", "execution.trainer.max_epochs=1"],
+        "is set as trainer.max_epochs",
+    ),
+    "a logger without a Trainer": (["run", "trainer.logger=true"], "trainer.devices alone"),
+    "no mapping of a Trainer's arguments": (["run", "execution.trainer=null"], "execution.trainer"),
     "a Trainer's argument without effect": (["run", "trainer.precision=16-true"], "max_epochs"),
     "another optimizer's steps": (["run", "optimizer=sgd"], "optimizer=adam"),
     "a regularizer without effect": (["run", "regularizer=published"], "no regularizer"),
