@@ -119,10 +119,6 @@ def plan_benchmark(name: str, overrides: Sequence[str]) -> Plan:
     """
     require_benchmark(name)
     parsed = parse(overrides)
-    for override in parsed:
-        second = override.key_or_group == "benchmark"
-        require(not second, _line(override), f"no second benchmark beside {name}")
-    _require_own_experiment(parsed, name)
     lines, alone = _defaults(name, parsed)
     known_axes = _composed(lines, alone)
     swept, fixed_keys, by_name = [], [], []
@@ -171,7 +167,6 @@ def plan_run(overrides: Sequence[str]) -> Plan:
     chosen = {o.key_or_group: str(o.value() or "") for o in parsed}
     of_experiment = chosen.get("experiment", "").partition("/")[0]
     benchmark = chosen.get("benchmark") or of_experiment or "single"
-    _require_own_experiment(parsed, benchmark)
     lines, alone = _defaults(benchmark, parsed)
     lines += [_line(o) for o in parsed if o.key_or_group != "benchmark"]
     config = _composed(lines, alone)
@@ -223,11 +218,9 @@ def _defaults(benchmark: str, parsed: Iterable[Override]) -> tuple[list[str], di
     """
     lines = [f"benchmark={benchmark}"]
     alone = compose(lines)
-    for override in parsed:
-        group = re.split("[./@]", override.key_or_group)[0]
-        fits = group in (*alone, "experiment", "case", "hydra")
-        require(fits, _line(override), *alternatives(group, [*alone]))
     experiment = _described(alone, benchmark).experiment
+    for override in parsed:
+        _require_known(override, benchmark, [*alone])
     if experiment and all(o.key_or_group != "experiment" for o in parsed):
         lines.append(f"experiment={experiment}")
     return lines, alone
@@ -293,16 +286,21 @@ def _groups_named(parsed: Iterable[Override]) -> set[str]:
     return {o.key_or_group.partition(".")[0] for o in parsed if o.value() is not None}
 
 
-def _require_own_experiment(parsed: Iterable[Override], benchmark: str) -> None:
-    """Raise `UserError` for an experiment or a case that belongs to another benchmark."""
-    for override in parsed:
-        group = override.key_or_group
-        if group not in ("experiment", "case") or not override.value():
-            continue
-        known = [f"{benchmark}/{name}" for name in choices(f"{group}/{benchmark}")]
+def _require_known(override: Override, benchmark: str, keys: Sequence[str]) -> None:
+    """Raise `UserError` for a key that a benchmark does not have, or what belongs to another one.
+
+    Its own are keys of the configuration that it makes, experiments and cases.
+    """
+    key, given = override.key_or_group, _line(override)
+    group = re.split("[./@]", key)[0]
+    require(group in (*keys, "experiment", "case", "hydra"), given, *alternatives(group, keys))
+    second = key == "benchmark" and override.value() != benchmark
+    require(not second, given, f"no second benchmark beside {benchmark}")
+    if key in ("experiment", "case") and override.value():
+        known = [f"{benchmark}/{name}" for name in choices(f"{key}/{benchmark}")]
         for name in _values(override):
             expected = f"one of {', '.join(known)}" if known else f"none: {benchmark} has none"
-            require(name in known, f"{group}={name}", expected)
+            require(name in known, f"{key}={name}", expected)
 
 
 def _with_values(config: dict[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
