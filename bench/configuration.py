@@ -163,7 +163,7 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         stray |= override.is_delete() and not (dot and group in TYPED_GROUPS)
         given = str(override.input_line)
         require(not stray, given, "a key that exists, set without + or ~")
-        used = group != "hydra" or override.key_or_group.startswith("hydra.launcher.")
+        used = re.match(r"hydra(?![./]launcher)", override.key_or_group) is None
         require(used, given, "hydra.launcher.X=..., as no other setting of Hydra's has an effect")
         require(override.value() != {}, given, "a value, as {} changes nothing")
         swept = override.value()

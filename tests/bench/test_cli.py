@@ -43,6 +43,7 @@ BAD = {
     "a key that no benchmark has": (["bench", "theory", "+benchmark.case=[a]"], "mean cases?"),
     "a grid for one run": (["run", "benchmark.axes={seed: [1]}"], "one configuration is run"),
     "a setting of Hydra's own": (["run", "hydra.job.name=x"], "hydra.launcher"),
+    "a sweeper of Hydra's": (["run", "hydra/sweeper=basic"], "hydra.launcher"),
     "no model": (["run", "model=null"], "must be a string"),
     "misspelt execution of data": (["data", "digits", "execution.rot=x"], "did you mean root?"),
     "several folders": (["bench", "tensor_rank", "runs_dir=a,b"], "the axis runs_dir"),
