@@ -350,7 +350,8 @@ class Typing:
             require(isinstance(groups[group], kind), given, f"a {kind.__name__}", hint)
         seed = validate(Natural, config["seed"], "seed")
         execution = self._load("execution", config["execution"])
-        execution = replace(execution, trainer=execution.trainer | own)
+        if own:
+            execution = replace(execution, trainer=execution.trainer | own)
         return Cell(str(config["variant"]), seed, learner=learner, **groups, execution=execution)
 
     def classes(self, config: Mapping[str, Any]) -> list[int]:
